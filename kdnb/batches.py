@@ -1,0 +1,148 @@
+"""ImageSet -> augmented, normalised batches, made on the device.
+
+Every random choice of an epoch is drawn before it starts from a generator that depends on (seed, epoch) alone, on the
+CPU: the same epoch can be entered again at any step, on any device, with the same images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdnb.data import ImageSet
+from kdnb.errors import InputError
+
+__all__ = ["Batches", "resample"]
+
+
+class Batches:
+    """Batches of an ImageSet: (images (batch, 3, size, size) in `dtype`, normalised; labels (batch,) int64).
+
+    train: shuffled and augmented; images without `aspect` are cropped at random from a frame with `padding` black
+    pixels, images with one are random-resized crops; every second one is mirrored if `flip`. The last, smaller batch
+    counts too, as in the official code, unless it is one lone image, of which batch norm has no statistics.
+    Otherwise: in order, whole; images with an `aspect` are centre crops of 7/8 of the shorter side.
+
+    Raises InputError if there are fewer training images than a batch.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        batch_size: int,
+        size: int,
+        *,
+        train: bool = False,
+        seed: int = 0,
+        padding: int = 0,
+        flip: bool = False,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
+        if train and len(images) < batch_size:
+            raise InputError(f"batch_size {batch_size}: there are only {len(images)} training images")
+        if batch_size < 2:
+            raise InputError(f"batch_size {batch_size}: batch norm needs at least 2 images")
+        self.set, self.batch_size, self.size = images, batch_size, size
+        self.train, self.seed, self.flip = train, seed, flip
+        self.device, self.dtype = torch.device(device), dtype
+        self.resized = images.aspect is not None
+        self.padding = padding if train else 0
+        pixels = F.pad(images.images, [padding] * 4) if self.padding else images.images  # black is 0 before normalising
+        # A memory map stays one on the CPU; an accelerator takes everything once, and nothing waits for data again.
+        self.pixels, self.labels = pixels.to(self.device), images.labels.to(self.device)
+        mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (images.mean, images.std))
+        self.scale, self.shift = 1 / (255 * std), -mean / std
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.set), self.batch_size)
+        return full + (rest > (1 if self.train else 0))
+
+    def plan(self, epoch: int) -> dict[str, Tensor]:
+        """Every choice of an epoch, one row per image: which, and where it is cut; all on the device."""
+        n = len(self.set)
+        rng = np.random.default_rng([self.seed, epoch])
+        order = rng.permutation(n) if self.train else np.arange(n)
+        choices = {"index": order}
+        if self.resized:
+            aspect = self.set.aspect.numpy()[order].astype(np.float64)
+            choices["box"] = random_boxes(aspect, rng) if self.train else centre_boxes(aspect)
+        elif self.padding:
+            choices["corner"] = rng.integers(0, 2 * self.padding + 1, (n, 2))
+        if self.train and self.flip:
+            choices["mirror"] = rng.random(n) < 0.5
+        return {k: torch.from_numpy(v).to(self.device) for k, v in choices.items()}
+
+    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch, from batch `start` on."""
+        plan = self.plan(epoch)
+        for step in range(start, len(self)):
+            rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            yield self.make({k: v[rows] for k, v in plan.items()})
+
+    def make(self, plan: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The batch that some rows of a plan describe."""
+        index, mirror = plan["index"], plan.get("mirror")
+        if self.resized:
+            pixels = resample(self.pixels[index], plan["box"], self.size, self.dtype)
+        elif self.padding:
+            windows = self.pixels.unfold(2, self.size, 1).unfold(3, self.size, 1)  # n 3 y x size size, a view
+            pixels = windows[index, :, plan["corner"][:, 0], plan["corner"][:, 1]]
+        else:
+            pixels = self.pixels[index]
+        if mirror is not None:
+            pixels = torch.where(mirror.view(-1, 1, 1, 1), pixels.flip(3), pixels)
+        images = (pixels * self.scale + self.shift).to(self.dtype)
+        return images.contiguous(memory_format=torch.channels_last), self.labels[index]
+
+
+def resample(images: Tensor, boxes: Tensor, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Cut a box out of each image and resize it to size x size, bilinear with antialias.
+
+    images: (batch, 3, height, width), 0..255; boxes: (batch, 4), left, top, width, height as fractions of the image.
+    Returns (batch, 3, size, size) in `dtype`, 0..255.
+
+    A resize is linear along each axis, so it is two matrix products per image, which every device does at full rate.
+    """
+    rows = filters(boxes[:, 1], boxes[:, 3], size, images.shape[2]).to(dtype)[:, None]  # b 1 size height
+    columns = filters(boxes[:, 0], boxes[:, 2], size, images.shape[3]).to(dtype)[:, None]  # b 1 size width
+    return rows @ images.to(dtype) @ columns.mT
+
+
+def filters(start: Tensor, length: Tensor, out: int, size: int) -> Tensor:
+    """Weights (batch, out, size) of each of `size` pixels in each of `out` samples of [start, start + length)."""
+    scale = (length * size / out)[:, None, None].float()  # pixels a sample
+    centre = (start * size)[:, None, None].float() + scale * (torch.arange(out, device=start.device) + 0.5)[:, None]
+    pixel = torch.arange(size, device=start.device) + 0.5
+    weight = (1 - (pixel - centre).abs() / scale.clamp(min=1)).clamp(min=0)  # the triangle that Pillow uses
+    return weight / weight.sum(-1, keepdim=True)
+
+
+def random_boxes(aspect: np.ndarray, rng: np.random.Generator, tries: int = 10) -> np.ndarray:
+    """Random-resized crops (Szegedy et al., CVPR 2015) as torchvision draws them: area 8 to 100 %, ratio 3/4 to 4/3.
+
+    aspect: width / height of the images. Returns (n, 4): left, top, width, height as fractions of the image.
+    """
+    n = len(aspect)
+    area = rng.uniform(0.08, 1.0, (tries, n))
+    ratio = np.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3), (tries, n)))
+    width, height = np.sqrt(area * ratio / aspect), np.sqrt(area / ratio * aspect)
+    fits = (width <= 1) & (height <= 1)
+    first = fits.argmax(0), np.arange(n)
+    # None of the tries fits: the largest centre crop within the allowed ratios.
+    whole = np.clip(aspect, 3 / 4, 4 / 3)
+    width = np.where(fits.any(0), width[first], np.minimum(1, whole / aspect))
+    height = np.where(fits.any(0), height[first], np.minimum(1, aspect / whole))
+    place = np.where(fits.any(0), rng.random((2, n)), 0.5)
+    return np.stack([place[0] * (1 - width), place[1] * (1 - height), width, height], 1)
+
+
+def centre_boxes(aspect: np.ndarray, share: float = 224 / 256) -> np.ndarray:
+    """The centre square of `share` of the shorter side: resize 256, centre crop 224."""
+    width, height = share * np.minimum(1, 1 / aspect), share * np.minimum(1, aspect)
+    return np.stack([(1 - width) / 2, (1 - height) / 2, width, height], 1)

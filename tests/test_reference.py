@@ -1,0 +1,94 @@
+"""The models, AFD and five training steps against what the official implementation computes (tests/afd_wrn.npz)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdnb.distill import Distiller
+from kdnb.models import WideResNet
+
+REFERENCE = np.load(Path(__file__).with_name("afd_wrn.npz"))
+RENAME = {
+    "linear_trans_t.query_layer": "queries",
+    "linear_trans_s.key_layer": "keys",
+    "linear_trans_s.bilinear": "bilinear",
+}
+
+
+def tensors(prefix):
+    return {k.removeprefix(prefix): torch.from_numpy(REFERENCE[k]) for k in REFERENCE.files if k.startswith(prefix)}
+
+
+def afd_state():
+    state = {}
+    for key, value in tensors("afd/attention.").items():
+        for theirs, ours in RENAME.items():
+            key = key.replace(theirs, ours)
+        state[key.replace(".linear.", ".0.").replace(".bn.", ".1.")] = value
+    return state
+
+
+def close(ours, theirs, tolerance=1e-4):
+    theirs = torch.as_tensor(theirs)
+    error = (ours.detach() - theirs).norm() / theirs.norm()
+    assert error < tolerance, f"relative error {error:.2e}"
+
+
+@pytest.fixture
+def distiller():
+    t_depth, t_width, s_depth, s_width, qk_dim, classes, _ = REFERENCE["config"].tolist()
+    teacher, student = WideResNet(t_depth, t_width, classes), WideResNet(s_depth, s_width, classes)
+    teacher.load_state_dict(tensors("teacher/"))  # strict: the published key names
+    student.load_state_dict(tensors("student/"))
+    alpha, beta, temperature = REFERENCE["hyper"][:3]
+    images = torch.from_numpy(REFERENCE["images"])
+    options = {"kd": {"temperature": float(temperature)}, "afd": {"qk_dim": qk_dim}}
+    made = Distiller(student, teacher, {"kd": alpha, "afd": beta}, images, options)
+    made.losses["afd"].load_state_dict(afd_state())
+    return made
+
+
+def test_models_in_eval_mode(distiller):
+    images = torch.from_numpy(REFERENCE["images"])
+    teacher, student = distiller.teacher.eval()(images), distiller.student.eval()(images)
+    close(teacher.logits, REFERENCE["eval/teacher_logits"])
+    close(student.logits, REFERENCE["eval/student_logits"])
+    assert len(teacher.feats) == 6
+    for i, feat in enumerate(teacher.feats):
+        close(feat.mean((1, 2, 3)), REFERENCE[f"eval/teacher_feat_mean_{i}"])
+    close(teacher.feats[-1], REFERENCE["eval/teacher_feat_last"])
+    close(teacher.feats[0][:2], REFERENCE["eval/teacher_feat_first"])
+
+
+def test_first_step(distiller):
+    images, labels = torch.from_numpy(REFERENCE["images"]), torch.from_numpy(REFERENCE["labels"])
+    distiller.train()
+    student, teacher = distiller.student(images), distiller.teacher(images)
+    close(student.logits, REFERENCE["train/student_logits"])
+    attention = distiller.losses["afd"].attention(student, teacher)
+    assert attention.shape == (16, 6, 6)
+    close(attention, REFERENCE["train/attention"])
+    terms, _ = distiller(images, labels)
+    terms["total"].backward()
+    close(distiller.student.conv1.weight.grad, REFERENCE["train/grad_student_conv1"])
+    close(distiller.losses["afd"].p_t.grad, REFERENCE["train/grad_p_t"])
+    assert all(p.grad is None for p in distiller.teacher.parameters())
+
+
+def test_five_training_steps(distiller):
+    images, labels = torch.from_numpy(REFERENCE["images"]), torch.from_numpy(REFERENCE["labels"])
+    lr, momentum, weight_decay = REFERENCE["hyper"][3:].tolist()
+    optimizer = torch.optim.SGD(distiller.trained().parameters(), lr, momentum, weight_decay=weight_decay)
+    distiller.train()
+    for step in range(5):
+        terms, _ = distiller(images, labels)
+        for name in ("ce", "kd", "afd", "total"):
+            assert float(terms[name].detach()) == pytest.approx(REFERENCE[f"train/loss_{name}"][step], rel=1e-4), (
+                name,
+                step,
+            )
+        optimizer.zero_grad()
+        terms["total"].backward()
+        optimizer.step()
