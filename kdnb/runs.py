@@ -72,6 +72,11 @@ class Run:
         """The trained network of the last epoch."""
         return self._file("student.safetensors")
 
+    @property
+    def loss_weights(self) -> Path:
+        """The trained parameters of the losses after the last epoch, such as AFD's. Raises InputError if it has none."""
+        return self._file("losses.safetensors")
+
     def _file(self, name: str) -> Path:
         path = self.folder / name
         if not path.is_file():

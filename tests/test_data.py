@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import http.server
@@ -76,7 +77,7 @@ def tree(tmp_path):
     seed = 0
     for name, lists in TREE.items():
         for split, files in zip_(("train", "test"), lists):
-            end = "\r\n" if seed % 2 else "\n"
+            end = " \r\n" if seed % 2 else "\n"
             (splits / f"{name}_{split}.txt").write_bytes((end.join(files) + end * 3).encode())
             with open(splits / f"{split}.txt", "a") as overall:
                 overall.write("\n".join(files) + "\n")
@@ -793,6 +794,17 @@ def test_full_disk(own, cache):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(cache) in str(error.value) and left_in(cache) == []
     assert load("folder", own, 128)[0].size == 128
+
+
+def test_disk_that_is_full_at_the_very_end(own, cache, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data.json, "dump", full)
+        with pytest.raises(InputError, match="No space left"):
+            load("folder", own, 8)
+    assert left_in(cache) == []
 
 
 def test_what_a_killed_build_left_is_overwritten(own, cache):
