@@ -74,7 +74,7 @@ class Run:
 
     @property
     def loss_weights(self) -> Path:
-        """The trained parameters of the losses after the last epoch, such as AFD's. Raises InputError if it has none."""
+        """The losses' own parameters after the last epoch, such as AFD's. Raises InputError if there are none."""
         return self._file("losses.safetensors")
 
     def _file(self, name: str) -> Path:
@@ -160,13 +160,17 @@ class Run:
             warnings.warn(f"{path} is damaged (its checksum differs): going on from the one before it", stacklevel=2)
         return None
 
-    def finish(self, result: dict, weights: dict) -> None:
-        """Keep the trained network, then the result, which marks the run as finished and ends its checkpoints."""
+    def finish(self, result: dict, weights: dict[str, dict]) -> None:
+        """Keep what was trained, then the result, which marks the run as finished and ends its checkpoints.
+
+        weights: {file name: state dict}, such as {"student": ..., "losses": ...}; an empty one makes no file.
+        """
         from safetensors.torch import save
 
-        write_atomically(
-            self.folder / "student.safetensors", save({k: v.cpu().contiguous() for k, v in weights.items()})
-        )
+        for name, state in weights.items():
+            if state:
+                tensors = {k: v.cpu().contiguous() for k, v in state.items()}
+                write_atomically(self.folder / f"{name}.safetensors", save(tensors))
         write_atomically(self.folder / "result.json", json.dumps(result, indent=2))
         for name in ("checkpoint", "checkpoint.previous"):
             (self.folder / name).unlink(missing_ok=True)

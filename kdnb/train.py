@@ -264,7 +264,7 @@ class Training:
             "left_out": self.distiller.left_out,
             **environment(str(self.device)),
         }
-        self.run.finish(result, self.distiller.student.state_dict())
+        self.run.finish(result, {name: part.state_dict() for name, part in self.trained.items()})
         return self.run
 
 
