@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import sys
 import tarfile
 import time
 import zipfile
@@ -27,6 +26,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 from tqdm.auto import tqdm
 
 from kdnb.errors import InputError, choose
+from kdnb.progress import watched
 
 __all__ = ["Stanford40", "each_in_threads", "fetching", "listing", "read_image"]
 
@@ -137,7 +137,9 @@ class Stanford40(VisionDataset):
         there = set(os.listdir(self.folder / part)) if (self.folder / part).is_dir() else set()
         missing = [name for name in names if name not in there]
         if missing:
-            raise InputError(f"{len(missing):,} files are listed but not in {self.folder / part}: {listing(missing)}")
+            raise InputError(
+                f"{self.folder / part} lacks {len(missing):,} of the {len(names):,} listed files: {listing(missing)}"
+            )
 
     def _find(self) -> Path | None:
         for folder in (self.root, self.root / "stanford40", self.root / "Stanford40"):
@@ -194,14 +196,16 @@ class Stanford40(VisionDataset):
         ]
         if found != self.official:
             raise InputError(f"it holds {found}, not {self.official}")
-        if strangers:
-            raise InputError(f"{len(strangers):,} images are listed under another class: {listing(strangers)}")
         names = [name for data in splits.values() for name in data.names]
+        if strangers:
+            raise InputError(
+                f"{len(strangers):,} of {len(names):,} images are listed under another class: {listing(strangers)}"
+            )
         paths = [folder / "JPEGImages" / name for name in names]
         read = each_in_threads(read_image, paths, "checking Stanford40")
         bad = [name for name, image in zip(names, read, strict=True) if image is None]
         if bad:
-            raise InputError(f"{len(bad):,} images cannot be decoded: {listing(bad)}")
+            raise InputError(f"{len(bad):,} of {len(names):,} images cannot be decoded: {listing(bad)}")
 
 
 UPRIGHT = {  # EXIF orientation -> what undoes it
@@ -257,14 +261,14 @@ def _orientation(image: Image.Image) -> int | None:
 def each_in_threads(function: Callable, items: Sequence, label: str, progress: bool = True) -> Iterator:
     """Yield ``function(item)`` in order, computed by a thread per core (PIL lets go of the GIL while it works).
 
-    Where a person watches (``progress``, and a terminal or a notebook) a bar shows it; else one line at the end.
+    Where a person watches (and ``progress`` is true) a bar shows it; else one line at the end.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    watched = progress and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    bar_shown = progress and watched()
     start = time.perf_counter()
     pool = ThreadPoolExecutor(cores)
     try:
-        with tqdm(total=len(items), desc=label, unit="image", disable=not watched) as bar:
+        with tqdm(total=len(items), desc=label, unit="image", disable=not bar_shown) as bar:
             # in pieces: results must not pile up in memory where the disk is slower than the cores
             for piece in range(0, len(items), 32 * cores):
                 for result in pool.map(function, items[piece : piece + 32 * cores]):
@@ -272,7 +276,7 @@ def each_in_threads(function: Callable, items: Sequence, label: str, progress: b
                     bar.update()
     finally:
         pool.shutdown(cancel_futures=True)  # on Ctrl-C too
-    if not watched:
+    if not bar_shown:
         print(f"{label}: {len(items):,} images in {time.perf_counter() - start:.1f} s", flush=True)
 
 

@@ -6,19 +6,18 @@ import os
 import shutil
 import signal
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from kdnb.batches import Batches
 from kdnb.distill import Distiller
 from kdnb.errors import InputError, choose
 from kdnb.models import parameter_count
+from kdnb.progress import Progress
 from kdnb.recipes import Recipe
 from kdnb.runs import Run, environment
 
@@ -289,39 +288,3 @@ class StopButton:
     def __exit__(self, *_) -> None:
         if self.listening:
             signal.signal(signal.SIGINT, self.before)
-
-
-def watched() -> bool:
-    """Whether a person is looking on: a terminal, or a notebook that was opened in JupyterLab and not by papermill."""
-    if "JPY_PARENT_PID" in os.environ:  # a Jupyter kernel; only a server with a page to show names the session
-        return "JPY_SESSION_NAME" in os.environ
-    return sys.stderr.isatty()
-
-
-class Progress:
-    """A bar over the steps when a person watches, a line per epoch in any case: bars make a mess of a log."""
-
-    def __init__(self, name: str, epochs: int, steps: int, say: Callable):
-        self.name, self.epochs, self.say = name, epochs, say
-        self.bar = tqdm(total=epochs * steps, desc=name, unit="step", leave=False, disable=not watched())
-        self.steps = steps
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.bar.close()
-
-    def begin(self, epoch: int, step: int) -> None:
-        self.bar.n = self.bar.last_print_n = epoch * self.steps + step
-        self.bar.set_description(f"{self.name}, epoch {epoch + 1}/{self.epochs}")
-
-    def step(self) -> None:
-        self.bar.update()
-
-    def epoch(self, row: dict) -> None:
-        losses = "  ".join(
-            f"{k.removeprefix('train_')} {v:.4g}" for k, v in row.items() if k in ("train_ce", "train_kd", "train_afd")
-        )
-        accuracy = f"train {row['train_top1']:.2f} %  test {row['test_top1']:.2f} %"
-        self.say(f"{self.name}  epoch {row['epoch']}/{self.epochs}  {losses}  {accuracy}  {row['seconds']:.1f} s")

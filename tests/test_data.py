@@ -512,7 +512,7 @@ def test_stanford40_download_spares_what_is_there(official, server, tmp_path):
     pack(official, server.folder)
     (tmp_path / "stanford40").mkdir()
     (tmp_path / "stanford40" / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="not empty"):
+    with pytest.raises(InputError, match="move it away"):
         Stanford40(tmp_path, download=True)
     (tmp_path / "stanford40" / "mine.txt").unlink()
     assert len(Stanford40(tmp_path, download=True)) == 6  # an empty folder is in nobody's way

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+from conftest import image_set
+from PIL import Image
+from torch.testing import assert_close
+
+from kdnb.batches import Batches, centre_boxes, random_boxes, resample
+from kdnb.errors import InputError
+
+
+def epoch(batches, number=0, start=0):
+    return [(images.clone(), labels) for images, labels in batches.epoch(number, start)]
+
+
+def same(a, b):
+    return len(a) == len(b) and all(
+        torch.equal(x, y) and torch.equal(i, j) for (x, i), (y, j) in zip(a, b, strict=True)
+    )
+
+
+@pytest.mark.parametrize("aspect", [None, torch.linspace(0.5, 2, 40)])
+def test_an_epoch_depends_on_seed_and_number_alone(aspect):
+    images = image_set(aspect=aspect)
+    make = lambda seed: Batches(images, 16, 8, train=True, seed=seed, padding=1, flip=True)  # noqa: E731
+    one = make(3)
+    first, second = epoch(one, 0), epoch(one, 1)
+    assert same(first, epoch(make(3), 0))
+    assert same(second, epoch(make(3), 1))  # without having been through epoch 0
+    assert not same(first, second)
+    assert not same(first, epoch(make(4), 0))
+    assert same(first[1:], epoch(make(3), 0, start=1))  # entered in the middle
+
+
+def test_every_image_comes_once_and_the_last_batch_is_smaller():
+    images = image_set(n=40)
+    batches = Batches(images, 16, 8, train=True)
+    labels = [labels for _, labels in batches.epoch()]
+    assert [len(part) for part in labels] == [16, 16, 8] and len(batches) == 3
+    assert torch.equal(torch.cat(labels).sort().values, images.labels.sort().values)
+
+
+def test_a_lone_last_image_is_left_out_of_training_only():
+    images = image_set(n=33)
+    assert [len(y) for _, y in Batches(images, 16, 8, train=True).epoch()] == [16, 16]
+    assert [len(y) for _, y in Batches(images, 16, 8).epoch()] == [16, 16, 1]
+
+
+def test_crops_are_windows_of_the_padded_image():
+    images = image_set(n=12)
+    batches = Batches(images, 12, 8, train=True, padding=2, flip=True)
+    plan = batches.plan(0)
+    made, _ = batches.make(plan)
+    assert plan["mirror"].any() and not plan["mirror"].all()
+    for i, index in enumerate(plan["index"]):
+        padded = np.pad(images.images[index].numpy(), ((0, 0), (2, 2), (2, 2)))
+        y, x = plan["corner"][i].tolist()
+        window = padded[:, y : y + 8, x : x + 8]
+        window = window[:, :, ::-1] if plan["mirror"][i] else window
+        assert_close(made[i], torch.from_numpy((window.astype(np.float32) / 255 - 0.5) / 0.25), atol=1e-5, rtol=0)
+
+
+def test_corners_reach_both_ends():
+    plan = Batches(image_set(n=400), 40, 8, train=True, padding=2).plan(0)
+    assert plan["corner"].min() == 0 and plan["corner"].max() == 4
+
+
+def test_test_batches_are_whole_and_in_order():
+    images = image_set()
+    made = torch.cat([x for x, _ in Batches(images, 16, 8, padding=2, flip=True).epoch(5)])
+    assert_close(made, (images.images / 255 - 0.5) / 0.25, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("size", "box"), [(16, (0, 0, 40, 40)), (60, (4, 8, 20, 24)), (12, (5, 0, 30, 36))])
+def test_resample_is_pillows_resize(size, box):
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    # smooth first: Pillow stops at the box's edge, resample sees the neighbours that lie there
+    smooth = np.array(Image.fromarray(pixels.numpy()).resize((8, 8)).resize((40, 40), Image.Resampling.BICUBIC))
+    left, top, width, height = box
+    expected = Image.fromarray(smooth).resize(
+        (size, size), Image.Resampling.BILINEAR, (left, top, left + width, top + height)
+    )
+    fractions = torch.tensor([[left / 40, top / 40, width / 40, height / 40]])
+    ours = resample(torch.from_numpy(smooth).permute(2, 0, 1)[None], fractions, size)[0].permute(1, 2, 0)
+    error = (ours - torch.from_numpy(np.array(expected)).float()).abs()
+    inside = error[1:-1, 1:-1]
+    assert inside.max() < 1.01  # Pillow rounds twice
+    assert error.mean() < 1
+
+
+def test_random_boxes_are_torchvisions():
+    aspect = np.full(20_000, 1.5)
+    left, top, width, height = random_boxes(aspect, np.random.default_rng(0)).T
+    assert left.min() >= 0 and top.min() >= 0
+    assert (left + width).max() <= 1 + 1e-9 and (top + height).max() <= 1 + 1e-9
+    area, ratio = width * height, width * aspect / height
+    assert 0.08 - 1e-9 <= area.min() < 0.1 and area.max() > 0.8
+    assert ratio.min() >= 3 / 4 - 1e-9 and ratio.max() <= 4 / 3 + 1e-9
+    assert abs(np.log(ratio).mean()) < 0.05  # no ratio is favoured, but for the largest areas
+
+
+def test_random_boxes_of_extreme_images_fall_back_to_the_centre():
+    left, top, width, height = random_boxes(np.array([50.0, 0.02]), np.random.default_rng(0), tries=1).T
+    assert width[0] * 50 / height[0] == pytest.approx(4 / 3) and left[0] == pytest.approx((1 - width[0]) / 2)
+    assert width[1] * 0.02 / height[1] == pytest.approx(3 / 4) and top[1] == pytest.approx((1 - height[1]) / 2)
+
+
+def test_centre_boxes_are_square_in_the_photograph():
+    left, top, width, height = centre_boxes(np.array([2.0, 0.5, 1.0])).T
+    assert width * np.array([2, 0.5, 1]) == pytest.approx(height)
+    assert left + width / 2 == pytest.approx([0.5] * 3) and top + height / 2 == pytest.approx([0.5] * 3)
+    assert max(width[2], height[2]) == pytest.approx(224 / 256)
+
+
+def test_too_few_images_are_refused():
+    with pytest.raises(InputError, match="batch_size 64: there are only 40 training images"):
+        Batches(image_set(), 64, 8, train=True)
