@@ -61,6 +61,11 @@ class WideGroup(nn.Module):
         self.layer = nn.ModuleList(blocks)
 
 
+def check_wide(depth: int, widen_factor: int) -> None:
+    if depth < 10 or (depth - 4) % 6 or widen_factor < 1:
+        raise InputError(f"wrn_{depth}_{widen_factor}: depth must be 6n + 4 (10, 16, 22, 28, 40 ...), widen factor 1+")
+
+
 class WideResNet(nn.Module):
     """WRN-depth-widen_factor for small images (Zagoruyko and Komodakis, BMVC 2016).
 
@@ -74,10 +79,7 @@ class WideResNet(nn.Module):
 
     def __init__(self, depth: int, widen_factor: int, num_classes: int):
         super().__init__()
-        if depth < 10 or (depth - 4) % 6 or widen_factor < 1:
-            raise InputError(
-                f"wrn_{depth}_{widen_factor}: depth must be 6n + 4 (10, 16, 22, 28, 40 ...), widen factor 1+"
-            )
+        check_wide(depth, widen_factor)
         per_group = (depth - 4) // 6
         widths = [16 * widen_factor, 32 * widen_factor, 64 * widen_factor]
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
@@ -144,7 +146,9 @@ def model_name(name: str) -> str:
     """
     lowered = name.strip().lower()
     if wide := re.fullmatch(r"wrn[-_]?(\d+)[-_x](\d+)", lowered):
-        return f"wrn_{int(wide[1])}_{int(wide[2])}"
+        depth, widen_factor = int(wide[1]), int(wide[2])
+        check_wide(depth, widen_factor)
+        return f"wrn_{depth}_{widen_factor}"
     if lowered.removesuffix("im") in RESNETS:
         return lowered.removesuffix("im")
     raise InputError(f"unknown model {name!r}: choose wrn_DEPTH_WIDTH (such as wrn_40_2), {', '.join(RESNETS)}")
