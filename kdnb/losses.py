@@ -39,13 +39,13 @@ class KD(nn.Module):
 
 
 def energy(feat: Tensor) -> Tensor:
-    """Channel mean of the squares, in float32: (batch, channels, height, width) -> (batch, height, width)."""
-    return feat.float().square().mean(1)
+    """Channel mean of the squares: (batch, channels, height, width) -> (batch, height, width), summed in float32."""
+    return feat.square().sum(1, dtype=torch.float32) / feat.shape[1]  # mean's gradient is a division of every pixel
 
 
 def pooled(feat: Tensor) -> Tensor:
-    """Global average, in float32: (batch, channels, height, width) -> (batch, channels)."""
-    return feat.float().mean((2, 3))
+    """Global average: (batch, channels, height, width) -> (batch, channels), summed in float32."""
+    return feat.sum((2, 3), dtype=torch.float32) / feat[0, 0].numel()
 
 
 def projection(in_features: int, out_features: int) -> nn.Sequential:
@@ -79,23 +79,23 @@ class AFD(nn.Module):
     def attention(self, student: Output, teacher: Output) -> Tensor:
         """Which student map each teacher map teaches: (batch, T, S), rows sum to one (eq. 1 to 3)."""
         T, S, d = len(self.p_t), len(self.p_s), self.qk_dim
-        with torch.autocast(student.logits.device.type, enabled=False):
-            q = torch.stack([f(pooled(h)) for f, h in zip(self.queries, teacher.feats, strict=True)], 1)  # b t d
-            k = torch.stack([f(pooled(h)) for f, h in zip(self.keys, student.feats, strict=True)], 1)  # b s d
-            K = self.bilinear(k.flatten(0, 1)).view(-1, S, T, d)  # b s t d
-            scores = torch.einsum("bstd,btd->bts", K, q) + self.p_t @ self.p_s.T  # b t s
-            return F.softmax(scores / math.sqrt(d), dim=-1)
+        q = torch.stack([f(pooled(h)) for f, h in zip(self.queries, teacher.feats, strict=True)], 1)  # b t d
+        k = torch.stack([f(pooled(h)) for f, h in zip(self.keys, student.feats, strict=True)], 1)  # b s d
+        K = self.bilinear(k.flatten(0, 1)).view(-1, S, T, d)  # b s t d
+        scores = (K.float() * q.float()[:, None]).sum(-1).mT  # b t s; in float32 also under autocast, as the softmax is
+        return F.softmax((scores + self.p_t @ self.p_s.T) / math.sqrt(d), dim=-1)
 
     def distances(self, student: Output, teacher: Output) -> Tensor:
         """Mean squared difference of the normalised energies of every pair of maps: (batch, T, S) (eq. 4 and 5)."""
         e_s = [energy(h) for h in student.feats]
         e_t = [energy(h) for h in teacher.feats]
         rows = []
-        for size, group in groupby(e_t, key=lambda e: e.shape[1:]):  # one product for all teacher maps of one size
-            m_t = torch.stack([F.normalize(e.flatten(1), dim=1) for e in group], 1)  # b t hw
-            m_s = torch.stack([F.normalize(F.adaptive_avg_pool2d(e, size).flatten(1), dim=1) for e in e_s], 1)  # b s hw
-            with torch.autocast(m_t.device.type, enabled=False):
-                dots = torch.einsum("btn,bsn->bts", m_t, m_s)
+        for size, group in groupby(e_t, key=lambda e: e.shape[1:]):  # all teacher maps of one size at once
+            m_t = F.normalize(torch.stack([*group], 1).flatten(2), dim=2)  # b t hw
+            resized = [e if e.shape[1:] == size else F.adaptive_avg_pool2d(e, size) for e in e_s]
+            m_s = F.normalize(torch.stack(resized, 1).flatten(2), dim=2)  # b s hw
+            with torch.autocast(m_t.device.type, enabled=False):  # a small difference of large terms: in float32
+                dots = m_t @ m_s.mT  # b t s
             # |m_t - m_s|^2 without a T x S stack of difference maps; the squares are 1, or 0 where a map is.
             squares = m_t.square().sum(-1)[:, :, None] + m_s.square().sum(-1)[:, None, :]
             rows.append((squares - 2 * dots) / m_t.shape[-1])
