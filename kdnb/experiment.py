@@ -6,24 +6,28 @@ teacher, plain, distilled = experiment.teacher_run(), experiment.plain_run(), ex
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
-from torchvision.models import get_model_weights
 
 from kdnb import data
 from kdnb.batches import Batches
 from kdnb.distill import Distiller
 from kdnb.errors import InputError
-from kdnb.models import RESNETS, create_model, load_weights, model_name, parameter_count
+from kdnb.models import (
+    RESNETS,
+    create_model,
+    fingerprint,
+    imagenet_weights,
+    load_weights,
+    model_name,
+    parameter_count,
+)
+from kdnb.parameters import checked, injected
 from kdnb.recipes import Recipe, recipe
 from kdnb.runs import Run
 from kdnb.train import evaluate, fit, pick_compile, pick_device, pick_precision
@@ -300,47 +304,3 @@ class Experiment:
         if distilled and self.teacher_weights not in ("", "none"):
             parts.append(f"from={Path(self.teacher_weights).stem}")
         return "-".join([*parts, f"seed={seed}"])
-
-
-def injected(cells: list[str]) -> set[str]:
-    """The names that papermill's `-p`, `-y` and `-f` set: those assigned in the cell that it adds, "# Parameters"."""
-    names = set()
-    for cell in cells:
-        if cell.startswith("# Parameters\n"):
-            targets = [t for node in ast.parse(cell).body if isinstance(node, ast.Assign) for t in node.targets]
-            names |= {t.id for t in targets if isinstance(t, ast.Name)}
-    return names
-
-
-def checked(name: str, value: object, kind: type) -> object:
-    """`value` as a `kind`. Raises InputError if it is another: papermill guesses types from the text it is given."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if kind is float and (whole or isinstance(value, float)) and math.isfinite(value):
-        return float(value)
-    if (kind is int and whole) or (kind is not float and type(value) is kind):
-        return value
-    if kind is str and value is None:  # papermill turns -p teacher_weights None into None
-        return "none"
-    wanted = {str: "text", int: "a whole number", float: "a finite number", bool: "True or False"}[kind]
-    raise InputError(f"{name} is {value!r}: it must be {wanted}")
-
-
-def imagenet_weights(name: str) -> dict:
-    """torchvision's ImageNet weights, from its cache or the network. Raises InputError that says where to put them."""
-    weights = get_model_weights(name).IMAGENET1K_V1
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    try:
-        return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (URLError, OSError, RuntimeError) as error:
-        raise InputError(
-            f"no ImageNet weights for {name} ({error}): put {weights.url} into {folder}, or set teacher_weights to a "
-            f"file with trained weights, or to 'none' to train a teacher from scratch first"
-        ) from None
-
-
-def fingerprint(model: torch.nn.Module) -> str:
-    """SHA-256 of all weights: which teacher it was, whatever its file is called."""
-    digest = hashlib.sha256()
-    for key, value in model.state_dict().items():
-        digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
 from pathlib import Path
 from typing import NamedTuple
+from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -17,11 +19,22 @@ import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torchvision.models import get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from kdnb.errors import InputError
 
-__all__ = ["Output", "ResNet", "WideResNet", "create_model", "load_weights", "model_name", "parameter_count"]
+__all__ = [
+    "Output",
+    "ResNet",
+    "WideResNet",
+    "create_model",
+    "fingerprint",
+    "imagenet_weights",
+    "load_weights",
+    "model_name",
+    "parameter_count",
+]
 
 
 class Output(NamedTuple):
@@ -232,3 +245,24 @@ def load_weights(name: str, path: str | Path) -> WideResNet | ResNet:
         raise InputError(f"{path} does not fit {model_name(name)}: {first} ({count} differences in all)")
     model.load_state_dict(state, strict=False)  # strict but for the counters, which old checkpoints lack
     return model
+
+
+def imagenet_weights(name: str) -> dict:
+    """torchvision's ImageNet weights, from its cache or the network. Raises InputError that says where to put them."""
+    weights = get_model_weights(name).IMAGENET1K_V1
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (URLError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"no ImageNet weights for {name} ({error}): put {weights.url} into {folder}, or set teacher_weights to a "
+            f"file with trained weights, or to 'none' to train a teacher from scratch first"
+        ) from None
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """SHA-256 of all weights: which teacher it was, whatever its file is called."""
+    digest = hashlib.sha256()
+    for key, value in model.state_dict().items():
+        digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -187,12 +187,14 @@ class Speed:
                 distiller.teacher(images)
 
         def loss_step(loss: nn.Module) -> Callable:
-            leaf = Output(*(self.leaves(part) for part in outputs[0]))
+            feats = [feat.detach().requires_grad_() for feat in outputs[0].feats]
+            student = Output(outputs[0].logits.detach().requires_grad_(), tuple(feats))
+            inputs = [student.logits, *feats, *loss.parameters()]
 
             def step() -> None:
                 with autocast:
-                    value = loss(leaf, outputs[1])
-                value.backward()
+                    value = loss(student, outputs[1])
+                torch.autograd.grad(value, inputs, allow_unused=True)
 
             return step
 
@@ -205,13 +207,6 @@ class Speed:
         seconds = alternate(functions, self.device, self.repeats)
         table = pd.DataFrame({"part": seconds.keys(), "ms": [1000 * s for s in seconds.values()]})
         return table.assign(share=100 * table["ms"] / table["ms"].sum()).rename(columns={"share": "share (%)"})
-
-    @staticmethod
-    def leaves(part):
-        """Tensors to which gradients flow, and no further."""
-        if isinstance(part, tuple):
-            return tuple(tensor.detach().requires_grad_() for tensor in part)
-        return part.detach().requires_grad_()
 
     def floor(self) -> pd.DataFrame:
         """What the step must compute and move, over the rates measured here: the larger time is the floor."""
@@ -251,9 +246,8 @@ class Speed:
         }
         seconds = alternate(functions, self.device, 2)
         images = [min(steps * self.train.batch_size, len(self.train.set)), len(self.test.set)]
-        return pd.DataFrame(
-            {"what": functions, "images/s": [n / s for n, s in zip(images, seconds.values(), strict=True)]}
-        )
+        rates = [n / s for n, s in zip(images, seconds.values(), strict=True)]
+        return pd.DataFrame({"what": list(functions), "images/s": rates})
 
     def machine(self) -> str:
         """Device, precision and versions, in a line."""

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 
 from kdnb import experiment as module
 from kdnb.errors import InputError
-from kdnb.experiment import Experiment, injected
+from kdnb.experiment import Experiment
 from kdnb.models import create_model
+from kdnb.parameters import injected
 
 QUICK = {"epochs": 1, "train_limit": 128, "device": "cpu", "precision": "float32"}
 

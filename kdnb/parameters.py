@@ -1,0 +1,33 @@
+"""Parameters as papermill hands them to a notebook: which were set, and of which type they are."""
+
+from __future__ import annotations
+
+import ast
+import math
+
+from kdnb.errors import InputError
+
+__all__ = ["checked", "injected"]
+
+
+def injected(cells: list[str]) -> set[str]:
+    """The names that papermill's `-p`, `-y` and `-f` set: those assigned in the cell that it adds, "# Parameters"."""
+    names = set()
+    for cell in cells:
+        if cell.startswith("# Parameters\n"):
+            targets = [t for node in ast.parse(cell).body if isinstance(node, ast.Assign) for t in node.targets]
+            names |= {t.id for t in targets if isinstance(t, ast.Name)}
+    return names
+
+
+def checked(name: str, value: object, kind: type) -> object:
+    """`value` as a `kind`. Raises InputError if it is another: papermill guesses types from the text it is given."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind is float and (whole or isinstance(value, float)) and math.isfinite(value):
+        return float(value)
+    if (kind is int and whole) or (kind is not float and type(value) is kind):
+        return value
+    if kind is str and value is None:  # papermill turns -p teacher_weights None into None
+        return "none"
+    wanted = {str: "text", int: "a whole number", float: "a finite number", bool: "True or False"}[kind]
+    raise InputError(f"{name} is {value!r}: it must be {wanted}")
