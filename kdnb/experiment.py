@@ -27,18 +27,12 @@ from kdnb.models import (
     model_name,
     parameter_count,
 )
-from kdnb.parameters import checked, injected
+from kdnb.parameters import checked, injected, project_root
 from kdnb.recipes import Recipe, recipe
 from kdnb.runs import Run
 from kdnb.train import evaluate, fit, pick_compile, pick_device, pick_precision
 
-__all__ = ["Experiment", "project_root"]
-
-
-def project_root() -> Path:
-    """The folder that holds notebooks/ and outputs/, wherever the notebook was started; else the current folder."""
-    here = Path(__file__).resolve().parent.parent
-    return here if (here / "notebooks").is_dir() else Path.cwd()
+__all__ = ["Experiment"]
 
 
 @dataclass(frozen=True)
@@ -133,10 +127,13 @@ class Experiment:
         return Path(self.outputs).expanduser() if self.outputs else project_root() / "outputs"
 
     @cached_property
+    def data_folder(self) -> Path:
+        return Path(self.data_root or os.environ.get("KDNB_DATA") or project_root() / "data").expanduser()
+
+    @cached_property
     def data(self) -> tuple[data.ImageSet, data.ImageSet]:
         """Training and test images. Raises InputError if they are not there."""
-        root = Path(self.data_root or os.environ.get("KDNB_DATA") or project_root() / "data").expanduser()
-        train, test = data.load(self.dataset, root, self.recipe.canvas_size)
+        train, test = data.load(self.dataset, self.data_folder, self.recipe.canvas_size)
         if self.train_limit > len(train):
             raise InputError(f"train_limit is {self.train_limit}: {self.dataset} has {len(train)} training images")
         return train.limit(self.train_limit), test
@@ -217,21 +214,15 @@ class Experiment:
         }
         return pd.DataFrame({"value": shown.values()}, index=pd.Index(shown, name="teacher")).astype(str)
 
-    def named_runs(self, plain: Run | None, distilled: Run) -> dict[str, Run]:
-        """The runs of the study at hand under the names that plots give them."""
-        runs = {} if plain is None else {"plain student": plain}
-        if isinstance(self.teacher_source, Path) and (self.teacher_source.parent / "result.json").is_file():
-            runs = {"teacher": Run(self.teacher_source.parent), **runs}
-        return runs | {"distilled student": distilled}
-
-    def plot_links(self, distilled: Run):
-        """The link matrix of the last epoch, or None and a sentence if there is none."""
-        from kdnb import plots
-
-        if distilled.links is None:
-            return print("no AFD in this run (beta is 0): nothing is linked")
-        student = create_model(distilled.config["model"], 2)
-        return plots.link_matrix(distilled.links[-1], self.teacher_model.block_names, student.block_names)
+    def named_runs(self, plain: Run | None = None, distilled: Run | None = None) -> dict[str, Run]:
+        """The runs of the study at hand under the names that plots give them, the teacher's first if it is known."""
+        named = {"teacher": None, "plain student": plain, "distilled student": distilled}
+        source = self.teacher_source
+        if isinstance(source, Path) and (source.parent / "result.json").is_file():
+            named["teacher"] = Run(source.parent)
+            if plain is not None and plain.folder == source.parent:
+                named["plain student"] = None  # the same network twice
+        return {name: run for name, run in named.items() if run is not None}
 
     def batches(self, seed: int | None = None) -> tuple[Batches, Batches]:
         """Training and test batches on the device."""

@@ -1,13 +1,20 @@
-"""Parameters as papermill hands them to a notebook: which were set, and of which type they are."""
+"""Parameters as papermill hands them to a notebook: which were set, of which type they are, where folders lie."""
 
 from __future__ import annotations
 
 import ast
 import math
+from pathlib import Path
 
 from kdnb.errors import InputError
 
-__all__ = ["checked", "injected"]
+__all__ = ["checked", "injected", "project_root"]
+
+
+def project_root() -> Path:
+    """The folder that holds notebooks/ and outputs/, wherever the notebook was started; else the current folder."""
+    here = Path(__file__).resolve().parent.parent
+    return here if (here / "notebooks").is_dir() else Path.cwd()
 
 
 def injected(cells: list[str]) -> set[str]:
