@@ -256,6 +256,7 @@ class Experiment:
             raise InputError(f"nothing is left to distil by: {'; '.join(distiller.left_out)}; beta is {self.beta}")
         config = {
             "dataset": self.dataset,
+            "classes": len(self.data[0].classes),
             "model": model,
             "method": "+".join(distiller.losses) or "plain",
             "seed": seed,
@@ -266,6 +267,8 @@ class Experiment:
             "precision": self.run_precision,
             "compile": pick_compile(self.compile, self.torch_device, self.recipe.epochs * len(train)),
         }
+        if self.dataset == "folder":
+            config["folder"] = self.data_folder.resolve().name
         if distilled:
             source = self.teacher_source
             config |= {"temperature": self.temperature, "qk_dim": self.qk_dim}
@@ -287,6 +290,8 @@ class Experiment:
             named += ["alpha", "beta", "temperature", "qk_dim", "teacher", "teacher_seed"]
         own = recipe(self.dataset)
         parts = [self.dataset, model, method]
+        if self.dataset == "folder":
+            parts[0] += f"={self.data_folder.resolve().name}"
         for field in fields(self):
             value = getattr(self, field.name)
             usual = value == field.default or value == getattr(own, field.name, None)

@@ -25,6 +25,7 @@ __all__ = [
     "markdown",
     "network_table",
     "output_folder",
+    "record",
     "save_table",
     "tidy",
     "trained_with",
@@ -59,12 +60,12 @@ PUBLISHED = (
     Cited("cifar100", "wrn_40_2", "", "plain", 76.20, 5, 240, None, "Ji 2021"),
     Cited("cifar100", "wrn_16_2", "", "plain", 72.89, 5, 240, None, "Ji 2021"),
     Cited(*_C, "afd", 75.47, 5, 240, None, "Ji 2021"),
-    Cited("cifar100", "wrn_40_2", "", "plain", 75.61, None, 240, None, "Tian 2020"),
-    Cited("cifar100", "wrn_16_2", "", "plain", 73.26, None, 240, None, "Tian 2020"),
-    Cited(*_C, "kd", 74.92, None, 240, None, "Tian 2020"),
-    Cited(*_C, "fitnet", 73.58, None, 240, None, "Tian 2020"),
-    Cited(*_C, "at", 74.08, None, 240, None, "Tian 2020"),
-    Cited(*_C, "crd", 75.48, None, 240, None, "Tian 2020"),
+    Cited("cifar100", "wrn_40_2", "", "plain", 75.61, None, None, None, "Tian 2020"),
+    Cited("cifar100", "wrn_16_2", "", "plain", 73.26, None, None, None, "Tian 2020"),
+    Cited(*_C, "kd", 74.92, None, None, None, "Tian 2020"),
+    Cited(*_C, "fitnet", 73.58, None, None, None, "Tian 2020"),
+    Cited(*_C, "at", 74.08, None, None, None, "Tian 2020"),
+    Cited(*_C, "crd", 75.48, None, None, None, "Tian 2020"),
     Cited("cifar100", "wrn_40_2", "", "plain", 76.20, 1, 240, None, "earlier study"),
     Cited("cifar100", "wrn_16_2", "", "plain", 72.89, 1, 240, None, "earlier study"),
     Cited(*_C, "afd", 75.56, 1, 240, 60.0, "earlier study"),
@@ -76,18 +77,30 @@ PUBLISHED = (
 DEFAULTS = {"alpha": 0.9, "beta": 200.0, "temperature": 4.0, "qk_dim": 128}
 
 
-def gather(folder: str | Path) -> list[Run]:
-    """The finished runs under `folder`, by name; a damaged result.json is named in a warning and its run left out."""
-    found = []
-    for path in sorted(Path(folder).glob("*/result.json")):
+def gather(*folders: str | Path) -> list[Run]:
+    """The finished runs in `folders`, by name; of two with one name, the one in the later folder.
+
+    A damaged result.json is named in a warning and its run left out.
+    """
+    found = {}
+    for path in (path for folder in folders for path in sorted(Path(folder).glob("*/result.json"))):
         run = Run(path.parent)
         try:
             facts(run)
         except InputError as error:
             warnings.warn(f"left out: {error}", stacklevel=2)
         else:
-            found.append(run)
-    return found
+            found[run.name] = run
+    return [found[name] for name in sorted(found)]
+
+
+def record(run: Run, folder: str | Path) -> Run:
+    """Copy a finished run's small files into `folder`, outputs/records: what is committed of it, all but weights."""
+    facts(run)
+    for name in ("config.json", "metrics.csv", "attention.npz", "result.json"):
+        if (run.folder / name).is_file():
+            write_atomically(Path(folder) / run.name / name, (run.folder / name).read_bytes())
+    return Run(Path(folder) / run.name)
 
 
 def tidy(runs: Iterable[Run]) -> pd.DataFrame:

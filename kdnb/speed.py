@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdnb.distill import Distiller
 from kdnb.experiment import Experiment
 from kdnb.models import Output, create_model
+from kdnb.results import markdown
 from kdnb.runs import Run, environment
 from kdnb.train import PRECISIONS, Training, evaluate
 
@@ -248,6 +249,18 @@ class Speed:
         images = [min(steps * self.train.batch_size, len(self.train.set)), len(self.test.set)]
         rates = [n / s for n, s in zip(images, seconds.values(), strict=True)]
         return pd.DataFrame({"what": list(functions), "images/s": rates})
+
+    @property
+    def name(self) -> str:
+        """What its table and figure are called: the data set, the networks and the kind of device."""
+        r = self.recipe
+        return f"speed-{r.dataset}-{r.teacher}-{r.student}-{self.device.type}"
+
+    def page(self, *tables: pd.DataFrame) -> str:
+        """Tables as one Markdown page that says where they were measured."""
+        r = self.recipe
+        title = f"{r.teacher} teaches {r.student} on {r.dataset}, {r.image_size} px, batch {r.batch_size}"
+        return "\n".join([f"# A distillation step: {title}\n", f"{self.machine()}\n", *map(markdown, tables)])
 
     def machine(self) -> str:
         """Device, precision and versions, in a line."""
