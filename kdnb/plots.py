@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 
 from kdnb import attention
 from kdnb.data import ImageSet
-from kdnb.experiment import Experiment
 from kdnb.models import create_model
 from kdnb.runs import Run
 
 __all__ = [
+    "all_links",
     "image_grid",
     "learning_curves",
     "link_entropy",
@@ -106,13 +106,19 @@ def link_matrix(links: np.ndarray, teacher_blocks: Sequence[str], student_blocks
     return fig
 
 
-def run_links(experiment: Experiment, run: Run) -> Figure | None:
+def run_links(run: Run) -> Figure | None:
     """The links of a run's last epoch, over its training images; a sentence for a run without AFD."""
     if run.links is None:
         print("no AFD in this run (beta is 0): nothing is linked")
         return None
-    networks = experiment.teacher_model, create_model(run.config["model"], 2).to(experiment.torch_device)
-    return link_matrix(run.links[-1], *(attention.block_labels(n, experiment.recipe.image_size) for n in networks))
+    recipe = run.config["recipe"]
+    networks = create_model(recipe["teacher"], 2), create_model(recipe["student"], 2)
+    return link_matrix(run.links[-1], *(attention.block_labels(n, recipe["image_size"]) for n in networks))
+
+
+def all_links(runs: Sequence[Run]) -> dict[str, Figure]:
+    """{"links-RUN": its `run_links`} of the runs with AFD."""
+    return {f"links-{run.name}": run_links(run) for run in runs if run.links is not None}
 
 
 def link_entropy(links: np.ndarray, teacher_blocks: Sequence[str]) -> Figure:

@@ -11,6 +11,8 @@ from kdnb.results import PUBLISHED, SOURCES, markdown, trained_with
 from kdnb.runs import write_atomically
 
 __all__ = [
+    "headline_page",
+    "headline_table",
     "parameter_page",
     "parameter_table",
     "results_page",
@@ -162,6 +164,40 @@ def results_page(table: pd.DataFrame) -> str:
         markdown(cited),
         "Sources of what was not measured here:\n\n" + sources,
     )
+
+
+# The README's
+
+
+def headline_table(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per network and way of training it: every run, and beside a shortened one by how much it is short."""
+    rows = []
+    for key, runs in table.groupby([*KEY, "changed", "method"], sort=False):
+        dataset, network, teacher, _, changed, method = key
+        cited = [c.top1 for c in PUBLISHED if (c.dataset, c.network, c.teacher, c.kind) == key[:4]]
+        rows.append(
+            {
+                "data set": dataset,
+                "network": network,
+                "trained with": trained_with(method),
+                "teacher": teacher.split(" ")[0],
+                "top-1 (%)": spread(runs["top1"]),
+                "seeds": f"{runs['seed'].nunique()}",
+                "not as in the recipe": changed,
+                "published, full length (%)": f"{cited[0]:.2f}" if cited else "",
+            }
+        )
+    order = {name: place for place, name in enumerate(RECIPES)}
+    rows.sort(key=lambda r: (order.get(r["data set"], len(order)), bool(r["teacher"]), r["network"] != "wrn_40_2"))
+    return pd.DataFrame(rows)
+
+
+def headline_page(table: pd.DataFrame) -> str:
+    """Markdown: the README's table, and on what it was measured."""
+    if table.empty:
+        return page("Headline", "There is no finished run yet.")
+    machines = "; ".join(dict.fromkeys(f"{r.device}, {r.precision}, torch {r.torch}" for r in table.itertuples()))
+    return page("Headline", markdown(headline_table(table)), f"Last epoch, measured on: {machines}.")
 
 
 # Parameters

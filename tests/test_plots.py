@@ -14,7 +14,6 @@ from conftest import image_set
 from matplotlib.text import Text
 
 from kdnb import plots
-from kdnb.experiment import Experiment
 from kdnb.runs import Run
 
 
@@ -137,15 +136,12 @@ def test_learning_curves_say_who_ends_highest(tmp_path, ends, said):
 
 
 def test_run_links_are_those_of_the_last_epoch(tmp_path, capsys):
-    experiment = Experiment(teacher="wrn_10_1", student="wrn_10_1", outputs=str(tmp_path))
-    experiment.__dict__["teacher_model"] = torch.nn.Module()  # not needed by a run without links
     run = Run(tmp_path / "run")
-    assert plots.run_links(experiment, run) is None and "beta is 0" in capsys.readouterr().out
-    from kdnb.models import create_model
-
-    experiment.__dict__["teacher_model"] = create_model("wrn_16_1", 10)
-    run.start({"model": "wrn_10_1"}).write_history([], list(some_links(2, 6, 3)))
-    fig = plots.run_links(experiment, run)
+    assert plots.run_links(run) is None and "beta is 0" in capsys.readouterr().out
+    assert plots.all_links([run]) == {}
+    recipe = {"teacher": "wrn_16_1", "student": "wrn_10_1", "image_size": 8}
+    run.start({"recipe": recipe}).write_history([], list(some_links(2, 6, 3)))
+    fig = plots.all_links([run])["links-run"]
     np.testing.assert_allclose(fig.axes[0].images[0].get_array(), run.links[-1])
     assert "64×2×2" in fig.axes[0].get_yticklabels()[-1].get_text()
 

@@ -304,3 +304,15 @@ def test_a_record_is_a_run_without_its_weights(outputs):
     both = results.gather(outputs / "records", outputs / "runs")
     assert len(both) == len(results.gather(outputs / "runs"))
     assert run.folder in [found.folder for found in both]  # one's own run counts before what came with the project
+
+
+def test_the_headline_says_what_is_short_and_quotes_beside(outputs):
+    rows = tables.headline_table(tidy(outputs)).to_dict("records")
+    teacher = next(r for r in rows if r["network"] == "wrn_40_2")
+    assert teacher["top-1 (%)"] == "76.00" and teacher["published, full length (%)"] == "76.20"
+    plain = [r for r in rows if r["network"] == "wrn_16_2" and r["trained with"] == "labels"]
+    assert {r["top-1 (%)"]: r["not as in the recipe"] for r in plain} == {
+        "73.00 ± 1.00": "",
+        "30.00": "epochs 2 instead of 240",
+    }
+    assert "Last epoch, measured on: " in tables.headline_page(tidy(outputs))
