@@ -5,7 +5,7 @@ from conftest import image_set
 from PIL import Image
 from torch.testing import assert_close
 
-from kdnb.batches import Batches, centre_boxes, random_boxes, resample
+from kdnb.batches import Batches, centre_boxes, random_boxes, resample, resample_each
 from kdnb.errors import InputError
 
 
@@ -71,21 +71,29 @@ def test_test_batches_are_whole_and_in_order():
     assert_close(made, (images.images / 255 - 0.5) / 0.25, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("cut", [resample, resample_each])
 @pytest.mark.parametrize(("size", "box"), [(16, (0, 0, 40, 40)), (60, (4, 8, 20, 24)), (12, (5, 0, 30, 36))])
-def test_resample_is_pillows_resize(size, box):
-    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
-    # smooth first: Pillow stops at the box's edge, resample sees the neighbours that lie there
-    smooth = np.array(Image.fromarray(pixels.numpy()).resize((8, 8)).resize((40, 40), Image.Resampling.BICUBIC))
+def test_resampling_is_pillows_resize(size, box, cut):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    # a smooth image: Pillow stops at the box's edge, resample sees the neighbours that lie beyond
+    smooth = Image.fromarray(pixels).resize((40, 40), Image.Resampling.BICUBIC)
     left, top, width, height = box
-    expected = Image.fromarray(smooth).resize(
-        (size, size), Image.Resampling.BILINEAR, (left, top, left + width, top + height)
-    )
-    fractions = torch.tensor([[left / 40, top / 40, width / 40, height / 40]])
-    ours = resample(torch.from_numpy(smooth).permute(2, 0, 1)[None], fractions, size)[0].permute(1, 2, 0)
+    expected = smooth.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + width, top + height))
+    images = torch.from_numpy(np.array(smooth)).permute(2, 0, 1).repeat(2, 1, 1, 1)
+    boxes = torch.tensor([[left / 40, top / 40, width / 40, height / 40]], dtype=torch.float64)
+    ours = cut(images, torch.tensor([1]), boxes, size)[0].permute(1, 2, 0).float()
     error = (ours - torch.from_numpy(np.array(expected)).float()).abs()
-    inside = error[1:-1, 1:-1]
-    assert inside.max() < 1.01  # Pillow rounds twice
+    assert error[1:-1, 1:-1].max() < 1.01  # Pillow rounds twice
     assert error.mean() < 1
+
+
+def test_both_ways_to_resample_agree_between_whole_pixels():
+    images = image_set(n=6, size=64).images.float()
+    images = torch.nn.functional.avg_pool2d(images, 9, 1, 4).byte()  # smooth: a rounded box moves the picture a little
+    boxes = torch.from_numpy(random_boxes(np.linspace(0.6, 1.8, 6), np.random.default_rng(1)))
+    exact, rounded = (cut(images, torch.arange(6), boxes, 32).float() for cut in (resample, resample_each))
+    assert exact.shape == rounded.shape == (6, 3, 32, 32)
+    assert (exact - rounded).abs().mean() < 1.5
 
 
 def test_random_boxes_are_torchvisions():
