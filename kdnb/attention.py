@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from kdnb.batches import Batches
 from kdnb.data import ImageSet
@@ -21,7 +20,7 @@ from kdnb.errors import InputError
 from kdnb.experiment import Experiment
 from kdnb.losses import AFD, energy
 from kdnb.models import create_model, read_state_dict
-from kdnb.progress import watched
+from kdnb.progress import counted
 from kdnb.runs import Run
 
 __all__ = [
@@ -224,7 +223,7 @@ def survey(networks: Networks, batches: Batches) -> Survey:
     distances = {name: [] for name in networks.students}
     answers = {name: [] for name, model in models.items() if model.fc.out_features == classes}
     certainty = {name: [] for name in answers}
-    for images, right in tqdm(batches.epoch(), "survey", len(batches), leave=False, disable=not watched()):
+    for images, right in counted(batches.epoch(), len(batches), "survey"):
         outputs = {name: model(images.float()) for name, model in models.items()}
         guide = outputs["teacher"]
         labels.append(right)

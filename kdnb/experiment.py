@@ -207,12 +207,17 @@ class Experiment:
         accuracy = self.teacher_accuracy()
         shown = {
             "network": self.recipe.teacher,
-            "weights": str(self.teacher_source),
+            "weights": self._shown(self.teacher_source),
             "parameters": f"{parameter_count(self.teacher_model):,}",
             "blocks": len(self.teacher_model.block_names),
             "top-1 (%)": f"{accuracy['top1']:.2f}" if accuracy else "it knows other classes",
         }
         return pd.DataFrame({"value": shown.values()}, index=pd.Index(shown, name="teacher")).astype(str)
+
+    def _shown(self, source: Path | str) -> str:
+        """A path as a reader wants it: from the outputs folder on, if it lies there."""
+        inside = isinstance(source, Path) and source.resolve().is_relative_to(self.output_folder.resolve())
+        return str(source.resolve().relative_to(self.output_folder.resolve())) if inside else str(source)
 
     def named_runs(self, plain: Run | None = None, distilled: Run | None = None) -> dict[str, Run]:
         """The runs of the study at hand under the names that plots give them, the teacher's first if it is known."""

@@ -132,9 +132,11 @@ def link_entropy(links: np.ndarray, teacher_blocks: Sequence[str]) -> Figure:
     ax.scatter(blocks, mean_entropy, color=colours[0], label="of the mean links")
     ax.scatter(blocks, image_entropy, color=colours[1], marker="s", label="of one image's links, on average")
     ax.axhline(most, color="0.4", linestyle="--", linewidth=1)
-    ax.text(blocks[-1] + 0.4, most, f"{S} blocks alike: {most:.2f} ", ha="right", va="bottom", fontsize=8, color="0.3")
+    ax.text(
+        blocks[-1] + 0.4, 1.1 * most, f"{S} blocks alike: {most:.2f} ", ha="right", va="bottom", fontsize=8, color="0.3"
+    )
     ax.set_xticks(blocks, stacked(teacher_blocks), fontsize=8)
-    ax.set(xlabel="teacher block", ylabel="entropy (bits)", ylim=(0, 1.12 * most), xlim=(-0.5, len(blocks) - 0.5))
+    ax.set(xlabel="teacher block", ylabel="entropy (bits)", ylim=(0, 1.2 * most), xlim=(-0.5, len(blocks) - 0.5))
     low = int(mean_entropy.argmin())
     title = f"Teacher block {short(teacher_blocks[low])} is the choosiest: its links reach {2 ** mean_entropy[low]:.1f}"
     ax.set_title(f"{title} of the student's {S} blocks", fontsize=TITLE, wrap=True)
@@ -224,7 +226,7 @@ def map_distances(distances: dict[str, np.ndarray], teacher_blocks: Sequence[str
     closer = int((after < before).sum())
     change = 100 * (after.mean() / before.mean() - 1)
     title = f"Distillation brings the student closer to {closer} of {len(blocks)} teacher blocks"
-    ax.set_title(f"{title} ({change:+.0f} % on average)".replace("-", "−"), fontsize=TITLE, wrap=True)
+    ax.set_title(f"{title} (distance {change:+.0f} % on average)".replace("-", "−"), fontsize=TITLE, wrap=True)
     ax.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
     sns.despine(fig)
     return fig

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-__all__ = ["Progress", "watched"]
+__all__ = ["Progress", "bar", "counted", "watched"]
 
 
 def watched() -> bool:
@@ -18,22 +19,46 @@ def watched() -> bool:
     return sys.stderr.isatty()
 
 
+@contextmanager
+def bar(total: int, description: str, unit: str, wanted: bool = True) -> Iterator[tqdm]:
+    """tqdm's bar if a person watches (and it is `wanted`), which leaves nothing behind."""
+    shown = wanted and watched()
+    if not (shown and "ipykernel" in sys.modules):
+        with tqdm(total=total, desc=description, unit=unit, leave=False, disable=not shown) as made:
+            yield made
+        return
+    from IPython.display import display
+    from tqdm.notebook import tqdm as notebook_tqdm
+
+    # Shown through a handle, so that it can be taken away again: a closed bar that stays in the notebook is a widget
+    # without a kernel, an error message, to whoever opens the notebook next.
+    made = notebook_tqdm(total=total, desc=description, unit=unit, leave=False, display=False)
+    handle = display(made.container, display_id=True)
+    try:
+        yield made
+    finally:
+        made.close()
+        handle.update({}, raw=True)
+
+
+def counted(items: Iterable, total: int, description: str) -> Iterator:
+    """The items, under a bar."""
+    with bar(total, description, "batch") as shown:
+        for item in items:
+            yield item
+            shown.update()
+
+
 class Progress:
-    """A bar over the steps of a run when a person watches, and a line per epoch: bars make a mess of a log."""
+    """The lines of a run, one per epoch, for whoever reads them now or later; and where its bar stands."""
 
-    def __init__(self, name: str, epochs: int, steps: int, say: Callable[[str], None]):
-        self.name, self.epochs, self.steps, self.say = name, epochs, steps, say
-        self.bar = tqdm(total=epochs * steps, desc=name, unit="step", leave=False, disable=not watched())
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.bar.close()
+    def __init__(self, name: str, epochs: int, steps: int, tqdm_bar: tqdm, say: Callable[[str], None]):
+        self.epochs, self.steps, self.bar, self.say = epochs, steps, tqdm_bar, say
+        say(f"{name}: {epochs} epochs of {steps} steps")
 
     def begin(self, epoch: int, step: int) -> None:
         self.bar.n = self.bar.last_print_n = epoch * self.steps + step
-        self.bar.set_description(f"{self.name}, epoch {epoch + 1}/{self.epochs}")
+        self.bar.set_description(f"epoch {epoch + 1}/{self.epochs}")
 
     def step(self) -> None:
         self.bar.update()
@@ -43,4 +68,4 @@ class Progress:
         terms = [name for name in row if name.startswith("train_") and name not in ("train_top1", "train_total")]
         losses = "  ".join(f"{name.removeprefix('train_')} {row[name]:.4g}" for name in terms)
         accuracy = f"train {row['train_top1']:.2f} %  test {row['test_top1']:.2f} %"
-        self.say(f"{self.name}  epoch {row['epoch']}/{self.epochs}  {losses}  {accuracy}  {row['seconds']:.1f} s")
+        self.say(f"epoch {row['epoch']}/{self.epochs}  {losses}  {accuracy}  {row['seconds']:.1f} s")

@@ -239,7 +239,7 @@ def network_table(runs: Iterable[Run]) -> pd.DataFrame:
         "torch": "torch",
         "commit": "commit",
     }
-    return table[list(names)].rename(columns=names)
+    return table[list(names)].rename(columns=names).round(2)
 
 
 def curves(table: pd.DataFrame) -> pd.DataFrame:

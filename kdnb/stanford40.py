@@ -23,10 +23,9 @@ from PIL import Image
 from torchvision.datasets import VisionDataset
 from torchvision.datasets.folder import pil_loader
 from torchvision.datasets.utils import download_and_extract_archive
-from tqdm.auto import tqdm
 
 from kdnb.errors import InputError, choose
-from kdnb.progress import watched
+from kdnb.progress import bar, watched
 
 __all__ = ["Stanford40", "each_in_threads", "fetching", "listing", "read_image"]
 
@@ -264,19 +263,18 @@ def each_in_threads(function: Callable, items: Sequence, label: str, progress: b
     Where a person watches (and ``progress`` is true) a bar shows it; else one line at the end.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    bar_shown = progress and watched()
     start = time.perf_counter()
     pool = ThreadPoolExecutor(cores)
     try:
-        with tqdm(total=len(items), desc=label, unit="image", disable=not bar_shown) as bar:
+        with bar(len(items), label, "image", progress) as shown:
             # in pieces: results must not pile up in memory where the disk is slower than the cores
             for piece in range(0, len(items), 32 * cores):
                 for result in pool.map(function, items[piece : piece + 32 * cores]):
                     yield result
-                    bar.update()
+                    shown.update()
     finally:
         pool.shutdown(cancel_futures=True)  # on Ctrl-C too
-    if not bar_shown:
+    if not (progress and watched()):
         print(f"{label}: {len(items):,} images in {time.perf_counter() - start:.1f} s", flush=True)
 
 

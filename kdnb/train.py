@@ -17,7 +17,7 @@ from kdnb.batches import Batches
 from kdnb.distill import Distiller
 from kdnb.errors import InputError, choose
 from kdnb.models import parameter_count
-from kdnb.progress import Progress
+from kdnb.progress import Progress, bar
 from kdnb.recipes import Recipe
 from kdnb.runs import Run, environment
 
@@ -172,7 +172,9 @@ class Training:
 
     def go(self) -> Run:
         self.resume()
-        with StopButton() as stop, Progress(self.run.name, self.recipe.epochs, len(self.train), self.say) as progress:
+        epochs, steps = self.recipe.epochs, len(self.train)
+        with StopButton() as stop, bar(epochs * steps, "epoch", "step") as shown:
+            progress = Progress(self.run.name, epochs, steps, shown, self.say)
             while self.epoch < self.recipe.epochs:
                 self.one_epoch(stop, progress)
                 progress.epoch(self.history[-1])

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import ipywidgets
 import numpy as np
+from IPython.display import HTML, display
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -24,7 +25,19 @@ from kdnb.pictures import blend, map_bar
 from kdnb.plots import DIVERGING, WIDTH, heatmap, in_lines, short
 from kdnb.progress import watched
 
+# JupyterLab prefers a widget to a picture, also when its kernel is gone and it can only say so: both are put out, one
+# after the other, and the page shows the picture if the widget is not there.
+ONE_OF_TWO = (
+    ".jp-OutputArea-child:has(.kdnb-explorer):has(+ .jp-OutputArea-child + .jp-OutputArea-child .kdnb-still)"
+    " + .jp-OutputArea-child {display: none}"
+    ".jp-OutputArea-child:not(:has(.kdnb-explorer)):has(+ .jp-OutputArea-child + .jp-OutputArea-child .kdnb-still)"
+    " {display: none}"
+)
+
 __all__ = ["Explorer", "link_explorer", "map_explorer"]
+
+
+NARROW = {"width": "270px"}  # three in a row
 
 
 class Picture:
@@ -64,9 +77,15 @@ class Explorer(ipywidgets.VBox):
         self.show(**{name: control.value for name, control in self.controls.items()})
         self.image.value = self.picture.png()
 
-    def _repr_mimebundle_(self, **kwargs) -> dict:
-        bundle = super()._repr_mimebundle_(**kwargs) if watched() else {"text/plain": "a still picture of an explorer"}
-        return bundle | {"image/png": base64.b64encode(self.image.value).decode()}
+    def _ipython_display_(self) -> None:
+        """The explorer where somebody watches, and a still picture of it for everybody who comes later."""
+        if watched():
+            self.add_class("kdnb-explorer")
+            display(super()._repr_mimebundle_(), raw=True)
+        still = base64.b64encode(self.image.value).decode()
+        display({"image/png": still, "text/plain": "a still picture of an explorer"}, raw=True)
+        if watched():
+            display(HTML(f'<style>{ONE_OF_TWO}</style><span class="kdnb-still"></span>'))
 
 
 def link_explorer(
@@ -145,7 +164,7 @@ def map_explorer(gallery: Gallery, pair: tuple[int, int]) -> Explorer:
 
     n = len(gallery.pixels)
     controls = {
-        "image": ipywidgets.IntSlider(1, 1, n, description="image"),
+        "image": ipywidgets.IntSlider(1, 1, n, description="image", layout=NARROW),
         "t": block_choice("teacher", gallery.teacher_blocks, pair[0]),
         "s": block_choice("student", gallery.student_blocks, pair[1]),
     }
@@ -164,5 +183,5 @@ def map_explorer(gallery: Gallery, pair: tuple[int, int]) -> Explorer:
 
 
 def block_choice(description: str, blocks: Sequence[str], value: int) -> ipywidgets.SelectionSlider:
-    options = [(block, i) for i, block in enumerate(blocks)]
-    return ipywidgets.SelectionSlider(options=options, value=value, description=description)
+    options = [(short(block), i) for i, block in enumerate(blocks)]  # sizes stand in the picture's titles
+    return ipywidgets.SelectionSlider(options=options, value=value, description=description, layout=NARROW)
