@@ -85,7 +85,7 @@ def evaluate(model: nn.Module, batches: Batches, precision: str = "float32") -> 
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
         sums += torch.stack([ranks[:, 0].sum(), ranks.sum(), loss])
     model.train(was_training)
-    top1, top5, loss = (sums / len(batches.set)).tolist()
+    top1, top5, loss = (value / len(batches.set) for value in sums.tolist())
     return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss}
 
 
