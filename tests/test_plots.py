@@ -113,7 +113,8 @@ def test_the_class_with_links_of_its_own_comes_first_and_absent_ones_not_at_all(
 
 def test_map_distances_counts_the_blocks_that_came_closer():
     distances = {"plain student": np.array([0.2, 0.2, 0.1]), "distilled student": np.array([0.1, 0.05, 0.2])}
-    assert "closer to 2 of 3 teacher blocks (distance −30 % on average)" in title(plots.map_distances(distances, blocks(3, 1)))
+    said = title(plots.map_distances(distances, blocks(3, 1)))
+    assert "closer to 2 of 3 teacher blocks (distance −30 % on average)" in said
 
 
 @pytest.mark.parametrize(
