@@ -1,6 +1,6 @@
 """Explorers for links and spatial maps: sliders over cached arrays.
 
-A move redraws only what changed onto a picture of the rest, which takes some 20 ms. Where nobody watches (papermill,
+A move redraws only what changed onto a picture of the rest, which takes some tens of milliseconds. Where nobody watches (papermill,
 nbconvert) an explorer shows itself as a still picture; where somebody does, its output carries that picture as well,
 for GitHub and every other reader without a kernel.
 """
