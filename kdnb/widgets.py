@@ -1,8 +1,8 @@
 """Explorers for links and spatial maps: sliders over cached arrays.
 
-A move redraws only what changed onto a picture of the rest, which takes some tens of milliseconds. Where nobody watches (papermill,
-nbconvert) an explorer shows itself as a still picture; where somebody does, its output carries that picture as well,
-for GitHub and every other reader without a kernel.
+A move redraws only what changed onto a picture of the rest, which takes some tens of milliseconds. Where nobody
+watches (papermill, nbconvert) an explorer shows itself as a still picture; where somebody does, that picture is put out
+as well, for GitHub and every other reader without a kernel.
 """
 
 from __future__ import annotations
