@@ -7,6 +7,7 @@ in `LOSSES`; one whose teacher must share the student's classes says so with `ne
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import groupby
 
 import torch
@@ -38,14 +39,29 @@ class KD(nn.Module):
         return kd_loss(student.logits, teacher.logits, self.temperature)
 
 
+class Statistics(torch.autograd.Function):
+    """What AFD looks at of a map (batch, channels, height, width), both float32.
+
+    Channel energy, the channel mean of the squares (batch, height, width), and global average (batch, channels). One
+    function, because autograd would write three more maps for what is one pass: the gradient is a * feat + b.
+    """
+
+    @staticmethod
+    def forward(ctx, feat: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(feat)
+        return feat.square().sum(1).float() / feat.shape[1], feat.sum((2, 3)).float() / feat[0, 0].numel()
+
+    @staticmethod
+    def backward(ctx, of_energy: Tensor, of_average: Tensor) -> Tensor:
+        (feat,) = ctx.saved_tensors
+        a = (of_energy * (2 / feat.shape[1])).to(feat.dtype)[:, None]  # b 1 h w
+        b = (of_average / feat[0, 0].numel()).to(feat.dtype)[:, :, None, None]  # b c 1 1
+        return torch.addcmul(b, feat, a)
+
+
 def energy(feat: Tensor) -> Tensor:
-    """Channel mean of the squares: (batch, channels, height, width) -> (batch, height, width), summed in float32."""
-    return feat.square().sum(1, dtype=torch.float32) / feat.shape[1]  # mean's gradient is a division of every pixel
-
-
-def pooled(feat: Tensor) -> Tensor:
-    """Global average: (batch, channels, height, width) -> (batch, channels), summed in float32."""
-    return feat.sum((2, 3), dtype=torch.float32) / feat[0, 0].numel()
+    """Channel mean of the squares: (batch, channels, height, width) -> (batch, height, width), float32."""
+    return Statistics.apply(feat)[0]
 
 
 def projection(in_features: int, out_features: int) -> nn.Sequential:
@@ -78,21 +94,26 @@ class AFD(nn.Module):
 
     def attention(self, student: Output, teacher: Output) -> Tensor:
         """Which student map each teacher map teaches: (batch, T, S), rows sum to one (eq. 1 to 3)."""
+        return self._attention(*([Statistics.apply(h)[1] for h in output.feats] for output in (student, teacher)))
+
+    def distances(self, student: Output, teacher: Output) -> Tensor:
+        """Mean squared difference of the normalised energies of every pair of maps: (batch, T, S) (eq. 4 and 5)."""
+        return self._distances(*([energy(h) for h in output.feats] for output in (student, teacher)))
+
+    def _attention(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:  # averages, each b c
         T, S, d = len(self.p_t), len(self.p_s), self.qk_dim
-        q = torch.stack([f(pooled(h)) for f, h in zip(self.queries, teacher.feats, strict=True)], 1)  # b t d
-        k = torch.stack([f(pooled(h)) for f, h in zip(self.keys, student.feats, strict=True)], 1)  # b s d
+        q = torch.stack([f(h) for f, h in zip(self.queries, teacher, strict=True)], 1)  # b t d
+        k = torch.stack([f(h) for f, h in zip(self.keys, student, strict=True)], 1)  # b s d
         K = self.bilinear(k.flatten(0, 1)).view(-1, S, T, d)  # b s t d
         scores = (K.float() * q.float()[:, None]).sum(-1).mT  # b t s; in float32 also under autocast, as the softmax is
         return F.softmax((scores + self.p_t @ self.p_s.T) / math.sqrt(d), dim=-1)
 
-    def distances(self, student: Output, teacher: Output) -> Tensor:
-        """Mean squared difference of the normalised energies of every pair of maps: (batch, T, S) (eq. 4 and 5)."""
-        e_s = [energy(h) for h in student.feats]
-        e_t = [energy(h) for h in teacher.feats]
+    @staticmethod
+    def _distances(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:  # energies, each b h w
         rows = []
-        for size, group in groupby(e_t, key=lambda e: e.shape[1:]):  # all teacher maps of one size at once
+        for size, group in groupby(teacher, key=lambda e: e.shape[1:]):  # all teacher maps of one size at once
             m_t = F.normalize(torch.stack([*group], 1).flatten(2), dim=2)  # b t hw
-            resized = [e if e.shape[1:] == size else F.adaptive_avg_pool2d(e, size) for e in e_s]
+            resized = [e if e.shape[1:] == size else F.adaptive_avg_pool2d(e, size) for e in student]
             m_s = F.normalize(torch.stack(resized, 1).flatten(2), dim=2)  # b s hw
             with torch.autocast(m_t.device.type, enabled=False):  # a small difference of large terms: in float32
                 dots = m_t @ m_s.mT  # b t s
@@ -102,11 +123,13 @@ class AFD(nn.Module):
         return torch.cat(rows, 1)
 
     def forward(self, student: Output, teacher: Output) -> Tensor:
-        a = self.attention(student, teacher)  # b t s
+        e_s, v_s = zip(*map(Statistics.apply, student.feats), strict=True)
+        e_t, v_t = zip(*map(Statistics.apply, teacher.feats), strict=True)
+        a = self._attention(v_s, v_t)  # b t s
         if self.training:
             self.links += a.detach().sum(0)
             self.seen += len(a)
-        return (a * self.distances(student, teacher)).sum((1, 2)).mean()
+        return (a * self._distances(e_s, e_t)).sum((1, 2)).mean()
 
 
 def evenly(teacher: Output, student: Output) -> list[tuple[Tensor, Tensor]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -108,29 +109,29 @@ class Speed:
     The teacher's weights are random: that takes as long as trained ones, and needs no training.
     """
 
-    def __init__(self, experiment: Experiment, repeats: int = 10):
+    def __init__(self, experiment: Experiment, repeats: int = 20):
         self.experiment, self.repeats = experiment, repeats
         self.device, self.recipe = experiment.torch_device, experiment.recipe
         self.train, self.test = experiment.batches()
         self.some = list(islice(self.train.epoch(), 4))
         self.images, self.labels = self.some[0]
 
-    def distiller(self) -> Distiller:
+    def distiller(self, beta: float | None = None) -> Distiller:
         torch.manual_seed(0)
         e, classes = self.experiment, len(self.experiment.data[0].classes)
         student, teacher = (
             create_model(n, classes).to(self.device) for n in (self.recipe.student, self.recipe.teacher)
         )
-        weights, options = {"kd": e.alpha, "afd": e.beta}, {"afd": {"qk_dim": e.qk_dim}}
+        weights, options = {"kd": e.alpha, "afd": e.beta if beta is None else beta}, {"afd": {"qk_dim": e.qk_dim}}
         return Distiller(student, teacher, weights, self.images[:2].float(), options)
 
-    def training(self, precision: str, compiled: bool) -> Training:
+    def training(self, precision: str, compiled: bool, beta: float | None = None) -> Training:
         config = {"precision": precision, "compile": compiled}
-        return Training(self.distiller(), self.train, self.test, self.recipe, Run("unused"), config, print)
+        return Training(self.distiller(beta), self.train, self.test, self.recipe, Run("unused"), config, print)
 
-    def engine_step(self, precision: str, compiled: bool) -> Callable:
+    def engine_step(self, precision: str, compiled: bool, beta: float | None = None) -> Callable:
         """The step of kdnb.train, over some batches again and again."""
-        training, batches = self.training(precision, compiled), cycle(self.some)
+        training, batches = self.training(precision, compiled, beta), cycle(self.some)
         return lambda: training.one_step(*next(batches))
 
     def plain_step(self) -> Callable:
@@ -149,21 +150,26 @@ class Speed:
         return step
 
     def whole(self, compiled: bool = True) -> pd.DataFrame:
-        """Plain and engine steps, in turn: milliseconds, images a second, times the plain step, peak megabytes."""
+        """Plain and engine steps, in turn: milliseconds, images a second, times the plain step, what of it AFD takes
+        (against the same step without it), peak megabytes."""
         precision = self.experiment.run_precision
-        steps = {"plain, float32": self.plain_step(), f"engine, {precision}": self.engine_step(precision, False)}
-        if compiled:
-            steps[f"engine, {precision}, compiled"] = self.engine_step(precision, True)
-        seconds = alternate(steps, self.device, self.repeats)
-        plain = seconds["plain, float32"]
+        steps, without = {"plain, float32": self.plain_step()}, {}
+        for name, on in {f"engine, {precision}": False, f"engine, {precision}, compiled": True}.items():
+            if compiled or not on:
+                steps[name] = self.engine_step(precision, on)
+                without[name] = self.engine_step(precision, on, beta=0)
+        seconds = alternate(
+            steps | {(name, "without AFD"): step for name, step in without.items()}, self.device, self.repeats
+        )
         rows = {
             name: {
-                "ms": 1000 * s,
-                "images/s": len(self.labels) / s,
-                "times plain": plain / s,
-                "peak MB": peak_memory(steps[name], self.device),
+                "ms": 1000 * seconds[name],
+                "images/s": len(self.labels) / seconds[name],
+                "times plain": seconds["plain, float32"] / seconds[name],
+                "AFD (%)": 100 * (1 - seconds.get((name, "without AFD"), math.nan) / seconds[name]),
+                "peak MB": peak_memory(step, self.device),
             }
-            for name, s in seconds.items()
+            for name, step in steps.items()
         }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("step").reset_index()
 

@@ -12,6 +12,7 @@ def test_a_step_is_taken_apart():
     speed = Speed(experiment, repeats=1)
     whole, parts, floor, loaders = speed.whole(compiled=False), speed.parts(), speed.floor(), speed.loaders()
     assert whole["step"].tolist() == ["plain, float32", "engine, float32"]
+    assert whole["AFD (%)"].isna().tolist() == [True, False]
     assert parts["part"].tolist() == ["batch", "teacher", "student", "kd", "afd", "optimiser"]
     assert abs(parts["share (%)"].sum() - 100) < 1e-6
     assert all((table.select_dtypes("number").fillna(1) > 0).all(axis=None) for table in (parts, floor, loaders))
