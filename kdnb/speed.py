@@ -35,10 +35,10 @@ def wait(device: torch.device) -> None:
 
 
 def alternate(functions: dict[str, Callable], device: torch.device, repeats: int = 10) -> dict[str, float]:
-    """Median seconds of each function, called in turn `repeats` times after two warm-ups each."""
+    """Median seconds of each function, called in turn, there and back, `repeats` times after two warm-ups each."""
     seconds = {name: [] for name in functions}
     for turn in range(repeats + 2):
-        for name, function in functions.items():
+        for name, function in list(functions.items())[:: (-1) ** turn]:  # nobody always follows the same neighbour
             wait(device)
             start = time.perf_counter()
             function()
