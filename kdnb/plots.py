@@ -132,15 +132,14 @@ def link_entropy(links: np.ndarray, teacher_blocks: Sequence[str]) -> Figure:
     ax.scatter(blocks, mean_entropy, color=colours[0], label="of the mean links")
     ax.scatter(blocks, image_entropy, color=colours[1], marker="s", label="of one image's links, on average")
     ax.axhline(most, color="0.4", linestyle="--", linewidth=1)
-    ax.text(
-        blocks[-1] + 0.4, 1.1 * most, f"{S} blocks alike: {most:.2f} ", ha="right", va="bottom", fontsize=8, color="0.3"
-    )
+    alike = f"{S} blocks alike: {most:.2f} "
+    ax.text(blocks[-1] + 0.4, 1.03 * most, alike, ha="right", va="bottom", fontsize=8, color="0.3")
     ax.set_xticks(blocks, stacked(teacher_blocks), fontsize=8)
-    ax.set(xlabel="teacher block", ylabel="entropy (bits)", ylim=(0, 1.2 * most), xlim=(-0.5, len(blocks) - 0.5))
+    ax.set(xlabel="teacher block", ylabel="entropy (bits)", ylim=(0, 1.35 * most), xlim=(-0.5, len(blocks) - 0.5))
     low = int(mean_entropy.argmin())
     title = f"Teacher block {short(teacher_blocks[low])} is the choosiest: its links reach {2 ** mean_entropy[low]:.1f}"
     ax.set_title(f"{title} of the student's {S} blocks", fontsize=TITLE, wrap=True)
-    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.88), fontsize=8)
+    ax.legend(frameon=False, loc="upper left", fontsize=8)  # above the dashed line, where no mark can be
     sns.despine(fig)
     return fig
 
