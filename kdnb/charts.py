@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from kdnb.results import PUBLISHED, trained_with
 from kdnb.runs import write_atomically
 
-__all__ = ["accuracy_over_time", "learning_curves", "save", "step_times", "with_published"]
+__all__ = ["accuracy_over_time", "learning_curves", "legend_below", "save", "step_times", "with_published"]
 
 SVG_BYTES = 150_000  # a larger drawing is kept as PNG alone
 TOP1 = "test accuracy, top-1 (%)"
@@ -29,21 +29,28 @@ STUDIES = {"this study": "o", "published": "D", "earlier study": "s"}
 def learning_curves(curves: pd.DataFrame) -> dict[str, Figure]:
     """Test accuracy over epochs, a line per network and training: the mean over seeds within a band of ± sd.
 
-    curves: of `results.curves`. A figure per data set and way of shortening; all epochs on the left, the last third
-    on the right, where the lines part.
+    curves: of `results.curves`. A figure per data set and way of shortening; all epochs on the left and, of many,
+    the last third on the right, where the lines part.
     """
     figures = {}
     for name, title, part in panels(curves):
-        fig, (whole, end) = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained", width_ratios=(3, 2))
         last = int(part["epoch"].max())
+        late = (
+            part[part["epoch"] > last * 2 / 3] if last >= 6 else part[:0]
+        )  # of few epochs there is nothing to enlarge
+        ratios = (3, 2) if len(late) else (1,)
+        fig, axes = plt.subplots(
+            1, len(ratios), figsize=(10, 4.4), layout="constrained", width_ratios=ratios, squeeze=False
+        )
         style = {"x": "epoch", "y": "test_top1", "hue": "line", "style": "line", "palette": palette(part)}
         style |= {"hue_order": lines(part), "style_order": lines(part), "errorbar": "sd", "markers": last < 6}
+        whole = axes[0, 0]
         sns.lineplot(part, ax=whole, **style)
-        late = part[part["epoch"] > last * 2 / 3]
-        sns.lineplot(late, ax=end, legend=False, **style)
         whole.set(xlabel="epoch", ylabel=TOP1, title=f"all {last} epochs")
-        end.set(xlabel="epoch", ylabel="", title="the last third, enlarged")
-        for ax in (whole, end):
+        for end in axes[0, 1:]:
+            sns.lineplot(late, ax=end, legend=False, **style)
+            end.set(xlabel="epoch", ylabel="", title="the last third, enlarged")
+        for ax in axes[0]:
             ax.xaxis.get_major_locator().set_params(integer=True)
             ax.title.set_fontsize(9)
         legend_below(fig, whole)

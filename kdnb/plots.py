@@ -14,6 +14,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from kdnb import attention
+from kdnb.charts import legend_below
 from kdnb.data import ImageSet
 from kdnb.models import create_model
 from kdnb.runs import Run
@@ -75,7 +76,7 @@ def learning_curves(runs: dict[str, Run]) -> Figure:
     ax.set_title(f"{who[0].upper()}{who[1:]} {verb} at {top:.2f} %", fontsize=TITLE, wrap=True)
     ax.set(xlabel="epoch", ylabel="test accuracy, top-1 (%)")
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend(title=None, frameon=False, loc="lower right")
+    legend_below(fig, ax)
     sns.despine(fig)
     return fig
 

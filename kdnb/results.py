@@ -183,9 +183,12 @@ def teacher_label(result: Mapping) -> str:
     if not result["recipe"]["teacher"]:
         return ""
     name, origin = result["recipe"]["teacher"], result["teacher_weights"]["from"]
-    for dataset in RECIPES:  # the study's own teachers; a shortened one keeps its full name
-        if origin == f"teachers/{name}-{dataset}.safetensors" or origin.startswith(f"{dataset}-{name}-plain-seed="):
+    for dataset in RECIPES:  # the study's own teachers; a shortened one says how
+        own = f"{dataset}-{name}-plain-"
+        if origin == f"teachers/{name}-{dataset}.safetensors" or origin.startswith(f"{own}seed="):
             return f"{name} ({dataset})"
+        if origin.startswith(own):
+            return f"{name} ({dataset}, {origin.removeprefix(own).removesuffix('/student.safetensors')})"
     return f"{name} ({origin})"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from kdnb.errors import InputError, choose
 from kdnb.models import parameter_count
 from kdnb.progress import Progress, bar
 from kdnb.recipes import Recipe
+from kdnb.replay import Replayed, aside
 from kdnb.runs import Run, environment
 
 __all__ = ["Interrupted", "evaluate", "fit", "pick_compile", "pick_device", "pick_precision"]
@@ -72,6 +75,11 @@ def pick_compile(name: str, device: torch.device, steps: int) -> bool:
     return bool(compiler) and steps >= 2000
 
 
+def replays(device: torch.device, compiled: bool) -> bool:
+    """Whether full steps are replayed as a CUDA graph: where long runs are compiled, launches are what is left."""
+    return compiled and device.type == "cuda"
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Batches, precision: str = "float32") -> dict[str, float]:
     """Top-1 and top-5 accuracy in percent, and cross-entropy, over all images, in eval mode."""
@@ -118,27 +126,36 @@ class Training:
         self.distiller = distiller.to(self.device, memory_format=torch.channels_last).train()
         self.trained = distiller.trained()
         self.afd = getattr(distiller.losses, "afd", None)
+        replayed = replays(self.device, config["compile"])
         self.optimizer = torch.optim.SGD(
             self.trained.parameters(),
-            recipe.lr,
+            torch.tensor(recipe.lr, device=self.device) if replayed else recipe.lr,  # a number would be recorded
             recipe.momentum,
             weight_decay=recipe.weight_decay,
             fused=self.device.type in ("cpu", "cuda"),
         )
-        self.forward = self._forward
+        self.update = partial(self._update, self._forward)
+        self.full_update = self.update  # of a batch of full size; the last, smaller one is not worth the preparation
         if config["compile"]:
             torch.compiler.reset()  # a notebook trains many networks, and compiled steps of one function are few
-            self.forward = torch.compile(self._forward, dynamic=False)
+            self.full_update = partial(self._update, torch.compile(self._forward, dynamic=False))
+        if replayed:
+            self.full_update = Replayed(self.full_update)
+        self.stream = None
+        if self.device.type == "cuda":
+            self.stream = torch.cuda.Stream(self.device)
+            torch.backends.cudnn.benchmark = True  # every step has the same shapes
         self.names = ["total", "ce", *distiller.losses]
         self.epoch, self.step, self.seconds = 0, 0, 0.0  # finished epochs; steps and seconds into the next one
         self.history, self.links = [], []
+        # Losses summed over images, right answers, images, and how many of them had been seen when the loss was first
+        # not finite (0: it always was).
+        dtype = torch.float64 if self.device.type != "mps" else None
+        self.sums = torch.zeros(len(self.names) + 3, device=self.device, dtype=dtype)
         self.reset_sums()
 
     def reset_sums(self) -> None:
-        # Losses summed over images, right answers, images, and the first step whose loss was not finite (0: none).
-        self.sums = torch.zeros(
-            len(self.names) + 3, device=self.device, dtype=torch.float64 if self.device.type != "mps" else None
-        )
+        self.sums.zero_()
         if self.afd:
             self.afd.links.zero_()
             self.afd.seen.zero_()
@@ -149,26 +166,37 @@ class Training:
         right = (logits.detach().argmax(1) == labels).sum()
         return terms["total"], torch.stack([*(terms[n].detach() * len(labels) for n in self.names), right])
 
-    def one_step(self, images: Tensor, labels: Tensor) -> None:
-        # The last, smaller batch of an epoch is not worth compiling a second step for.
-        forward = self.forward if len(labels) == self.train.batch_size else self._forward
+    def _update(self, forward: Callable, images: Tensor, labels: Tensor) -> None:
+        """One step. Everything stays on the device, in tensors that are always the same: nothing waits for it."""
+        self.optimizer.zero_grad(set_to_none=True)
         loss, measured = forward(images, labels)
         loss.backward()
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
         self.sums[:-2] += measured
         self.sums[-2] += len(labels)
-        bad = (self.sums[-1] == 0) & ~torch.isfinite(measured[0])  # stays on the device: no step waits for it
-        self.sums[-1] += bad * self.step
+        bad = (self.sums[-1] == 0) & ~torch.isfinite(measured[0])
+        self.sums[-1] += bad * self.sums[-2]
+
+    def one_step(self, images: Tensor, labels: Tensor) -> None:
+        with aside(self.stream):
+            (self.full_update if len(labels) == self.train.batch_size else self.update)(images, labels)
+        self.step += 1
 
     def check_finite(self) -> None:
-        if step := int(self.sums[-1]):
+        if seen := int(self.sums[-1]):
+            step = math.ceil(seen / self.train.batch_size)
             kept = f"the checkpoint after epoch {self.epoch}" if self.epoch else "no checkpoint: it was the first epoch"
             raise InputError(
                 f"the loss is no longer finite in epoch {self.epoch + 1}, step {step}; "
                 f"kept is {kept}; a lower lr (now {self.recipe.lr}) or precision float32 may help"
             )
+
+    def set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
 
     def go(self) -> Run:
         self.resume()
@@ -181,8 +209,7 @@ class Training:
         return self.finish()
 
     def one_epoch(self, stop: StopButton, progress: Progress) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.lr_at(self.epoch)
+        self.set_lr(self.recipe.lr_at(self.epoch))
         before, started = self.seconds, time.perf_counter()
         saved = checked = started
         progress.begin(self.epoch, self.step)
@@ -239,7 +266,10 @@ class Training:
             return
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.trained.load_state_dict(state["trained"])
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = lr  # the tensor that a recorded step reads; one_epoch sets its value
         self.sums.copy_(state["sums"])
         if state["attention"] is not None:
             self.afd.links.copy_(state["attention"]["links"])
