@@ -80,9 +80,9 @@ def load_networks(experiment: Experiment) -> Networks:
     """
     if not experiment.beta:
         raise InputError("beta is 0: without AFD nothing is linked; set beta to what the run was distilled with")
-    plain = load_student(experiment, experiment.plain_run())
     run = experiment.distilled_run()
     distiller = rebuild(experiment, run)
+    plain = load_student(experiment, experiment.plain_run())
     teacher, student = distiller.teacher, distiller.student
     size = experiment.recipe.image_size
     blocks = block_labels(teacher, size), block_labels(student, size)

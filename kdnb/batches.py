@@ -73,7 +73,8 @@ class Batches:
         choices = {"index": order}
         if self.resized:
             aspect = self.set.aspect.numpy()[order].astype(np.float64)
-            choices["box"] = random_boxes(aspect, rng) if self.train else centre_boxes(aspect)
+            boxes = random_boxes(aspect, rng) if self.train else centre_boxes(aspect)
+            choices["box"] = boxes.astype(np.float32)  # Apple's devices have no float64
         elif self.padding:
             choices["corner"] = rng.integers(0, 2 * self.padding + 1, (n, 2))
         if self.train and self.flip:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kdnb.errors import InputError, choose
+from kdnb.names import model_name
 from kdnb.recipes import recipe
 from kdnb.runs import Run, flat
 
@@ -41,6 +43,7 @@ class Task:
         entries = asdict(own) | {"student": network, "teacher": own.teacher if taught else None}
         out = {"dataset": self.dataset, "model": network, "seed": self.seed, "train_limit": s["train_limit"]}
         out |= {"recipe": json.loads(json.dumps(entries))}
+        out |= {"folder": photographs(s)} if self.dataset == "folder" else {}
         out |= {"temperature": s["temperature"], "qk_dim": s["qk_dim"]} if taught else {"method": "plain"}
         # "auto" is what the machine makes of it: a run of another machine is the same run of the study.
         out |= {"precision": s["precision"]} if s["precision"] != "auto" else {}
@@ -62,13 +65,19 @@ class Task:
     def taught_by(self, has: dict) -> bool:
         """Whether the teacher of a result is the one that this task would take."""
         origin, given, teacher = has["teacher_weights.from"], self.settings["teacher_weights"], has["recipe.teacher"]
-        trained = f"{self.dataset}-{teacher}-plain-", f"seed={self.settings['teacher_seed']}/student.safetensors"
+        images = self.dataset + (f"={photographs(self.settings)}" if self.dataset == "folder" else "")
+        trained = f"{images}-{teacher}-plain-", f"seed={self.settings['teacher_seed']}/student.safetensors"
         here = origin.startswith(trained[0]) and origin.endswith(trained[1])
         if given == "none":
             return here
         if given:
             return origin == f"{Path(given).parent.name}/{Path(given).name}"
         return here or origin in ("imagenet", f"teachers/{teacher}-{self.dataset}.safetensors")
+
+
+def photographs(settings: dict[str, object]) -> str:
+    """What runs of the data set "folder" call their images: the name of the folder that holds them."""
+    return (Path(settings["data_root"] or os.environ.get("KDNB_DATA") or ROOT / "data")).expanduser().resolve().name
 
 
 def notebook_parameters(name: str) -> dict[str, object]:
@@ -94,6 +103,8 @@ def typed(pairs: list[list[str]], defaults: dict[str, object]) -> dict[str, obje
         except (ValueError, KeyError):
             what = {int: "a whole number", float: "a number", bool: "True or False"}[kind]
             raise InputError(f"-p {name} {text}: it must be {what}") from None
+        if name in ("teacher", "student") and text:
+            out[name] = model_name(text)
         if name in ("teacher_weights", "data_root") and text not in ("", "none"):  # processes have another folder
             out[name] = str(Path(text).expanduser().resolve())
     return out

@@ -135,7 +135,7 @@ class AFD(nn.Module):
 def evenly(teacher: Output, student: Output) -> list[tuple[Tensor, Tensor]]:
     """Pairs (student map, teacher map) at equal relative depth, one per student map: what one links by hand."""
     S, T = len(student.feats), len(teacher.feats)
-    return [(h, teacher.feats[(s + 1) * T // S - 1]) for s, h in enumerate(student.feats)]
+    return [(h, teacher.feats[max((s + 1) * T // S, 1) - 1]) for s, h in enumerate(student.feats)]
 
 
 class AT(nn.Module):

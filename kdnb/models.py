@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import re
 from pathlib import Path
 from typing import NamedTuple
 from urllib.error import URLError
@@ -23,6 +22,7 @@ from torchvision.models import get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from kdnb.errors import InputError
+from kdnb.names import check_wide, model_name
 
 __all__ = [
     "Output",
@@ -72,11 +72,6 @@ class WideGroup(nn.Module):
         blocks = [WideBlock(in_channels, out_channels, stride)]
         blocks += [WideBlock(out_channels, out_channels, 1) for _ in range(depth - 1)]
         self.layer = nn.ModuleList(blocks)
-
-
-def check_wide(depth: int, widen_factor: int) -> None:
-    if depth < 10 or (depth - 4) % 6 or widen_factor < 1:
-        raise InputError(f"wrn_{depth}_{widen_factor}: depth must be 6n + 4 (10, 16, 22, 28, 40 ...), widen factor 1+")
 
 
 class WideResNet(nn.Module):
@@ -150,21 +145,6 @@ RESNETS = {
     "resnet34": (BasicBlock, [3, 4, 6, 3]),
     "resnet50": (Bottleneck, [3, 4, 6, 3]),
 }
-
-
-def model_name(name: str) -> str:
-    """The name as the literature writes it; the official code's spellings (`wrn40x2`, `resnet34im`) are accepted.
-
-    Raises InputError for anything that is not a model here.
-    """
-    lowered = name.strip().lower()
-    if wide := re.fullmatch(r"wrn[-_]?(\d+)[-_x](\d+)", lowered):
-        depth, widen_factor = int(wide[1]), int(wide[2])
-        check_wide(depth, widen_factor)
-        return f"wrn_{depth}_{widen_factor}"
-    if lowered.removesuffix("im") in RESNETS:
-        return lowered.removesuffix("im")
-    raise InputError(f"unknown model {name!r}: choose wrn_DEPTH_WIDTH (such as wrn_40_2), {', '.join(RESNETS)}")
 
 
 def create_model(name: str, num_classes: int) -> WideResNet | ResNet:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
+from kdnb.data import ImageSet
 from kdnb.distill import Distiller
 from kdnb.errors import InputError
 from kdnb.experiment import Experiment
 from kdnb.models import fingerprint
-from kdnb.parameters import project_root
+from kdnb.parameters import checked, project_root
 from kdnb.runs import Run
 
 __all__ = ["Reopened"]
@@ -26,12 +27,21 @@ class Reopened(Experiment):
     whatever device it was trained on. Its plain student and its teacher are looked for beside it, as `distill.ipynb`
     leaves them; a plain student that is missing is trained, a teacher is not.
 
-    Raises InputError for a folder without such a run, and for a parameter that is given and is not as the run's.
+    Raises InputError for a folder without such a run, for a parameter that is given and is not as the run's, and for
+    other images.
     """
 
     run: str = ""
 
     def __post_init__(self):
+        for name in ("run", "outputs"):
+            object.__setattr__(self, name, checked(name, getattr(self, name), str))
+        if self.run == "none":  # what papermill's None becomes
+            object.__setattr__(self, "run", "")
+        if self.run and self.teacher_weights == "none":
+            raise InputError(
+                "teacher_weights is 'none', but a finished run has its teacher: leave it out, or name its file"
+            )
         if self.run:
             for name, value in remembered(Run(self.folder)).items():
                 given, default = getattr(self, name), next(f.default for f in fields(self) if f.name == name)
@@ -44,12 +54,28 @@ class Reopened(Experiment):
     def folder(self) -> Path:
         path = Path(self.run).expanduser()
         named = Path(self.outputs).expanduser() if self.outputs else project_root() / "outputs"
-        return (path if path.is_dir() else named / "runs" / self.run).resolve()
+        return (path if path.is_dir() else named / "runs" / self.run).absolute()
 
     @cached_property
     def output_folder(self) -> Path:
-        """The one that the run lies in, unless `outputs` names another."""
-        return self.folder.parent.parent if self.run and not self.outputs else super().output_folder
+        """The one that the run lies in, unless `outputs` names another or the run lies somewhere else."""
+        inside = self.run and not self.outputs and self.folder.parent.name == "runs"
+        return self.folder.parent.parent if inside else super().output_folder
+
+    @cached_property
+    def data(self) -> tuple[ImageSet, ImageSet]:
+        """As an Experiment's; raises InputError for images that are not those of the run."""
+        found = super().data
+        if self.run:
+            config = self.distilled_run().config
+            folder, classes = config.get("folder"), config.get("classes")
+            if folder and folder != self.data_folder.resolve().name:
+                raise InputError(f"{self.run} was trained on the folder {folder}: set data_root to it")
+            if classes and classes != len(found[0].classes):
+                raise InputError(
+                    f"{self.run} was trained on {classes} classes, {self.data_folder} has {len(found[0].classes)}"
+                )
+        return found
 
     def distilled_run(self) -> Run:
         return Run(self.folder) if self.run else super().distilled_run()
@@ -58,11 +84,20 @@ class Reopened(Experiment):
         """The student that differs from the distilled one in nothing but the distillation."""
         if not self.run:
             return super().plain_run()
-        own = trained_by(self.distilled_run())
+        own = trained_by(self.distilled_run().config)
         for path in sorted(self.folder.parent.glob("*/result.json")):
             beside = Run(path.parent)
-            if beside.config["method"] == "plain" and trained_by(beside) == own:
-                return beside
+            try:
+                config = beside.config
+                if config["method"] == "plain" and trained_by(config) == own:
+                    return beside
+            except (InputError, KeyError, TypeError):
+                continue  # damaged, or not of the study
+        if self.run_precision != own["precision"]:
+            raise InputError(
+                f"there is no plain student beside {self.run}; to train it as that run was, set precision to "
+                f"{own['precision']} (it would be {self.run_precision} here)"
+            )
         return super().plain_run()
 
     @cached_property
@@ -94,6 +129,8 @@ def remembered(run: Run) -> dict:
         raise InputError(f"run: {run.folder} is not the folder of a finished run (one with result.json)")
     config = run.config
     losses = config["losses"] or {}
+    if not (run.folder / "student.safetensors").is_file():
+        raise InputError(f"run: {run.folder} is a record without the network's weights; its run has to be made again")
     if "afd" not in losses:
         raise InputError(f"run: {run.folder} was trained without AFD ({config['method']}), so that nothing is linked")
     values = {name: config["recipe"][name] for name in RECIPE}
@@ -101,8 +138,7 @@ def remembered(run: Run) -> dict:
     return values | {"alpha": losses.get("kd", 0.0), "beta": losses["afd"]}
 
 
-def trained_by(run: Run) -> dict:
+def trained_by(config: dict) -> dict:
     """What decides how a student comes out, but for its teacher."""
-    config = run.config
     named = {name: config[name] for name in ("dataset", "model", "seed", "train_limit", "precision")}
-    return named | {"recipe": config["recipe"] | {"teacher": None}}
+    return named | {"folder": config.get("folder"), "recipe": config["recipe"] | {"teacher": None}}

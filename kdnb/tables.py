@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -174,13 +175,14 @@ def headline_table(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, runs in table.groupby([*KEY, "changed", "method"], sort=False):
         dataset, network, teacher, _, changed, method = key
-        cited = [c.top1 for c in PUBLISHED if (c.dataset, c.network, c.teacher, c.kind) == key[:4]]
+        full = re.sub(r", .*\)$", ")", teacher)  # a shortened teacher stands for the one it is short of
+        cited = [c.top1 for c in PUBLISHED if (c.dataset, c.network, c.teacher, c.kind) == (*key[:2], full, key[3])]
         rows.append(
             {
                 "data set": dataset,
                 "network": network,
                 "trained with": trained_with(method),
-                "teacher": teacher.split(" ")[0],
+                "teacher": teacher,
                 "top-1 (%)": spread(runs["top1"]),
                 "seeds": f"{runs['seed'].nunique()}",
                 "not as in the recipe": changed,

@@ -40,9 +40,9 @@ def pick_device(name: str = "auto") -> torch.device:
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
-    choose("device", name.split(":")[0], ["auto", *there])
     kind, _, index = name.partition(":")
-    if not there[kind] or (
+    choose("device", kind, ["auto", *there])
+    if not there.get(kind) or (
         index and (kind != "cuda" or not index.isdigit() or int(index) >= torch.cuda.device_count())
     ):
         raise InputError(
@@ -206,6 +206,7 @@ class Training:
             while self.epoch < self.recipe.epochs:
                 self.one_epoch(stop, progress)
                 progress.epoch(self.history[-1])
+        self.update = self.full_update = None  # each knows this object: a cycle that would keep a graph's memory
         return self.finish()
 
     def one_epoch(self, stop: StopButton, progress: Progress) -> None:

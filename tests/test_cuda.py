@@ -13,6 +13,7 @@ from kdnb.experiment import Experiment
 from kdnb.models import create_model
 from kdnb.recipes import recipe
 from kdnb.runs import Run
+from kdnb.speed import Speed
 from kdnb.train import Training
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -69,3 +70,11 @@ def test_no_step_waits_for_the_gpu(tmp_path, compiled):
         torch.cuda.set_sync_debug_mode("default")
     training.check_finite()
     assert_close(training.sums[-2].item(), 160.0)
+
+
+def test_a_step_is_taken_apart(tmp_path):
+    experiment = Experiment(teacher="wrn_16_1", student="wrn_10_1", train_limit=512, device="cuda", compile="on")
+    speed = Speed(experiment, repeats=2)
+    whole = speed.whole(compiled=True)
+    assert (whole[["ms", "peak MB"]] > 0).all(axis=None)
+    assert len(speed.parts()) == 6 and len(speed.floor()) == 2 and len(speed.loaders()) == 2

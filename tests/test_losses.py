@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from kdnb.distill import Distiller
 from kdnb.errors import InputError
-from kdnb.losses import AFD, LOSSES, kd_loss
+from kdnb.losses import AFD, LOSSES, Statistics, evenly, kd_loss
 from kdnb.models import Output, create_model
 
 
@@ -31,6 +31,17 @@ def test_distances_are_those_of_the_equation(pair):
         for s, h_s in enumerate(student.feats):
             m_s = F.normalize(F.adaptive_avg_pool2d(h_s.square().mean(1), h_t.shape[2:]).flatten(1), dim=1)
             assert torch.allclose(distances[:, t, s], (m_s - m_t).square().mean(1), rtol=1e-4, atol=1e-7)
+
+
+def test_statistics_have_the_gradients_of_their_definition():
+    feat = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(2, 4, 5), torch.randn(2, 3)
+    energies, averages = Statistics.apply(feat)
+    assert torch.allclose(energies.double(), feat.square().mean(1), rtol=1e-5)
+    assert torch.allclose(averages.double(), feat.mean((2, 3)), rtol=1e-4, atol=1e-6)
+    own = torch.autograd.grad((energies * weights[0]).sum() + (averages * weights[1]).sum(), feat)[0]
+    plain = (feat.square().mean(1) * weights[0]).sum() + (feat.mean((2, 3)) * weights[1]).sum()
+    assert torch.allclose(own, torch.autograd.grad(plain, feat)[0], rtol=1e-4, atol=1e-6)
 
 
 def test_dead_maps_have_finite_losses_and_gradients(pair):
@@ -93,3 +104,9 @@ def test_unknown_losses_and_missing_teachers_are_refused():
         Distiller(student, student, {"crd": 1.0}, torch.randn(2, 3, 16, 16))
     with pytest.raises(InputError, match="need a teacher"):
         Distiller(student, None, {"kd": 1.0})
+
+
+def test_maps_are_paired_from_shallow_to_deep():
+    few, many = (Output(None, tuple(torch.full((1, 1, 1, 1), float(i)) for i in range(n))) for n in (3, 6))
+    assert [int(h_t) for _, h_t in evenly(many, few)] == [1, 3, 5]
+    assert [int(h_t) for _, h_t in evenly(few, many)] == [0, 0, 0, 1, 1, 2]

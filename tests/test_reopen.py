@@ -62,6 +62,8 @@ def test_without_a_run_it_is_an_experiment(tmp_path):
         ({"run": "/nowhere"}, "run: /nowhere is not the folder of a finished run"),
         ({"beta": 3.0}, "beta is 3.0, but was 50.0 in .*: leave it out"),
         ({"seed": 2}, "seed is 2, but was 1 in .*: leave it out"),
+        ({"run": 5}, "run is 5: it must be text"),
+        ({"teacher_weights": "none"}, "a finished run has its teacher: leave it out"),
     ],
 )
 def test_what_does_not_fit_gets_a_sentence(finished, parameters, sentence):
@@ -88,3 +90,41 @@ def test_the_teacher_has_to_be_there_and_the_same(finished, tmp_path):
     opened = Reopened(run=str(alone), teacher_weights=str(tmp_path / "wrong.safetensors"))
     with pytest.raises(InputError, match="does not hold the weights that taught"):
         attention.rebuild(opened, opened.distilled_run())
+
+
+def test_a_record_has_no_weights_to_look_at(finished, tmp_path):
+    record = shutil.copytree(
+        finished[1].folder, tmp_path / "runs" / "r", ignore=shutil.ignore_patterns("*.safetensors")
+    )
+    with pytest.raises(InputError, match="is a record without the network's weights"):
+        Reopened(run=str(record))
+
+
+def changed(path, **entries):
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def test_a_damaged_neighbour_is_passed_by(finished, tmp_path):
+    folder, run = finished
+    copy = shutil.copytree(folder / "runs", tmp_path / "runs")
+    for name, text in {"a": "{", "b": "{}"}.items():
+        (copy / name).mkdir()
+        (copy / name / "result.json").write_text("{}")
+        (copy / name / "config.json").write_text(text)
+    plain = Reopened(run=str(copy / run.name)).plain_run()
+    assert plain.config["method"] == "plain" and plain.config["model"] == "wrn_10_1"
+
+
+def test_a_plain_student_of_another_precision_is_another(finished, tmp_path):
+    folder, run = finished
+    copy = shutil.copytree(folder / "runs", tmp_path / "runs")
+    changed(copy / run.name / "config.json", precision="bfloat16")
+    with pytest.raises(InputError, match=r"no plain student beside .* set precision to bfloat16"):
+        Reopened(run=str(copy / run.name), precision="float32").plain_run()
+
+
+def test_other_images_are_not_those_of_the_run(finished, tmp_path):
+    copy = shutil.copytree(finished[0] / "runs", tmp_path / "runs") / finished[1].name
+    changed(copy / "config.json", classes=12)
+    with pytest.raises(InputError, match=r"was trained on 12 classes, .* has 10"):
+        Reopened(run=str(copy)).data  # noqa: B018

@@ -14,9 +14,11 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from test_results import make
 
 from kdnb import grid, study
+from kdnb.experiment import Experiment
 
 ROOT = Path(__file__).parents[1]
 PARAMETERS = next(
@@ -242,3 +244,33 @@ def test_an_interrupt_reaches_the_notebook_and_ends_with_130(notebooks, tmp_path
     assert (tmp_path / "checkpoint").exists()  # the kernel was interrupted, not killed
     log = (tmp_path / "runs/.study/digits-plain-seed=8.log").read_text()
     assert "KeyboardInterrupt" in log
+
+
+def test_real_runs_of_a_folder_are_recognised_and_those_of_another_are_not(tmp_path):
+    """What distill.ipynb makes of someone's own images, against what the grid looks for."""
+    photos = photographs(tmp_path / "cats")
+    own = {"teacher": "wrn_16_1", "student": "wrn_10_1", "image_size": 16, "batch_size": 4, "epochs": 1}
+    own |= {"teacher_weights": "none"}
+    outputs = tmp_path / "outputs"
+    made = Experiment("folder", str(photos), **own, device="cpu", compile="off", outputs=str(outputs))
+    made.plain_run()
+    made.distilled_run()
+
+    def still_to_do(data_root, **changes):
+        extra = own | {"data_root": str(data_root)} | changes
+        tasks, _ = grid.plan(["folder"], ["teacher", "plain", "afd"], [0], outputs, extra)
+        return [task.method for task in tasks if grid.finished(outputs, task) is None]
+
+    assert still_to_do(photos) == []
+    assert still_to_do(photographs(tmp_path / "dogs")) == ["teacher", "plain", "afd"]
+    official = grid.typed([["teacher", "wrn16x1"], ["student", "WRN-10-1"]], grid.notebook_parameters("distill.ipynb"))
+    assert still_to_do(photos, **official) == []
+
+
+def photographs(folder):
+    for part in ("train", "test"):
+        for c, name in enumerate(("one", "two")):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (20, 20), (100 * c, 60 * i, 0)).save(folder / part / name / f"{i}.png")
+    return folder
