@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -54,7 +55,8 @@ class Reopened(Experiment):
     def folder(self) -> Path:
         path = Path(self.run).expanduser()
         named = Path(self.outputs).expanduser() if self.outputs else project_root() / "outputs"
-        return (path if path.is_dir() else named / "runs" / self.run).absolute()
+        # Not resolve(): runs/ may be a link, and what lies beside the run lies beside the link.
+        return Path(os.path.abspath(path if path.is_dir() else named / "runs" / self.run))
 
     @cached_property
     def output_folder(self) -> Path:
