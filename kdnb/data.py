@@ -261,16 +261,15 @@ def _build_canvas(pixels, notes, fingerprint, folder, names, size, progress) -> 
         with open(half_pixels, "wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(names), 3, size, size)}
             np.lib.format.write_array_header_1_0(file, header)
-            squashed = each_in_threads(
-                lambda name: _squash(folder / name, size), names, f"{pixels.stem} canvas in {pixels.parent}", progress
-            )
-            for name, result in zip(names, squashed, strict=True):
-                if result is None:
-                    bad.append(name)
-                elif not bad:
-                    # written rather than mapped: on a full disk a write raises, a map kills the process (SIGBUS)
-                    file.write(result[0])
-                    aspects.append(result[1])
+            label = f"{pixels.stem} canvas in {pixels.parent}"
+            with each_in_threads(lambda name: _squash(folder / name, size), names, label, progress) as squashed:
+                for name, result in zip(names, squashed, strict=True):
+                    if result is None:
+                        bad.append(name)
+                    elif not bad:
+                        # written rather than mapped: on a full disk a write raises, a map kills the process (SIGBUS)
+                        file.write(result[0])
+                        aspects.append(result[1])
             if bad:
                 raise InputError(
                     f"{len(bad):,} of {len(names):,} images in {folder} cannot be decoded (empty, truncated, not an "

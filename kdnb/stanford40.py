@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, ClassVar
@@ -201,8 +201,8 @@ class Stanford40(VisionDataset):
                 f"{len(strangers):,} of {len(names):,} images are listed under another class: {listing(strangers)}"
             )
         paths = [folder / "JPEGImages" / name for name in names]
-        read = each_in_threads(read_image, paths, "checking Stanford40")
-        bad = [name for name, image in zip(names, read, strict=True) if image is None]
+        with each_in_threads(read_image, paths, "checking Stanford40") as read:
+            bad = [name for name, image in zip(names, read, strict=True) if image is None]
         if bad:
             raise InputError(f"{len(bad):,} of {len(names):,} images cannot be decoded: {listing(bad)}")
 
@@ -257,23 +257,30 @@ def _orientation(image: Image.Image) -> int | None:
         return None
 
 
-def each_in_threads(function: Callable, items: Sequence, label: str, progress: bool = True) -> Iterator:
-    """Yield ``function(item)`` in order, computed by a thread per core (PIL lets go of the GIL while it works).
+@contextmanager
+def each_in_threads(function: Callable, items: Sequence, label: str, progress: bool = True) -> Iterator[Iterator]:
+    """Within it, an iterator over ``function(item)`` in order, computed by a thread per core (PIL lets go of the GIL).
 
-    Where a person watches (and ``progress`` is true) a bar shows it; else one line at the end.
+    Where a person watches (and ``progress`` is true) a bar shows it; else one line at the end. The threads end with the
+    context, also on an error or Ctrl-C: were it left to the garbage collector, a thread that is just starting could
+    find itself waiting for them, for ever.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     start = time.perf_counter()
     pool = ThreadPoolExecutor(cores)
+
+    def results(shown) -> Iterator:
+        # in pieces: results must not pile up in memory where the disk is slower than the cores
+        for piece in range(0, len(items), 32 * cores):
+            for result in pool.map(function, items[piece : piece + 32 * cores]):
+                yield result
+                shown.update()
+
     try:
-        with bar(len(items), label, "image", progress) as shown:
-            # in pieces: results must not pile up in memory where the disk is slower than the cores
-            for piece in range(0, len(items), 32 * cores):
-                for result in pool.map(function, items[piece : piece + 32 * cores]):
-                    yield result
-                    shown.update()
+        with bar(len(items), label, "image", progress) as shown, closing(results(shown)) as each:
+            yield each
     finally:
-        pool.shutdown(cancel_futures=True)  # on Ctrl-C too
+        pool.shutdown(cancel_futures=True)
     if not (progress and watched()):
         print(f"{label}: {len(items):,} images in {time.perf_counter() - start:.1f} s", flush=True)
 

@@ -29,7 +29,7 @@ from torchvision.datasets import CIFAR100
 from kdnb import data
 from kdnb.data import ImageSet, load
 from kdnb.errors import InputError
-from kdnb.stanford40 import Stanford40
+from kdnb.stanford40 import Stanford40, each_in_threads
 
 DATA = Path(os.environ.get("KDNB_DATA") or Path(__file__).parents[1] / "data")
 with_cifar100 = pytest.mark.skipif(not (DATA / "cifar-100-python").is_dir(), reason=f"no CIFAR-100 in {DATA}")
@@ -805,6 +805,14 @@ def test_disk_that_is_full_at_the_very_end(own, cache, monkeypatch):
         with pytest.raises(InputError, match="No space left"):
             load("folder", own, 8)
     assert left_in(cache) == []
+
+
+def test_threads_end_with_what_they_work_for():
+    before = set(threading.enumerate())
+    with pytest.raises(ZeroDivisionError), each_in_threads(str, range(500), "numbers") as texts:
+        assert next(texts) == "0"
+        1 / 0  # noqa: B018  such as a full disk
+    assert not [t for t in threading.enumerate() if "Pool" in t.name and t not in before] and list(texts) == []
 
 
 def test_what_a_killed_build_left_is_overwritten(own, cache):
