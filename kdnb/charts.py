@@ -35,9 +35,7 @@ def learning_curves(curves: pd.DataFrame) -> dict[str, Figure]:
     figures = {}
     for name, title, part in panels(curves):
         last = int(part["epoch"].max())
-        late = (
-            part[part["epoch"] > last * 2 / 3] if last >= 6 else part[:0]
-        )  # of few epochs there is nothing to enlarge
+        late = part[part["epoch"] > last * 2 / 3] if last >= 6 else part[:0]  # few epochs: nothing to enlarge
         ratios = (3, 2) if len(late) else (1,)
         fig, axes = plt.subplots(
             1, len(ratios), figsize=(10, 4.4), layout="constrained", width_ratios=ratios, squeeze=False

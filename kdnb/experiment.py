@@ -6,7 +6,6 @@ teacher, plain, distilled = experiment.teacher_run(), experiment.plain_run(), ex
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -27,7 +26,7 @@ from kdnb.models import (
     model_name,
     parameter_count,
 )
-from kdnb.parameters import checked, injected, project_root
+from kdnb.parameters import checked, data_folder, injected, project_root
 from kdnb.recipes import Recipe, recipe
 from kdnb.runs import Run
 from kdnb.train import evaluate, fit, pick_compile, pick_device, pick_precision
@@ -128,7 +127,7 @@ class Experiment:
 
     @cached_property
     def data_folder(self) -> Path:
-        return Path(self.data_root or os.environ.get("KDNB_DATA") or project_root() / "data").expanduser()
+        return data_folder(self.data_root)
 
     @cached_property
     def data(self) -> tuple[data.ImageSet, data.ImageSet]:

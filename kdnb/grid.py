@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kdnb.errors import InputError, choose
 from kdnb.names import model_name
+from kdnb.parameters import data_folder
 from kdnb.recipes import recipe
 from kdnb.runs import Run, flat
 
@@ -77,7 +77,7 @@ class Task:
 
 def photographs(settings: dict[str, object]) -> str:
     """What runs of the data set "folder" call their images: the name of the folder that holds them."""
-    return (Path(settings["data_root"] or os.environ.get("KDNB_DATA") or ROOT / "data")).expanduser().resolve().name
+    return data_folder(settings["data_root"]).resolve().name
 
 
 def notebook_parameters(name: str) -> dict[str, object]:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import ast
 import math
+import os
 from pathlib import Path
 
 from kdnb.errors import InputError
 
-__all__ = ["checked", "injected", "project_root"]
+__all__ = ["checked", "data_folder", "injected", "project_root"]
 
 
 def project_root() -> Path:
     """The folder that holds notebooks/ and outputs/, wherever the notebook was started; else the current folder."""
     here = Path(__file__).resolve().parent.parent
     return here if (here / "notebooks").is_dir() else Path.cwd()
+
+
+def data_folder(data_root: str) -> Path:
+    """The folder that holds the data: `data_root`, or $KDNB_DATA, or data/ in the project."""
+    return Path(data_root or os.environ.get("KDNB_DATA") or project_root() / "data").expanduser()
 
 
 def injected(cells: list[str]) -> set[str]:

@@ -31,7 +31,7 @@ __all__ = ["Speed", "alternate", "copy_rate", "matrix_rate", "peak_memory"]
 
 def wait(device: torch.device) -> None:
     if device.type != "cpu":
-        torch.cuda.synchronize(device) if device.type == "cuda" else getattr(torch, device.type).synchronize()
+        torch.accelerator.synchronize(device)
 
 
 def alternate(functions: dict[str, Callable], device: torch.device, repeats: int = 10) -> dict[str, float]:

@@ -176,7 +176,8 @@ def headline_table(table: pd.DataFrame) -> pd.DataFrame:
     for key, runs in table.groupby([*KEY, "changed", "method"], sort=False):
         dataset, network, teacher, _, changed, method = key
         full = re.sub(r", .*\)$", ")", teacher)  # a shortened teacher stands for the one it is short of
-        cited = [c.top1 for c in PUBLISHED if (c.dataset, c.network, c.teacher, c.kind) == (*key[:2], full, key[3])]
+        same = [c for c in PUBLISHED if (c.dataset, c.network, c.teacher, c.kind) == (*key[:2], full, key[3])]
+        cited = [c.top1 for c in same if c.source != "earlier study"]
         rows.append(
             {
                 "data set": dataset,

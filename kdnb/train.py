@@ -267,10 +267,9 @@ class Training:
             return
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.trained.load_state_dict(state["trained"])
-        rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = lr  # the tensor that a recorded step reads; one_epoch sets its value
+        # The groups stay as the recipe made them: a recorded step reads the learning rate from a tensor on the device.
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
         self.sums.copy_(state["sums"])
         if state["attention"] is not None:
             self.afd.links.copy_(state["attention"]["links"])

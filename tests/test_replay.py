@@ -57,11 +57,6 @@ def test_a_step_that_cannot_be_recorded_goes_on_as_it_is(tmp_path, monkeypatch):
     assert weights(run) == weights(usual)
 
 
-def test_no_stream_is_no_detour():
-    with aside(None):
-        pass
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_a_recorded_step_on_a_gpu():
     weight, total = torch.ones(3, device="cuda", requires_grad=True), torch.zeros((), device="cuda")
