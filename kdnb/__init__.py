@@ -1,3 +1,23 @@
-"""kdnb: attention-based feature distillation (Ji, Heo, Park, AAAI 2021), redone so that anyone can rerun it."""
+"""Attention-based feature distillation (Ji, Heo, Park, Show, Attend and Distill, AAAI 2021), redone to be rerun.
 
-__version__ = "0.1.0"
+run = kdnb.train(kdnb.Run(dataset="digits", method="afd")); run.result["top1"]
+"""
+
+import os
+
+import psutil
+
+# Threads that spin while they wait for each other are twice as fast on a quiet machine, and up to fifty times slower
+# beside another process (NOTES.md). OpenMP wants to know before torch is imported.
+if psutil.cpu_percent(0.1) > 20:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from kdnb.data import DATASETS, load_data
+from kdnb.data.stanford40 import Stanford40, photographs
+from kdnb.distiller import Distiller
+from kdnb.errors import InputError
+from kdnb.losses import LOSSES, METHODS, Loss
+from kdnb.models import Output, create_model, load_weights
+from kdnb.prepare import load_images, loaders
+from kdnb.run import Run, grid
+from kdnb.train import train

@@ -1,9 +1,5 @@
 """The one exception for bad input: a sentence for the person who typed it, without the frames below."""
 
-from __future__ import annotations
-
-__all__ = ["InputError", "choose"]
-
 
 class InputError(ValueError):
     """What was asked for cannot be done; the message names it and says what is allowed.

@@ -1,46 +1,50 @@
-"""Parameters as papermill hands them to a notebook: which were set, of which type they are, where folders lie."""
-
-from __future__ import annotations
+"""Parameters as a notebook or papermill hands them over: which were set, and of which type they are."""
 
 import ast
 import math
-import os
-from pathlib import Path
+from collections.abc import Collection, Mapping
 
 from kdnb.errors import InputError
 
-__all__ = ["checked", "data_folder", "injected", "project_root"]
 
+def checked(name: str, value: object, default: object) -> object:
+    """`value` in the type of `default`. Raises InputError for another type, and for a number below -1 or 0.
 
-def project_root() -> Path:
-    """The folder that holds notebooks/ and outputs/, wherever the notebook was started; else the current folder."""
-    here = Path(__file__).resolve().parent.parent
-    return here if (here / "notebooks").is_dir() else Path.cwd()
-
-
-def data_folder(data_root: str) -> Path:
-    """The folder that holds the data: `data_root`, or $KDNB_DATA, or data/ in the project."""
-    return Path(data_root or os.environ.get("KDNB_DATA") or project_root() / "data").expanduser()
-
-
-def injected(cells: list[str]) -> set[str]:
-    """The names that papermill's `-p`, `-y` and `-f` set: those assigned in the cell that it adds, "# Parameters"."""
-    names = set()
-    for cell in cells:
-        if cell.startswith("# Parameters\n"):
-            targets = [t for node in ast.parse(cell).body if isinstance(node, ast.Assign) for t in node.targets]
-            names |= {t.id for t in targets if isinstance(t, ast.Name)}
-    return names
-
-
-def checked(name: str, value: object, kind: type) -> object:
-    """`value` as a `kind`. Raises InputError if it is another: papermill guesses types from the text it is given."""
+    papermill guesses types from the text it is given.
+    """
+    kind = type(default)
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if kind is float and (whole or isinstance(value, float)) and math.isfinite(value):
-        return float(value)
-    if (kind is int and whole) or (kind is not float and type(value) is kind):
-        return value
     if kind is str and value is None:  # papermill turns -p teacher_weights None into None
         return "none"
-    wanted = {str: "text", int: "a whole number", float: "a finite number", bool: "True or False"}[kind]
-    raise InputError(f"{name} is {value!r}: it must be {wanted}")
+    if kind is float and (whole or isinstance(value, float)) and math.isfinite(value):
+        value = float(value)
+    elif not ((kind is int and whole) or (kind is not float and type(value) is kind)):
+        wanted = {str: "text", int: "a whole number", float: "a finite number", bool: "True or False"}[kind]
+        raise InputError(f"{name} is {value!r}: it must be {wanted}")
+    if kind in (int, float) and value < (least := -1 if name == "train_limit" else 0):
+        raise InputError(f"{name} is {value}: it must be {least} or more")
+    return value
+
+
+def from_notebook(namespace: Mapping, known: Collection[str]) -> dict[str, object]:
+    """The values of the `known` parameters in a notebook's `globals()`.
+
+    Raises InputError for a name that its parameters cell, or the cell that papermill adds, sets beside them: papermill
+    only warns about a misspelt `-p`, Python about nothing, and the defaults would be trained.
+    """
+    set_by_hand, set_by_papermill = [], []
+    for cell in namespace.get("In", []):
+        try:
+            body = ast.parse(cell).body
+        except SyntaxError:  # a cell with magics
+            continue
+        typed = {node.target.id for node in body if isinstance(node, ast.AnnAssign)}
+        plain = {t.id for node in body if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Name)}
+        if cell.startswith("# Parameters\n"):
+            set_by_papermill = sorted(plain)
+        elif typed & set(known):
+            set_by_hand = sorted(typed | plain)  # the latest such cell: an earlier one may have been corrected
+    for name in [*set_by_hand, *set_by_papermill]:
+        if name not in known:
+            raise InputError(f"unknown parameter {name!r}: choose from {', '.join(known)}")
+    return {name: namespace[name] for name in known if name in namespace}

@@ -1,15 +1,12 @@
 """Whether a person watches, and what is shown then: a bar for a person, lines for a log."""
 
-from __future__ import annotations
-
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
-
-__all__ = ["Progress", "bar", "counted", "watched"]
 
 
 def watched() -> bool:
@@ -22,9 +19,9 @@ def watched() -> bool:
 @contextmanager
 def bar(total: int, description: str, unit: str, wanted: bool = True) -> Iterator[tqdm]:
     """tqdm's bar if a person watches (and it is `wanted`), which leaves nothing behind."""
-    shown = wanted and watched()
-    if not (shown and "ipykernel" in sys.modules):
-        with tqdm(total=total, desc=description, unit=unit, leave=False, disable=not shown) as made:
+    look = {"total": total, "desc": description, "unit": unit, "leave": False, "disable": not (wanted and watched())}
+    if look["disable"] or "ipykernel" not in sys.modules:
+        with tqdm(**look) as made:
             yield made
         return
     from IPython.display import display
@@ -32,13 +29,12 @@ def bar(total: int, description: str, unit: str, wanted: bool = True) -> Iterato
 
     # Shown through a handle, so that it can be taken away again: a closed bar that stays in the notebook is a widget
     # without a kernel, an error message, to whoever opens the notebook next.
-    made = notebook_tqdm(total=total, desc=description, unit=unit, leave=False, display=False)
-    handle = display(made.container, display_id=True)
-    try:
-        yield made
-    finally:
-        made.close()
-        handle.update({}, raw=True)
+    with notebook_tqdm(**look, display=False) as made:
+        handle = display(made.container, display_id=True)
+        try:
+            yield made
+        finally:
+            handle.update({}, raw=True)
 
 
 def counted(items: Iterable, total: int, description: str) -> Iterator:
@@ -54,14 +50,12 @@ class Progress:
 
     def __init__(self, name: str, epochs: int, steps: int, tqdm_bar: tqdm, say: Callable[[str], None]):
         self.epochs, self.steps, self.bar, self.say = epochs, steps, tqdm_bar, say
+        self.step = tqdm_bar.update
         say(f"{name}: {epochs} epochs of {steps} steps")
 
     def begin(self, epoch: int, step: int) -> None:
         self.bar.n = self.bar.last_print_n = epoch * self.steps + step
         self.bar.set_description(f"epoch {epoch + 1}/{self.epochs}")
-
-    def step(self) -> None:
-        self.bar.update()
 
     def epoch(self, row: dict) -> None:
         """Say the line of a finished epoch; row: what metrics.csv has of it."""
@@ -69,3 +63,25 @@ class Progress:
         losses = "  ".join(f"{name.removeprefix('train_')} {row[name]:.4g}" for name in terms)
         accuracy = f"train {row['train_top1']:.2f} %  test {row['test_top1']:.2f} %"
         self.say(f"epoch {row['epoch']}/{self.epochs}  {losses}  {accuracy}  {row['seconds']:.1f} s")
+
+
+class StopButton:
+    """Turns the first interrupt (JupyterLab's stop button, Ctrl-C) into a wish that is met between two steps.
+
+    In the middle of a step the weights are half updated and not worth keeping. A second interrupt stops at once.
+    """
+
+    def __enter__(self) -> "StopButton":
+        self.pressed, self.before = False, None
+        with suppress(ValueError):  # outside the main thread, which alone hears signals
+            self.before = signal.signal(signal.SIGINT, self.press)
+        return self
+
+    def press(self, *_) -> None:
+        if self.pressed:
+            raise KeyboardInterrupt
+        self.pressed = True
+
+    def __exit__(self, *_) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)

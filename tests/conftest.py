@@ -1,10 +1,17 @@
-"""Small networks and images that every test file may use."""
+"""Small images, photographs and a web server that every test file may use."""
 
+import functools
+import http.server
+import threading
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from kdnb.data import ImageSet
-from kdnb.models import create_model
+from kdnb.data import Images
+
+NOBODY = "http://127.0.0.1:9/"  # the discard port: refuses at once, as a machine without a network does
 
 
 @pytest.fixture(autouse=True)
@@ -18,12 +25,44 @@ def image_set(n=40, size=8, classes=4, aspect=None, seed=0):
     labels = torch.arange(n) % classes
     images = torch.randint(0, 80, (n, 3, size, size), generator=generator) + 50 * labels.view(-1, 1, 1, 1)
     names = tuple(f"class {i}" for i in range(classes))
-    return ImageSet(images.clamp(max=255).to(torch.uint8), labels, names, (0.5,) * 3, (0.25,) * 3, aspect)
+    return Images(images.clamp(max=255).to(torch.uint8), labels, names, (0.5,) * 3, (0.25,) * 3, aspect)
+
+
+def picture(width, height, seed, mode="RGB"):
+    """A smooth random photograph: noise would not survive JPEG."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+def squashed(path, size):
+    return np.asarray(Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+
+
+def left_in(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.suffix != ".lock") if folder.is_dir() else []
 
 
 @pytest.fixture
-def pair():
-    """(student, teacher) outputs of two small networks on the same images."""
-    student, teacher = create_model("wrn_10_1", 5), create_model("wrn_16_1", 5)
-    images = torch.randn(6, 3, 16, 16)
-    return student(images), teacher(images)
+def cache_folder(tmp_path, monkeypatch):
+    """A cache of the test's own: never the user's."""
+    monkeypatch.setenv("KDNB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Serves the files of `server.folder` under `server.url`."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.folder, server.url = folder, f"http://127.0.0.1:{server.server_port}/"
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        yield server
+        server.shutdown()

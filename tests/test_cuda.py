@@ -1,32 +1,29 @@
 """What only a CUDA GPU can show; skipped where there is none."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import image_set
+from helpers import TINY, break_off, quiet, tiny, tiny_run, weights  # noqa: F401
 from torch.testing import assert_close
 
-from kdnb.batches import Batches, resample
-from kdnb.distill import Distiller
-from kdnb.experiment import Experiment
-from kdnb.models import create_model
-from kdnb.recipes import recipe
-from kdnb.runs import Run
-from kdnb.speed import Speed
-from kdnb.train import Training
+from kdnb import Distiller, Run, create_model, train
+from kdnb.data.loader import Loader, resample
+from kdnb.engine import Engine
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
 def test_batches_are_those_of_the_cpu():
-    sets = [
-        Batches(image_set(size=32), 20, 32, train=True, padding=2, flip=True, device=device)
+    both = [
+        Loader(image_set(size=32), 20, 32, train=True, padding=2, flip=True, device=device)
         for device in ("cpu", "cuda")
     ]
-    for (a, i), (b, j) in zip(*(batches.epoch(3) for batches in sets), strict=True):
-        assert torch.equal(i, j.cpu())
-        assert_close(a, b.cpu())
+    for one, other in zip(*(loader.epoch(3) for loader in both), strict=True):
+        assert_close(one.images, other.images.cpu())
+        assert torch.equal(one.labels, other.labels.cpu()) and torch.equal(one.index, other.index.cpu())
 
 
 def test_crops_are_those_of_the_cpu():
@@ -36,45 +33,42 @@ def test_crops_are_those_of_the_cpu():
     assert_close(there.cpu(), resample(images, index, boxes, 24), atol=0.1, rtol=0)
 
 
-def distilled(folder, **changes):
-    fixed = {"teacher": "wrn_16_1", "student": "wrn_10_1", "train_limit": 512, "epochs": 2, "device": "cuda"}
-    return Experiment(**fixed, outputs=str(folder), precision="float32", **changes).distilled_run()
-
-
 def test_a_replayed_run_computes_what_an_eager_one_does(tmp_path):
+    fixed = {"teacher": "wrn_16_1", "student": "wrn_10_1", "train_limit": 512, "epochs": 2, "device": "cuda"}
+    eager = train(Run(**fixed, precision="float32", compile="off", outputs=str(tmp_path / "eager")))
+    taught = {"teacher_weights": str(eager.teacher_run.folder), "outputs": str(tmp_path / "replayed")}
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*not replayed")
-        replayed = distilled(tmp_path / "replayed", compile="on")
-    eager = distilled(tmp_path / "eager", compile="off")
+        replayed = train(Run(**fixed, precision="float32", compile="on", **taught))
     for column in ("train_total", "train_afd"):
         assert replayed.metrics[column].to_numpy() == pytest.approx(eager.metrics[column].to_numpy(), rel=0.02)
-    assert replayed.links == pytest.approx(eager.links, abs=0.02)
+    assert replayed.history["afd.links"] == pytest.approx(eager.history["afd.links"], abs=0.02)
+
+
+def test_a_run_of_a_gpu_goes_on_and_is_read_on_a_cpu(tmp_path):
+    run = tiny_run(tmp_path, device="cuda")
+    break_off(replace(run, method="none"), 8)
+    made = train(replace(run, method="none"), say=quiet)
+    assert made == Run.open(made.folder, device="cpu") and made.config["machines"][0]["device_type"] == "cuda"
+    assert made.metrics["epoch"].tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_no_step_waits_for_the_gpu(tmp_path, compiled):
+def test_no_step_waits_for_the_gpu(tiny, tmp_path, compiled):  # noqa: F811
     teacher, student = (create_model(name, 4).cuda() for name in ("wrn_16_1", "wrn_10_1"))
-    example = torch.randn(2, 3, 8, 8, device="cuda")
-    distiller = Distiller(student, teacher, {"kd": 0.9, "afd": 20.0}, example)
-    train = Batches(image_set(n=160), 16, 8, train=True, padding=1, device="cuda")
-    config = {"precision": "bfloat16", "compile": compiled}
-    training = Training(distiller, train, train, recipe("digits", batch_size=16), Run(tmp_path / "r"), config, print)
-    batches = list(train.epoch())
-    for images, labels in batches[:6]:  # compiled, warmed up and recorded
-        training.one_step(images, labels)
+    distiller = Distiller(student, teacher, "afd", torch.randn(2, 3, 8, 8, device="cuda"))
+    loader = Loader(image_set(n=160), 16, 8, train=True, padding=1, device="cuda")
+    run = tiny_run(tmp_path, device="cuda", precision="bfloat16")
+    engine = Engine(distiller, run, torch.device("cuda"), compiled)
+    engine.start_epoch(0)
+    batches = list(loader.epoch())
+    for batch in batches[:6]:  # compiled, warmed up and recorded
+        engine(batch)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for images, labels in batches[6:]:
-            training.one_step(images, labels)
+        for batch in batches[6:]:
+            engine.set_lr(0.005)
+            engine(batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    training.check_finite()
-    assert_close(training.sums[-2].item(), 160.0)
-
-
-def test_a_step_is_taken_apart(tmp_path):
-    experiment = Experiment(teacher="wrn_16_1", student="wrn_10_1", train_limit=512, device="cuda", compile="on")
-    speed = Speed(experiment, repeats=2)
-    whole = speed.whole(compiled=True)
-    assert (whole[["ms", "peak MB"]] > 0).all(axis=None)
-    assert len(speed.parts()) == 6 and len(speed.floor()) == 2 and len(speed.loaders()) == 2
+    assert not engine.first_bad_step() and engine.sums[-2].item() == 160

@@ -2,18 +2,33 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdnb.distill import Distiller
-from kdnb.errors import InputError
-from kdnb.losses import AFD, LOSSES, Statistics, evenly, kd_loss
-from kdnb.models import Output, create_model
+from kdnb import LOSSES, Distiller, InputError, Output, create_model
+from kdnb.data import Batch
+from kdnb.losses.afd import AFD, Statistics
+from kdnb.losses.kd import KD
+
+NO_BATCH = Batch(None, None, None)
 
 
-def test_kd_is_the_kl_divergence_of_the_softened_answers():
-    student, teacher = torch.randn(5, 7), torch.randn(5, 7)
-    p, q = F.softmax(teacher / 3, 1), F.softmax(student / 3, 1)
+@pytest.fixture
+def networks():
+    """(student, teacher), small ones."""
+    return create_model("wrn_10_1", 5), create_model("wrn_16_1", 5)
+
+
+@pytest.fixture
+def pair(networks):
+    """Their outputs on the same images."""
+    images = torch.randn(6, 3, 16, 16)
+    return tuple(network(images) for network in networks)
+
+
+def test_kd_is_the_kl_divergence_of_the_softened_predictions():
+    student, teacher = (Output(torch.randn(5, 7), ()) for _ in range(2))
+    p, q = F.softmax(teacher.logits / 3, 1), F.softmax(student.logits / 3, 1)
     expected = (p * (p / q).log()).sum(1).mean() * 9
-    assert torch.allclose(kd_loss(student, teacher, temperature=3), expected, rtol=1e-5)
-    assert abs(float(kd_loss(teacher, teacher))) < 1e-6
+    assert torch.allclose(KD(student, teacher, T=3)(student, teacher, NO_BATCH), expected, rtol=1e-5)
+    assert abs(float(KD(student, teacher)(teacher, teacher, NO_BATCH))) < 1e-6
 
 
 def test_attention_rows_sum_to_one(pair):
@@ -40,18 +55,16 @@ def test_statistics_have_the_gradients_of_their_definition():
     assert torch.allclose(energies.double(), feat.square().mean(1), rtol=1e-5)
     assert torch.allclose(averages.double(), feat.mean((2, 3)), rtol=1e-4, atol=1e-6)
     own = torch.autograd.grad((energies * weights[0]).sum() + (averages * weights[1]).sum(), feat)[0]
-    plain = (feat.square().mean(1) * weights[0]).sum() + (feat.mean((2, 3)) * weights[1]).sum()
-    assert torch.allclose(own, torch.autograd.grad(plain, feat)[0], rtol=1e-4, atol=1e-6)
+    usual = (feat.square().mean(1) * weights[0]).sum() + (feat.mean((2, 3)) * weights[1]).sum()
+    assert torch.allclose(own, torch.autograd.grad(usual, feat)[0], rtol=1e-4, atol=1e-6)
 
 
 def test_dead_maps_have_finite_losses_and_gradients(pair):
     student, teacher = pair
     feats = tuple(torch.zeros_like(f).requires_grad_() for f in student.feats)
-    dead = Output(student.logits, feats)
-    loss = AFD(student, teacher)(dead, teacher)
+    loss = AFD(student, teacher)(Output(student.logits, feats), teacher, NO_BATCH)
     loss.backward()
-    assert torch.isfinite(loss)
-    assert all(torch.isfinite(f.grad).all() for f in feats)
+    assert torch.isfinite(loss) and all(torch.isfinite(f.grad).all() for f in feats)
 
 
 def test_links_are_the_mean_attention_since_they_were_zeroed(pair):
@@ -59,23 +72,23 @@ def test_links_are_the_mean_attention_since_they_were_zeroed(pair):
     seen = []
     for _ in range(3):
         seen.append(afd.attention(*pair))  # the same as forward's: batch norm in train mode does not depend on the past
-        afd(*pair)
-    mean = torch.cat(seen).mean(0)
-    assert torch.allclose(afd.links / afd.seen, mean, atol=1e-6)
-    afd.eval()(*pair)
-    assert afd.seen == 18
-    assert not any("links" in k or "seen" in k for k in afd.state_dict())  # published AFD checkpoints have none
+        afd(*pair, NO_BATCH)
+    assert torch.allclose(afd.means()["links"], torch.cat(seen).mean(0), atol=1e-6)
+    afd.eval()(*pair, NO_BATCH)
+    assert afd.links_count == 18  # what is not trained on does not count
+    assert not any("links" in key for key in afd.state_dict())  # published AFD checkpoints have none
+    assert set(afd.running_buffers()) == {"links_sum", "links_count"}
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_trains_the_student_and_never_the_teacher(name):
-    student, teacher = create_model("wrn_10_1", 5), create_model("wrn_16_1", 5)
+@pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name].taught])
+def test_every_loss_trains_the_student_and_never_the_teacher(networks, name):
+    student, teacher = networks
     images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
-    distiller = Distiller(student, teacher, {name: 1.0}, images).train()
+    distiller = Distiller(student, teacher, f"{name}:1", images).train()
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
-    terms, logits = distiller(images, labels)
-    assert terms[name].shape == () and logits.shape == (4, 5)
-    terms[name].backward()
+    terms, logits = distiller(images, labels, torch.arange(4))
+    assert list(terms) == ["total", name] and terms[name].shape == () and logits.shape == (4, 5)
+    terms["total"].backward()
     assert float(student.conv1.weight.grad.abs().sum()) > 0
     assert all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(v, teacher.state_dict()[k]) for k, v in before.items())
@@ -83,30 +96,35 @@ def test_every_loss_trains_the_student_and_never_the_teacher(name):
     assert not any("teacher" in k for k in distiller.trained().state_dict())
 
 
-def test_the_objective_is_the_weighted_sum():
-    student, teacher = create_model("wrn_10_1", 5), create_model("wrn_16_1", 5)
+def test_the_objective_is_the_weighted_sum(networks):
     images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
-    terms, logits = Distiller(student, teacher, {"kd": 0.9, "afd": 200.0}, images)(images, labels)
+    distiller = Distiller(*networks, "afd", images)
+    terms, logits = distiller(images, labels)
     assert torch.allclose(terms["ce"], F.cross_entropy(logits, labels))
     assert torch.allclose(terms["total"], terms["ce"] + 0.9 * terms["kd"] + 200 * terms["afd"])
+    assert set(distiller.means()) == {"afd.links"} and "weights" not in distiller.state_dict()
 
 
-def test_kd_is_left_out_where_the_classes_differ():
-    student, teacher = create_model("wrn_10_1", 5), create_model("wrn_16_1", 9)
-    distiller = Distiller(student, teacher, {"kd": 0.9, "afd": 200.0}, torch.randn(2, 3, 16, 16))
-    assert list(distiller.losses) == ["afd"]
-    assert distiller.left_out == ["kd is left out: the teacher knows 9 classes, the data set has 5"]
+def test_weights_of_a_loss_with_a_warm_up_rise(networks, monkeypatch):
+    monkeypatch.setattr(AFD, "warmup", 4)
+    distiller = Distiller(*networks, "afd", torch.randn(2, 3, 16, 16))
+    place = distiller.weights.data_ptr()
+    for epoch, share in enumerate([0.25, 0.5, 0.75, 1, 1]):
+        distiller.start_epoch(epoch)
+        assert distiller.weights.tolist() == pytest.approx([1, 0.9, 200 * share])
+    assert distiller.weights.data_ptr() == place  # a recorded step reads them there
 
 
-def test_unknown_losses_and_missing_teachers_are_refused():
-    student = create_model("wrn_10_1", 5)
-    with pytest.raises(InputError, match="unknown loss 'crd': choose one of afd, at, fitnet, kd"):
-        Distiller(student, student, {"crd": 1.0}, torch.randn(2, 3, 16, 16))
-    with pytest.raises(InputError, match="need a teacher"):
-        Distiller(student, None, {"kd": 1.0})
+def test_predictions_of_other_classes_are_left_out_or_refused():
+    networks, example = (create_model("wrn_10_1", 5), create_model("wrn_16_1", 9)), torch.randn(2, 3, 16, 16)
+    partly = Distiller(*networks, "afd", example, partly=True)
+    assert list(partly.losses) == ["ce", "afd"] and partly.left_out == ("kd",) and len(partly.weights) == 2
+    for method, options in (("afd", {}), ("kd", {"partly": True})):
+        with pytest.raises(InputError, match="kd compares predictions, and this teacher knows other classes"):
+            Distiller(*networks, method, example, **options)
 
 
-def test_maps_are_paired_from_shallow_to_deep():
-    few, many = (Output(None, tuple(torch.full((1, 1, 1, 1), float(i)) for i in range(n))) for n in (3, 6))
-    assert [int(h_t) for _, h_t in evenly(many, few)] == [1, 3, 5]
-    assert [int(h_t) for _, h_t in evenly(few, many)] == [0, 0, 0, 1, 1, 2]
+def test_a_method_of_losses_needs_a_teacher_and_none_runs_none(networks):
+    with pytest.raises(InputError, match=r"the method ce:0.1 \+ kd:0.9 needs a teacher and an example batch"):
+        Distiller(networks[0], None, "kd")
+    assert Distiller(*networks, "none", torch.randn(2, 3, 16, 16)).teacher is None

@@ -1,25 +1,32 @@
 import pickle
+from urllib.error import URLError
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from kdnb.errors import InputError
-from kdnb.models import RESNETS, Output, create_model, load_weights, model_name, parameter_count
+from kdnb import InputError, Output, create_model, load_weights
+from kdnb.models import blocks, class_count, fingerprint, imagenet_model, model_name, parameter_count, read_metadata
 
-ALL = ["wrn_10_1", "wrn_16_2", "wrn_40_2", *RESNETS]
+ALL = ["wrn_10_1", "wrn_16_2", "wrn_40_2", "resnet18", "resnet34", "resnet50"]
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_model_returns_logits_and_feats(name):
-    model = create_model(name, 7).eval()
+def test_every_model_returns_its_features_once_computed(name):
+    model = create_model(name, 7)
     output = model(torch.randn(2, 3, 64, 64))
-    assert isinstance(output, Output)
-    assert output.logits.shape == (2, 7)
+    counts = {int(v) for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")}
+    assert counts == {1}  # each batch norm was called once
+    assert isinstance(output, Output) and output.logits.shape == (2, 7) and class_count(model) == 7
     assert len(output.feats) == len(model.block_names)
     assert all(feat.shape[0] == 2 and feat.ndim == 4 and feat.min() >= 0 for feat in output.feats)  # after the ReLU
     sizes = [feat.shape[2] for feat in output.feats]
     assert sizes == sorted(sizes, reverse=True)
+    assert [stage.shape[2] for stage in output.stages] == sorted(set(sizes), reverse=True)
+    assert torch.equal(model.get_submodule(model.classifier)(output.pooled), output.logits)
+    found = blocks(model, 64)
+    assert model.training and [block.shape for block in found] == [tuple(f.shape[1:]) for f in output.feats]
+    assert [block.name for block in found] == model.block_names and found[0].name == "1.1"
 
 
 @pytest.mark.parametrize(
@@ -34,37 +41,29 @@ def test_every_model_returns_logits_and_feats(name):
 )
 def test_parameter_counts_and_taps(name, classes, count, taps):
     model = create_model(name, classes)
-    assert parameter_count(model) == count
-    assert len(model.block_names) == taps
+    assert parameter_count(model) == count and len(model.block_names) == taps
 
 
-def test_wide_resnet_first_tap_is_the_second_blocks_entry():
+def test_wide_resnets_taps_are_activations_and_its_stages_raw_sums():
     model = create_model("wrn_16_1", 3).eval()
     images = torch.randn(2, 3, 16, 16)
     x, _ = model.block1.layer[0](model.conv1(images))
-    expected = torch.relu(model.block1.layer[1].bn1(x))
-    assert torch.equal(model(images).feats[0], expected)
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_batch_norms_run_once_per_forward(name):
-    model = create_model(name, 3)
-    model(torch.randn(2, 3, 64, 64))
-    counts = {int(v) for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")}
-    assert counts == {1}
+    output = model(images)
+    assert torch.equal(output.feats[0], torch.relu(model.block1.layer[1].bn1(x)))
+    assert torch.equal(output.feats[-1], torch.relu(model.bn1(output.stages[-1]))) and output.stages[-1].min() < 0
 
 
 @pytest.mark.parametrize(
     ("spelling", "name"),
-    [("wrn40x2", "wrn_40_2"), ("WRN-16-2", "wrn_16_2"), ("resnet34im", "resnet34"), ("wrn_40_2", "wrn_40_2")],
+    [("wrn40x2", "wrn_40_2"), ("WRN-16-2", "wrn_16_2"), ("resnet34im", "resnet34"), (" wrn_40_2", "wrn_40_2")],
 )
 def test_spellings(spelling, name):
     assert model_name(spelling) == name
 
 
-@pytest.mark.parametrize("name", ["vgg", "wrn_17_2", "resnet35", ""])
+@pytest.mark.parametrize("name", ["vgg", "wrn_17_2", "wrn_16_0", "resnet35", ""])
 def test_unknown_models_are_refused(name):
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=r"unknown model|depth must be 6n"):
         create_model(name, 10)
 
 
@@ -73,24 +72,24 @@ def test_weights_come_back_from_any_wrapping(tmp_path, wrap):
     model = create_model("wrn_16_1", 6)
     torch.save(wrap({f"module.{k}": v for k, v in model.state_dict().items()}), tmp_path / "w.pth")
     loaded = load_weights("wrn16x1", tmp_path / "w.pth")
-    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
+    assert fingerprint(loaded) == fingerprint(model) != fingerprint(create_model("wrn_16_1", 6))
+    assert read_metadata(tmp_path / "w.pth") == {}
 
 
 def test_half_precision_safetensors_load_as_float32(tmp_path):
     model = create_model("wrn_16_1", 6)
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    save_file(state, tmp_path / "w.safetensors")
+    save_file(state, tmp_path / "w.safetensors", {"kdnb": "[1]"})
     loaded = load_weights("wrn_16_1", tmp_path / "w.safetensors")
-    assert loaded.fc.weight.dtype == torch.float32
+    assert loaded.fc.weight.dtype == torch.float32 and read_metadata(tmp_path / "w.safetensors") == {}
     assert torch.allclose(loaded.fc.weight, model.fc.weight, atol=1e-3)
 
 
-def test_weights_of_another_network_are_named(tmp_path):
+@pytest.mark.parametrize(("name", "why"), [("wrn_16_1", ": block1"), ("resnet18", "")])
+def test_weights_of_another_network_are_named(tmp_path, name, why):
     save_file(create_model("wrn_16_2", 6).state_dict(), tmp_path / "w.safetensors")
-    with pytest.raises(InputError, match="does not fit wrn_16_1: block1"):
-        load_weights("wrn_16_1", tmp_path / "w.safetensors")
-    with pytest.raises(InputError, match=r"does not fit resnet18"):
-        load_weights("resnet18", tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=f"does not fit {name}{why}"):
+        load_weights(name, tmp_path / "w.safetensors")
 
 
 class Bomb:
@@ -98,21 +97,28 @@ class Bomb:
         return (exec, ("raise SystemExit('code ran')",))
 
 
-@pytest.mark.parametrize("name", ["bomb.pth", "bomb.safetensors"])
-def test_a_checkpoint_never_runs_code(tmp_path, name):
-    (tmp_path / name).write_bytes(pickle.dumps({"model": Bomb()}))
-    with pytest.raises(InputError, match="not a readable weights file"):
-        load_weights("wrn_16_1", tmp_path / name)
-    torch.save({"model": Bomb()}, tmp_path / "zip.pth")
-    with pytest.raises(InputError, match="not a readable weights file"):
-        load_weights("wrn_16_1", tmp_path / "zip.pth")
-
-
-@pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04 torn"])
-def test_damaged_weights_files(tmp_path, content):
-    for name in ("w.pth", "w.safetensors"):
+@pytest.mark.parametrize("content", [pickle.dumps({"model": Bomb()}), b"", b"not weights", b"PK\x03\x04 torn", b"[1]"])
+def test_what_is_no_weights_file_runs_no_code(tmp_path, content):
+    for name in ("w.pth", "w.safetensors", "zip.pth"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match="not a readable weights file"):
+        if name == "zip.pth":
+            torch.save({"model": Bomb()}, tmp_path / name)
+        with pytest.raises(InputError, match=rf"{name} is not a readable weights file"):
             load_weights("wrn_16_1", tmp_path / name)
-    with pytest.raises(InputError, match="no weights file"):
+        assert read_metadata(tmp_path / name) == {}
+    with pytest.raises(InputError, match=r"no weights file at .*absent\.pth"):
         load_weights("wrn_16_1", tmp_path / "absent.pth")
+
+
+def test_imagenet_weights_are_loaded_from_where_torchvision_keeps_them(tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(InputError, match=r"put https://\S+resnet34-b627a593.pth into .*checkpoints.*'none'"):
+        imagenet_model("resnet34")
+    model = create_model("resnet18", 1000)
+    torch.save(model.state_dict(), tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
+    loaded, classes = imagenet_model("resnet18")
+    assert fingerprint(loaded) == fingerprint(model) and len(classes) == 1000 and "tench" in classes

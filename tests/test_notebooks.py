@@ -3,84 +3,123 @@
 import ast
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
-from dataclasses import fields
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from kdnb.experiment import Experiment
-
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[a-z]*.ipynb"))
-QUICK = ["-p", "epochs", "1", "-p", "train_limit", "128", "-p", "teacher", "wrn_16_1", "-p", "student", "wrn_10_1"]
+TINY = {"student": "wrn_10_1", "teacher": "wrn_10_1", "batch_size": 25, "image_size": 8}
+QUICK = TINY | {"epochs": 1, "teacher_epochs": 1}
+LINE = re.compile(r"(\w+): (\w+) = (?:field\(default=)?(.+?)(?:, compare=False\))?  # (.+)")  # name, type, default, why
 
 
 def cells(path, kind="code"):
     return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
 
 
-def parameters(path):
-    tagged = [cell for cell in cells(path) if "parameters" in cell["metadata"].get("tags", [])]
-    assert len(tagged) == 1 and tagged[0] is cells_first(path, tagged[0])
-    return "".join(tagged[0]["source"])
-
-
-def cells_first(path, cell):
-    return cell if cells(path)[0] == cell else None
+def said(lines):
+    """{name: (type, default, comment)} of a parameters cell, or of a dataclass."""
+    return {found[1]: found.groups()[1:] for line in lines if (found := LINE.fullmatch(line.strip()))}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 class TestEvery:
-    def test_no_outputs(self, path):
+    def test_it_is_clean_and_prose_comes_first(self, path):
         assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells(path))
-
-    def test_one_parameters_cell_comes_first_and_explains_itself(self, path):
-        lines = [line for line in parameters(path).splitlines() if line.strip()]
-        assert all(
-            "#" in line and ":" in line.split("=")[0] for line in lines
-        )  # typed, with a comment for --help-notebook
-
-    def test_prose_before_code_and_no_definitions(self, path):
-        notebook = json.loads(path.read_text())["cells"]
-        assert notebook[0]["cell_type"] == "markdown"
-        assert len(cells(path, "markdown")) >= len(cells(path)) - 1
+        kinds = [cell["cell_type"] for cell in json.loads(path.read_text())["cells"]]
+        assert kinds[:2] == ["markdown", "markdown"] or kinds[:2] == ["markdown", "code"]
+        assert kinds.count("markdown") >= kinds.count("code") - 1
         for cell in cells(path):
             tree = ast.parse("".join(cell["source"]))
-            assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.walk(tree))
+            assert not any(isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef) for node in ast.walk(tree))
+
+    def test_its_parameters_are_those_of_run_to_the_letter(self, path):
+        tagged = [i for i, cell in enumerate(cells(path)) if "parameters" in cell["metadata"].get("tags", [])]
+        lines = "".join(cells(path)[0]["source"]).splitlines()
+        told, fields = said(lines), said((ROOT / "kdnb/run.py").read_text().splitlines())
+        assert tagged == [0] and len(told) == len(lines) and len(fields) == 20
+        extra = {"attention": {"run"}, "results": {"outputs", "source"}}.get(path.stem, set())
+        assert {name: told[name] for name in told if name not in extra} == {
+            name: fields[name] for name in fields if name in told and name not in extra
+        }
+        assert path.stem not in ("distill", "train") or list(told) == list(fields)
 
 
-def test_distill_has_the_parameters_of_an_experiment():
-    assigned = {
-        node.target.id: (node.annotation.id, ast.literal_eval(node.value))
-        for node in ast.parse(parameters(ROOT / "notebooks" / "distill.ipynb")).body
-    }
-    expected = {field.name: (type(field.default).__name__, field.default) for field in fields(Experiment)}
-    assert assigned == expected
+# Headless
 
 
-def papermill(notebook, output, *arguments, cwd=ROOT):
-    command = [sys.executable, "-m", "papermill", str(notebook), str(output), *map(str, arguments), "--no-progress-bar"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+def papermill(notebook, output, cwd=ROOT / "notebooks", **parameters):
+    """The process, when it has ended; numbers and True reach the notebook as such."""
+    words = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
+    command = [sys.executable, "-m", "papermill", str(notebook), str(output), *words, "--no-progress-bar"]
+    return subprocess.run(command, cwd=cwd, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
 
 
 def pictures(path):
-    return [o for cell in cells(path) for o in cell["outputs"] if "image/png" in o.get("data", {})]
+    return sum("image/png" in output.get("data", {}) for cell in cells(path) for output in cell["outputs"])
 
 
-def test_distill_runs_headless_from_its_own_folder(tmp_path):
-    done = papermill("distill.ipynb", tmp_path / "out.ipynb", *QUICK, "-p", "outputs", tmp_path, cwd=ROOT / "notebooks")
+@pytest.fixture(scope="session")
+def outputs(tmp_path_factory):
+    """An outputs folder in which distill.ipynb has run, from its own folder, with tiny networks."""
+    folder = tmp_path_factory.mktemp("outputs")
+    done = papermill("distill.ipynb", folder / "distill.ipynb", outputs=folder, **QUICK)
     assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "runs").glob("*/result.json"))) == 3
-    assert len(pictures(tmp_path / "out.ipynb")) == 3  # images, learning curves, links
-    text = (tmp_path / "out.ipynb").read_text()
+    return folder
+
+
+def test_distill_makes_three_networks_and_three_pictures(outputs):
+    assert len(list((outputs / "runs").glob("*/result.json"))) == 3
+    assert pictures(outputs / "distill.ipynb") == 3  # images, learning curves, links
+    text = (outputs / "distill.ipynb").read_text()
     assert "epoch 1/1" in text and "it/s" not in text  # lines, no bars
 
 
+def test_the_others_run_on_what_it_left(outputs, tmp_path):
+    shutil.copytree(outputs / "runs", tmp_path / "runs")
+    shutil.copytree(ROOT / "outputs/records", tmp_path / "records")
+    name = next(path.parent.name for path in outputs.glob("runs/*/history.npz"))
+    jobs = {
+        "by name": ("attention.ipynb", {"run": name, "outputs": tmp_path, "threads": 1}),
+        "newest": ("attention.ipynb", {"outputs": tmp_path}),
+        "train": ("train.ipynb", QUICK | {"method": "none", "outputs": tmp_path}),  # finished before
+        "data": ("data.ipynb", {"image_size": 8}),
+        "runs": ("results.ipynb", {"outputs": tmp_path}),
+        "records": ("results.ipynb", {"outputs": tmp_path, "source": "records"}),
+        "speed": ("speed.ipynb", TINY | {"outputs": tmp_path}),
+    }
+
+    def execute(job):
+        notebook, parameters = jobs[job]
+        return papermill(notebook, tmp_path / f"{job}.ipynb", **parameters)
+
+    with ThreadPoolExecutor(2) as pool:
+        failed = {job: done.stderr for job, done in zip(jobs, pool.map(execute, jobs), strict=True) if done.returncode}
+    assert failed == {}
+    drawn = {job: pictures(tmp_path / f"{job}.ipynb") for job in jobs}
+    assert drawn["by name"] == drawn["newest"] >= 9 and drawn["train"] == 1 and drawn["data"] >= 4
+    assert "finished before" in (tmp_path / "train.ipynb").read_text()
+    for folder in ("runs/tables", "tables"):
+        names = {"first.md", "headline.md", "results.md", "short-runs.md"}
+        assert {path.name for path in (tmp_path / folder).glob("[!s]*.md")} | {"short-runs.md"} == names
+    assert "wrn_10_1" in (tmp_path / "runs/tables/headline.md").read_text()
+    assert "wrn_10_1" not in (tmp_path / "tables/headline.md").read_text()
+    assert list((tmp_path / "runs/figures").glob("learning-curves-digits*.png"))
+    assert list((tmp_path / "figures").glob("speed-digits*.png")) and list(
+        (tmp_path / "tables").glob("speed-digits*.md")
+    )
+
+
 def test_a_misspelt_parameter_stops_before_anything_trains(tmp_path):
-    done = papermill("notebooks/distill.ipynb", tmp_path / "out.ipynb", "-p", "epohcs", "1", "-p", "outputs", tmp_path)
-    assert done.returncode != 0
-    assert "InputError: unknown parameter 'epohcs': choose from dataset" in done.stderr
-    assert not (tmp_path / "runs").exists()
+    source = (ROOT / "notebooks/distill.ipynb").read_text()
+    (tmp_path / "typed.ipynb").write_text(source.replace('"epochs: int = 0', '"epohcs: int = 1'))  # by hand
+    for notebook, wrong in ((ROOT / "notebooks/distill.ipynb", {"epohcs": 1}), (tmp_path / "typed.ipynb", {})):
+        done = papermill(notebook, tmp_path / "out.ipynb", outputs=tmp_path, **wrong)
+        assert done.returncode != 0 and "InputError: unknown parameter 'epohcs': choose from dataset" in done.stderr
+        assert not (tmp_path / "runs").exists()

@@ -1,4 +1,4 @@
-"""Pictures say in their titles what is in the data, and their labels can be read."""
+"""Figures draw what they are given, and their labels can be read."""
 
 from unittest.mock import patch
 
@@ -8,13 +8,21 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import image_set
+from matplotlib.colors import to_rgba
 from matplotlib.text import Text
+from PIL import Image
 
 from kdnb import plots
-from kdnb.runs import Run
+from kdnb.analysis import Gallery, Survey, by_class
+from kdnb.data.loader import Loader
+from kdnb.plots import maps
+
+SHAPES = [(64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7)]
+NAMES = ["writing_on_a_book", "looking_through_a_microscope", "running"]
 
 
 @pytest.fixture(autouse=True)
@@ -23,16 +31,39 @@ def closed():
     plt.close("all")
 
 
-def blocks(groups, per_group, sizes=("64×56×56", "128×28×28", "256×14×14", "512×7×7")):
-    return [f"{g + 1}.{b + 1}  {sizes[g]}" for g in range(groups) for b in range(per_group)]
+def blocks(groups, per_group):
+    return [(f"{g + 1}.{b + 1}", SHAPES[g]) for g in range(groups) for b in range(per_group)]
 
 
 def some_links(*shape, seed=0):
     return np.random.default_rng(seed).dirichlet(np.full(shape[-1], 0.5), shape[:-1])
 
 
-def title(fig):
-    return fig.get_suptitle() or fig.axes[0].get_title()
+def survey_of(links, labels, names):
+    return Survey(names, labels, links, {}, {}, {})
+
+
+def normalised(maps):
+    return (maps / np.sqrt((maps**2).sum((1, 2), keepdims=True))).astype(np.float32)
+
+
+def some_gallery(n=3):
+    rng = np.random.default_rng(0)
+    sides = {"teacher": (8, 8, 4, 4, 2, 2), "baseline": (8, 4, 2), "distilled": (8, 4, 2)}
+    maps = {role: [normalised(rng.random((n, h, h))) for h in its] for role, its in sides.items()}
+    students, said = ("baseline", "distilled"), {"baseline": [NAMES[1], NAMES[1], NAMES[0]][:n], "distilled": NAMES[:n]}
+    distances = np.broadcast_to(np.arange(6)[:, None] / 10 + np.arange(3) / 100, (n, 6, 3))
+    pixels = rng.integers(0, 256, (n, 8, 8, 3)).astype(np.uint8)
+    return Gallery(NAMES[:n], pixels, maps, dict.fromkeys(students, distances), said, (blocks(3, 2), blocks(3, 1)))
+
+
+def epochs(line, role, run, top1, **more):
+    what = {"line": line, "role": role, "run": run, "epoch": np.arange(len(top1)) + 1}
+    return pd.DataFrame({**what, "test_top1": top1, **more})
+
+
+def texts(labels):
+    return [label.get_text() for label in labels]
 
 
 def crowded(fig):
@@ -45,114 +76,197 @@ def crowded(fig):
 
     with patch.object(Text, "draw", note):
         fig.canvas.draw()
-    boxes = [
-        (t.get_text(), t.get_window_extent().padded(-1)) for t in drawn if t.get_visible() and t.get_text().strip()
-    ]
+    shown = [t for t in drawn if t.get_visible() and t.get_text().strip()]
+    boxes = [(t.get_text(), t.get_window_extent().padded(-1)) for t in shown]
     page = fig.bbox.padded(2)
     out = [text for text, b in boxes if b.x0 < page.x0 or b.y0 < page.y0 or b.x1 > page.x1 or b.y1 > page.y1]
     return out + [(a, b) for i, (a, one) in enumerate(boxes) for b, two in boxes[:i] if one.overlaps(two)]
 
 
-PAIRS = [(blocks(3, 6), blocks(3, 2)), (blocks(4, 4), blocks(4, 2)), (blocks(3, 6), blocks(3, 6)), (blocks(3, 1),) * 2]
-CLASSES = [f"looking_through_a_microscope_{i}" for i in range(30)]
+def test_a_role_looks_alike_in_every_figure_and_no_two_lines_do():
+    styles = plots.role_styles({"kd": "kd", "afd": "distilled", "alone": "baseline", "wide": "baseline", "crd": "crd"})
+    assert styles["afd"] == plots.ROLES["distilled"] and styles["alone"] == plots.ROLES["baseline"]
+    assert len({look.color for look in styles.values()}) == len({look.dashes for look in styles.values()}) == 5
+    assert plots.role_styles({"x": "kd"})["x"] == styles["kd"]  # further ones in the order given
 
 
-@pytest.mark.parametrize(("teacher", "student"), PAIRS, ids=["wrn", "resnet", "alike", "small"])
-def test_nothing_lies_over_anything_else(teacher, student):
-    T, S = len(teacher), len(student)
-    links, labels = some_links(90, T, S), np.arange(90) % 30
+@pytest.mark.parametrize(("T", "S"), [((3, 6), (3, 2)), ((4, 4), (4, 4)), ((3, 1), (3, 1))], ids=["wrn", "many", "few"])
+def test_nothing_lies_over_anything_else(T, S):
+    both, named = (blocks(*T), blocks(*S)), "stanford40, resnet34 → resnet18"
+    links, names = some_links(90, len(both[0]), len(both[1])), [f"looking_through_a_microscope_{i}" for i in range(30)]
     figures = [
-        plots.link_matrix(links.mean(0), teacher, student),
-        plots.link_entropy(links, teacher),
-        plots.link_history(some_links(240, T, S), teacher, student),
-        plots.links_by_class(links, labels, CLASSES, teacher, student),
-        plots.map_distances({"plain student": links[0, :, 0] + 0.1, "distilled student": links[0, :, 0]}, teacher),
+        plots.link_matrix(links.mean(0), *both, named),
+        plots.link_entropy(links, *both, named),
+        plots.link_history(links, *both, named),
+        plots.links_by_class(by_class(survey_of(links, np.arange(90) % 30, names)), *both, named),
+        plots.map_distances({"baseline": links + 0.1, "distilled": links}, links, both[0], named),
     ]
     assert [crowded(fig) for fig in figures] == [[]] * 5
-    assert all(fig.get_figwidth() <= 9 for fig in figures)
+    assert all(fig.get_figwidth() <= 9 and fig.get_suptitle().endswith(f" – {named}") for fig in figures)
 
 
-def test_link_matrix_shows_the_links_and_says_how_many_keep_to_their_size():
-    teacher, student = ["1.1  8×4×4", "2.1  8×2×2"], ["1.1  4×4×4", "2.1  4×2×2"]
-    fig = plots.link_matrix(np.array([[0.9, 0.1], [0.3, 0.7]]), teacher, student)
-    assert title(fig) == "80 % of attention joins maps of the same size (without preference: 50 %)"
-    assert fig.axes[0].images[0].get_array().tolist() == [[0.9, 0.1], [0.3, 0.7]]
-    assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == teacher
-    assert "attention" in fig.axes[1].get_ylabel()  # the colour bar
-    fig = plots.link_matrix(np.array([[0.9, 0.1], [0.3, 0.7]]), ["1.1", "2.1"], ["1.1", "2.1"])
-    assert title(fig) == "Strongest link: teacher 1.1 teaches student 1.1 (0.90)"
+def test_links_of_the_last_epoch_are_drawn_from_0_to_1_beside_names_and_sizes():
+    both = [*zip(np.array(["1.1", "2.1"]), np.array([(8, 4, 4), (8, 2, 2)]), strict=True)]
+    means = np.array([[[0.5, 0.5], [0.5, 0.5]], [[0.9, 0.1], [0.3, 0.7]]])
+    ax = plots.run_links((means, both, both)).axes[0]
+    assert ax.images[0].get_array().tolist() == [[0.9, 0.1], [0.3, 0.7]] and ax.images[0].get_clim() == (0, 1)
+    assert texts(ax.get_yticklabels()) == ["1.1  8×4×4", "2.1  8×2×2"]
+    assert texts(ax.get_xticklabels()) == ["1.1\n8×4×4", "2.1\n8×2×2"]
+    assert texts(ax.texts) == ["0.90", "0.10", "0.30", "0.70"]
+    assert plots.run_links(None) is None
 
 
-def test_entropy_names_the_choosiest_block():
-    links = np.full((5, 3, 4), 0.25)
-    links[:, 1] = [0, 0, 0.5, 0.5]
-    assert "Teacher block 2.1 is the choosiest: its links reach 2.0 of" in title(
-        plots.link_entropy(links, blocks(3, 1))
-    )
+def test_history_shows_epochs_and_how_far_each_is_from_the_last():
+    way = np.array([0, 0.5, 0.95, 0.8, 0.92, 1.0])  # strays once, at epoch 4
+    *panels, below, _ = plots.link_history(np.stack([1 - way, way], 1)[:, None], blocks(1, 1), blocks(1, 2)).axes
+    assert [ax.get_title() for ax in panels] == [f"epoch {e}" for e in (1, 2, 3, 4, 6)]
+    assert [ax.images[0].get_clim() for ax in panels] == [(0, 1)] * 5
+    assert below.lines[0].get_ydata() == pytest.approx(100 * (1 - way)) and below.lines[1].get_xdata() == [5, 5]
 
 
-def test_history_says_when_the_way_is_done():
-    way = np.array([0, 0.5, 0.95, 1.0])
-    fig = plots.link_history(np.stack([1 - way, way], 1)[:, None], ["1.1"], ["1.1", "1.2"])
-    assert title(fig) == "By epoch 3 of 4, nine tenths of the links' way is done: 100 % of attention moved"
-    assert [ax.get_title() for ax in fig.axes[:4]] == [f"epoch {e}" for e in (1, 2, 3, 4)]
-    assert fig.axes[-1].lines[0].get_ydata() == pytest.approx([100, 50, 5, 0])
-    assert len(plots.link_history(some_links(1, 2, 3), blocks(2, 1), blocks(3, 1)).axes) == 3  # one epoch
-
-
-def test_the_class_with_links_of_its_own_comes_first_and_absent_ones_not_at_all():
+def test_the_class_with_links_of_its_own_comes_first():
     links, labels = some_links(120, 3, 4), np.arange(120) % 4
     links[labels == 2] = [1, 0, 0, 0]
-    fig = plots.links_by_class(links, labels, ["a_b", "c", "odd_one", "d", "absent"], blocks(3, 1), blocks(4, 1))
-    assert fig.axes[0].get_yticklabels()[0].get_text() == "odd one"
-    assert len(fig.axes[0].patches) == 4 and "“odd one” most" in title(fig) and "of 4 classes" in title(fig)
-    assert fig.axes[1].get_title() == "odd one"
-    alone = plots.links_by_class(links, labels * 0, ["one"], blocks(3, 1), blocks(4, 1))
-    assert "0 of 1 classes" in title(alone)
+    told = by_class(survey_of(links, labels, ["a_b", "c", "odd_one", "d"]))
+    bars, first, *_ = plots.links_by_class(told, blocks(3, 1), blocks(4, 1)).axes
+    assert texts(bars.get_yticklabels())[0] == first.get_title() == "odd one"
+    assert [p.get_width() for p in bars.patches] == pytest.approx(sorted(100 * told.deviation, reverse=True))
+    np.testing.assert_allclose(first.images[0].get_array(), told.links[2] - told.mean)
+    alone = plots.links_by_class(by_class(survey_of(links, labels * 0, ["one"])), blocks(3, 1), blocks(4, 1))
+    assert len(alone.axes) == 3 and crowded(alone) == []  # the bar, the one difference, which is none, its scale
 
 
-def test_map_distances_counts_the_blocks_that_came_closer():
-    distances = {"plain student": np.array([0.2, 0.2, 0.1]), "distilled student": np.array([0.1, 0.05, 0.2])}
-    said = title(plots.map_distances(distances, blocks(3, 1)))
-    assert "closer to 2 of 3 teacher blocks (distance −30 % on average)" in said
+def test_points_over_blocks_stand_where_they_are():
+    links = np.array([[[1.0, 0, 0, 0], [0.5, 0.5, 0, 0]], [[0, 1, 0, 0], [0.5, 0.5, 0, 0]]])
+    apart = np.broadcast_to([0.1, 0.3, 9, 9], (2, 2, 4))
+    distances = {"baseline": 2 * apart, "distilled": apart}
+    _, *points = plots.map_distances(distances, links, blocks(2, 1)).axes[0].collections
+    assert [p.get_offsets()[:, 1].tolist() for p in points] == [pytest.approx([0.4, 0.4]), pytest.approx([0.2, 0.2])]
+    assert [tuple(p.get_facecolor()[0]) for p in points] == [to_rgba(plots.ROLES[role].color) for role in distances]
+    ax = plots.link_entropy(links, blocks(2, 1), blocks(4, 1)).axes[0]
+    of_mean, of_images = (p.get_offsets()[:, 1].tolist() for p in ax.collections[1:])
+    assert of_mean == pytest.approx([1, 1]) and of_images == pytest.approx([0, 1], abs=1e-6)
+    assert ax.lines[0].get_ydata() == [2, 2]  # log2 of 4, all blocks alike
 
 
-@pytest.mark.parametrize(
-    ("ends", "said"),
-    [
-        ((70.0, 72.5), "Distilled student ends highest, at 72.50 %"),
-        ((72.5, 72.5), "All networks end at 72.50 %"),
-        ((72.5,), "Plain student ends at 72.50 %"),
-        ((72.5, 72.5, 70.0), "Plain student and distilled student end highest, at 72.50 %"),
-    ],
-)
-def test_learning_curves_say_who_ends_highest(tmp_path, ends, said):
-    runs = {}
-    for name, end in zip(("plain student", "distilled student", "teacher"), ends, strict=False):
-        runs[name] = Run(tmp_path / name)
-        runs[name].folder.mkdir()
-        runs[name].write_history([{"epoch": 1, "test_top1": 99.0}, {"epoch": 2, "test_top1": end}], [])
-    fig = plots.learning_curves(runs)
-    assert title(fig) == said and crowded(fig) == []
+def test_learning_curves_are_means_in_a_band_and_their_end_is_enlarged():
+    parts = [epochs("afd", "distilled", f"afd{seed}", np.arange(9.0) + seed) for seed in range(3)]
+    fig = plots.learning_curves(pd.concat([*parts, epochs("none", "baseline", "none0", np.full(9, 5.0))]), "cifar100")
+    whole, late = fig.axes
+    drawn = {line.get_color(): line.get_ydata().tolist() for line in whole.lines if len(line.get_ydata())}
+    means = {"distilled": list(range(1, 10)), "baseline": [5] * 9}
+    assert drawn == {plots.ROLES[role].color: values for role, values in means.items()}
+    tops = [path.vertices[:, 1].max() for band in whole.collections for path in band.get_paths()]
+    assert tops == pytest.approx([10.0])  # 9 ± 1, of the line that has several runs
+    assert late.lines[0].get_xdata().tolist() == [7, 8, 9] and crowded(fig) == []
+    assert texts(fig.legends[0].get_texts()) == ["afd", "none"] and "up to 3 runs – cifar100" in fig.get_suptitle()
+    few = plots.learning_curves(parts[0][:3])
+    assert len(few.axes) == 1 and few.axes[0].lines[0].get_marker() == plots.ROLES["distilled"].marker
+    assert plots.learning_curves(parts[0][:0]) is None
 
 
-def test_run_links_are_those_of_the_last_epoch(tmp_path, capsys):
-    run = Run(tmp_path / "run")
-    assert plots.run_links(run) is None and "beta is 0" in capsys.readouterr().out
-    assert plots.all_links([run]) == {}
-    recipe = {"teacher": "wrn_16_1", "student": "wrn_10_1", "image_size": 8}
-    run.start({"recipe": recipe}).write_history([], list(some_links(2, 6, 3)))
-    fig = plots.all_links([run])["links-run"]
-    np.testing.assert_allclose(fig.axes[0].images[0].get_array(), run.links[-1])
-    assert "64×2×2" in fig.axes[0].get_yticklabels()[-1].get_text()
+def test_accuracy_over_time_has_a_line_per_run_and_tells_devices_apart():
+    parts = [epochs("alone", "baseline", s, [1.0, 2.0], spent=[60 * s, 120 * s]) for s in (1, 2)]
+    ax = plots.accuracy_over_time(pd.concat(parts)).axes[0]
+    assert [line.get_xdata().tolist() for line in ax.lines if len(line.get_xdata())] == [[1, 2], [2, 4]]
+    assert ax.get_xlabel().endswith("(minutes)")
+    parts = [part.assign(device=device) for part, device in zip(parts, ("H200", "EPYC"), strict=True)]
+    assert texts(plots.accuracy_over_time(pd.concat(parts)).legends[0].get_texts()) == ["alone, H200", "alone, EPYC"]
 
 
-def test_image_grid_keeps_the_shape_of_photographs():
+def test_published_points_stand_where_they_are(tmp_path):
+    table = pd.DataFrame({"line": ["alone", "alone", "alone", "afd"], "top1": [72.0, 74.0, 72.9, 75.5]})
+    table["study"] = ["this study", "this study", "published", "published"]
+    fig = plots.with_published(table)
+    lines = [line for line in fig.axes[0].lines if line.get_marker() in ("o", "D")]
+    here, cited = (line.get_xdata() for line in lines if len(line.get_xdata()))
+    np.testing.assert_array_equal([here, cited], [[73, np.nan], [72.9, 75.5]])
+    assert crowded(fig) == []
+    assert texts(fig.axes[0].get_yticklabels()) == ["alone", "afd"]
+    paths = plots.save({"published": fig, "none": plots.with_published(table[:0])}, tmp_path / "figures")
+    assert paths == [tmp_path / "figures" / "published.png"] and Image.open(paths[0]).width == 9 * 150
+
+
+def test_step_times_stack_the_parts_beside_the_floor():
+    parts, floor = pd.DataFrame({"part": ["teacher", "student"], "ms": [4.0, 9.0]}), pd.DataFrame({"ms": [3.0, 5.0]})
+    ax = plots.step_times(pd.DataFrame({"step": ["plain"], "ms": [20.0], "images/s": [3200.0]}), parts, floor).axes[0]
+    assert [(p.get_x(), p.get_width()) for p in ax.patches] == [(0, 4), (4, 9), (0, 20)]
+    assert ax.lines[0].get_xdata() == [5, 5] and crowded(ax.figure) == []
+
+
+class Photographs(list):
+    targets, classes = [0, 1], ("riding_a_horse", "smoking")
+
+
+def test_images_keep_the_shape_of_photographs(tmp_path):
     images = image_set(n=6, classes=3, aspect=torch.tensor([2.0, 0.5, 1, 1, 1, 1]))
     fig = plots.image_grid(images, rows=3)
-    assert title(fig) == "6 images in 3 classes"
     assert [ax.get_aspect() for ax in fig.axes[:3]] == [0.5, 2, 1]
     assert sum(len(ax.images) for ax in fig.axes) == 6  # a third row, and nothing to fill it with
-    assert title(plots.image_grid(images, columns=2)) == "6 images in 3 classes, 2 of which are shown"
-    assert crowded(plots.image_grid(image_set(n=20, classes=10))) == []
-    assert plots.in_lines("looking_through_a_microscope") == "looking\nthrough a\nmicroscope"
+    assert plots.image_grid(images, columns=2).get_suptitle() == "6 images in 3 classes, 2 of which are shown"
+    assert sum(p.get_height() for p in plots.image_sizes(images).axes[0].patches) == 6
+    (tmp_path / "JPEGImages").mkdir()
+    Image.new("RGB", (100, 40)).save(tmp_path / "JPEGImages" / "wide.png")
+    photographs = Photographs()
+    photographs.folder, photographs.names = tmp_path, ["wide.png"]
+    points = plots.image_sizes(image_set(n=5), photographs).axes[0].collections[0]
+    assert points.get_offsets().tolist() == [[100, 40]] and plots.image_sizes(image_set(n=5)) is None
+
+
+@pytest.mark.parametrize("classes", [3, 40, 100])
+def test_class_balance_can_be_read_with_many_classes(classes):
+    images = image_set(n=3 * classes, classes=classes)
+    fig = plots.class_balance(images, images.limit(2 * classes))
+    assert [p.get_height() for ax in fig.axes for p in ax.patches] == [3] * classes + [2] * classes
+    assert crowded(fig) == []
+
+
+def test_augmentations_show_the_image_itself_and_what_batches_make_of_it():
+    images = image_set(n=12)
+    fig = plots.augmentations(Loader(images, 4, 8, train=True, padding=2, flip=True), columns=4, rows=2)
+    assert fig.get_suptitle().endswith("8 × 8 pixels: crops shifted by up to 2 px, flipped every second time")
+    stored, *views = (np.asarray(ax.images[0].get_array()) for ax in fig.axes[:4])
+    assert (stored == images.images[0].permute(1, 2, 0).numpy()).all() and len({v.tobytes() for v in views}) > 1
+    whole = plots.augmentations(Loader(images, 4, 8, train=True), columns=2, rows=1)
+    assert (np.asarray(whole.axes[1].images[0].get_array()) == stored).all()
+
+
+def test_boxes_are_drawn_where_they_are():
+    box = torch.tensor([10.0, 10, 50, 30])
+    fig = plots.person_boxes(Photographs((Image.new("RGB", (100, 40)), (label, box)) for label in (0, 1)), rows=1)
+    assert fig.axes[0].patches[0].get_bbox().bounds == (10, 10, 40, 20)
+    assert fig.axes[1].get_title() == "smoking\n20% of 100 × 40" and plots.person_boxes(None) is None
+
+
+def test_map_depth_has_a_column_per_pair_and_a_row_per_network():
+    gallery = some_gallery()
+    fig = plots.map_depth(gallery, [(0, 0), (3, 1), (4, 2)], image=1)
+    assert len([ax for ax in fig.axes if ax.images]) == 9 and crowded(fig) == []
+    assert [ax.get_xlabel() for ax in fig.axes[3:6]] == ["distance 0.00", "distance 0.31", "distance 0.42"]
+    assert fig.axes[1].get_title() == "2.2\n128×28×28" and fig.axes[4].get_title() == "2.1\n128×28×28"
+    shown = maps.blend(gallery.pixels[1], gallery.maps["teacher"][3][1])
+    assert (fig.axes[1].images[0].get_array() == shown).all()
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_maps_stand_below_their_images_and_over_what_was_said(n):
+    gallery, title = some_gallery(n), "only the distilled student is right: 1 of 360 test images"
+    near, said = plots.map_grid(gallery, (2, 1), "digits"), plots.map_grid(gallery, (2, 1), title, said=True)
+    assert len([ax for ax in near.axes if ax.images]) == 4 * n and crowded(near) == crowded(said) == []
+    assert [ax.get_ylabel() for ax in near.axes[n : 4 * n : n]] == [f"{role}\n2.1" for role in gallery.maps]
+    assert {ax.get_xlabel() for ax in near.axes if ax.get_xlabel()} == {"distance 0.21"}
+    expected = [name.replace("_", " ") for names in gallery.said.values() for name in names]
+    assert [ax.get_xlabel().strip("“”").replace("\n", " ") for ax in said.axes if ax.get_xlabel()] == expected
+    assert plots.map_grid(None, (2, 1)) is None
+
+
+def test_a_map_over_mid_grey_has_the_colour_that_its_bar_gives_it():
+    energies = normalised(np.arange(1.0, 17).reshape(1, 4, 4))[0]
+    fig, ax = plt.subplots()
+    maps.map_bar(fig, ax)
+    bar = fig.axes[-1]._colorbar
+    expected = bar.cmap(bar.norm(energies * 4))[..., :3]  # in units of the root mean square, 1 / 4
+    seen = maps.blend(np.full((8, 8, 3), 127, np.uint8), energies)
+    assert seen.shape == (64, 64, 3) and np.abs(seen[8::16, 8::16] / 255 - expected).max() < 0.02
+    dark, light = (maps.blend(np.full((8, 8, 3), v, np.uint8), energies).mean() for v in (0, 255))
+    assert light > dark + 50  # the image shows through

@@ -1,4 +1,4 @@
-"""What the project promises outside its code: one list of dependencies, the README's commands, a light import."""
+"""What the project promises outside its code: one list of dependencies, the README, the tables, a light import."""
 
 import re
 import subprocess
@@ -11,48 +11,66 @@ import pytest
 from kdnb import results, tables
 
 ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+CONDA = {"torch": {"pytorch"}, "dask[distributed]": {"dask", "distributed"}}  # what conda-forge calls otherwise
+NOTEBOOKS = [
+    "IPython",
+    "papermill",
+    "matplotlib",
+    "seaborn",
+    "ipywidgets",
+    "jupyterlab",
+    "dask",
+    "distributed",
+    "sklearn",
+]
+
+
+def python(code, cwd):
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True)
 
 
 def test_conda_and_pip_name_the_same_dependencies():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pip = set(project["dependencies"]) | set(project["optional-dependencies"]["test"])
-    lines = [line.strip() for line in (ROOT / "environment.yml").read_text().splitlines()]
-    conda = {line.removeprefix("- ").split(" #")[0] for line in lines if line.startswith("- ")}
-    conda -= {"conda-forge", "pip", "pip:", "-e ."}
-    python = {name for name in conda if name.startswith("python>")}
-    assert python == {f"python{project['requires-python']}"}
-    # conda-forge calls torch pytorch
-    assert {name.replace("pytorch", "torch") for name in conda - python} == pip
+    wanted = {f"python{project['requires-python']}"}
+    for found in [*project["dependencies"], *project["optional-dependencies"]["test"]]:
+        name, version = re.fullmatch(r"([\w\[\]-]+)(.*)", found).groups()
+        wanted |= {other + version for other in CONDA.get(name, {name})}
+    lines = re.findall(r"^ +- (\S+)(?: #.*)?$", (ROOT / "environment.yml").read_text(), re.M)
+    assert sorted({*lines} - {"conda-forge", "pip", "pip:"}) == sorted(wanted) and len(lines) == len(set(lines))
 
 
 def test_the_first_screen_of_the_readme_has_the_two_commands():
-    first_screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:40])
+    first_screen = "\n".join(README.splitlines()[:40])
     assert "pip install -e . && papermill notebooks/distill.ipynb outputs/distill.ipynb\n" in first_screen
     assert 'pip install -e ".[test]" && pytest\n' in first_screen
 
 
-def test_the_readme_shows_the_table_that_results_ipynb_made():
-    readme = (ROOT / "README.md").read_text()
-    shown = readme.split("<!-- outputs/tables/headline.md -->\n")[1].split("<!-- end -->")[0]
-    assert shown.strip() == (ROOT / "outputs" / "tables" / "headline.md").read_text().split("\n", 1)[1].strip()
+@pytest.mark.parametrize("name", ["first", "headline"])
+def test_the_readme_shows_the_tables_that_results_ipynb_made(name):
+    shown = README.split(f"<!-- outputs/tables/{name}.md -->\n")[1].split("<!-- end -->")[0]
+    assert shown.strip() == (ROOT / f"outputs/tables/{name}.md").read_text().split("\n", 1)[1].strip()
 
 
 def test_the_tables_are_those_of_the_records():
-    table = results.tidy(results.gather(ROOT / "outputs" / "records"))
-    assert len(table) > 0
-    for name in ("headline", "results", "parameter", "short"):
-        file = {"parameter": "parameters", "short": "short-runs"}.get(name, name)
-        assert getattr(tables, f"{name}_page")(table) == (ROOT / "outputs" / "tables" / f"{file}.md").read_text(), file
+    for name, page in tables.pages(results.frame(ROOT / "outputs/records")).items():
+        assert page == (ROOT / f"outputs/tables/{name}.md").read_text(), name
 
 
-def test_what_the_readme_links_to_is_there():
-    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
-    assert links and all((ROOT / link).exists() for link in links if not link.startswith("http"))
+@pytest.mark.parametrize("path", ["README.md", "NOTES.md", "outputs/tables/README.md"])
+def test_what_is_linked_to_is_there(path):
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / path).read_text())
+    assert [link for link in links if not link.startswith("http") and not ((ROOT / path).parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("module", ["kdnb", "kdnb.experiment"])
-def test_training_needs_no_jupyter(module):
-    absent = ["IPython", "papermill", "matplotlib", "seaborn", "ipywidgets", "jupyterlab"]
-    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import {module}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+def test_the_python_code_of_the_readme_runs(tmp_path):
+    blocks = re.findall(r"```python\n(.+?)```", README, re.S)
+    done = python("\n".join(blocks), tmp_path)
+    assert len(blocks) >= 3 and done.returncode == 0, done.stderr
+    assert len(re.findall(r"'digits-\S+'", done.stdout)) == 6 and "-mine-" in done.stdout
+
+
+@pytest.mark.parametrize("module", ["kdnb", "kdnb.analysis", "kdnb.study"])
+def test_importing_it_needs_no_notebook(module):
+    done = python(f"import sys; sys.modules.update(dict.fromkeys({NOTEBOOKS})); import {module}", ROOT)
     assert done.returncode == 0, done.stderr

@@ -6,15 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from kdnb.distill import Distiller
-from kdnb.models import WideResNet
+from kdnb import Distiller
+from kdnb.models.wrn import WideResNet
 
 REFERENCE = np.load(Path(__file__).with_name("afd_wrn.npz"))
-RENAME = {
-    "linear_trans_t.query_layer": "queries",
-    "linear_trans_s.key_layer": "keys",
-    "linear_trans_s.bilinear": "bilinear",
-}
+RENAME = {"linear_trans_t.query_layer": "queries", "linear_trans_s.key_layer": "keys"}
+RENAME |= {"linear_trans_s.bilinear": "bilinear", ".linear.": ".0.", ".bn.": ".1."}
 
 
 def tensors(prefix):
@@ -26,7 +23,7 @@ def afd_state():
     for key, value in tensors("afd/attention.").items():
         for theirs, ours in RENAME.items():
             key = key.replace(theirs, ours)
-        state[key.replace(".linear.", ".0.").replace(".bn.", ".1.")] = value
+        state[key] = value
     return state
 
 
@@ -44,8 +41,8 @@ def distiller():
     student.load_state_dict(tensors("student/"))
     alpha, beta, temperature = REFERENCE["hyper"][:3]
     images = torch.from_numpy(REFERENCE["images"])
-    options = {"kd": {"temperature": float(temperature)}, "afd": {"qk_dim": qk_dim}}
-    made = Distiller(student, teacher, {"kd": alpha, "afd": beta}, images, options)
+    method = f"ce + kd:{alpha:g}(T={temperature:g}) + afd:{beta:g}(qk_dim={qk_dim})"
+    made = Distiller(student, teacher, method, images)
     made.losses["afd"].load_state_dict(afd_state())
     return made
 
@@ -85,10 +82,8 @@ def test_five_training_steps(distiller):
     for step in range(5):
         terms, _ = distiller(images, labels)
         for name in ("ce", "kd", "afd", "total"):
-            assert float(terms[name].detach()) == pytest.approx(REFERENCE[f"train/loss_{name}"][step], rel=1e-4), (
-                name,
-                step,
-            )
+            expected = pytest.approx(REFERENCE[f"train/loss_{name}"][step], rel=1e-4)
+            assert float(terms[name].detach()) == expected, (name, step)
         optimizer.zero_grad()
         terms["total"].backward()
         optimizer.step()

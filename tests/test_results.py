@@ -1,318 +1,156 @@
-"""kdnb.results and kdnb.tables on run folders that are written here by hand."""
+"""kdnb.results and kdnb.tables on run folders that are written here by hand, and on one that was trained."""
 
-from __future__ import annotations
-
-import ast
-import csv
 import json
-import math
-import subprocess
-import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from helpers import quiet, tiny, tiny_run  # noqa: F401
 
-from kdnb import results, tables
-from kdnb.errors import InputError
-from kdnb.recipes import RECIPES
+from kdnb import InputError, results, study, tables, train
 
-ROOT = Path(__file__).parents[1]
-KEPT = {"from": "teachers/wrn_40_2-cifar100.safetensors", "sha256": "aaaa"}
+KEPT = {"network": "wrn_40_2", "dataset": "cifar100", "weights": "wrn_40_2.pth", "sha256": "aaaa1111", "changes": {}}
+AFD, ALONE = ("wrn_16_2", "afd", "75.50 ± 0.50"), ("wrn_16_2", "labels", "73.00 ± 1.00")  # the sample's: n - 1
 
 
-def make(
-    outputs, name, top1, method="plain", seed=0, dataset="cifar100", model="wrn_16_2", recipe=None, epochs=None, **other
-):
-    """A finished run's folder, as training leaves it without weights; `recipe`: changed entries, `other`: of result."""
-    taught = method != "plain"
-    entries = asdict(RECIPES[dataset]) | {"student": model, "teacher": "wrn_40_2" if taught else None} | (recipe or {})
-    losses = {name: weight for name, weight in {"kd": 0.9, "afd": 200.0}.items() if name in method.split("+")}
-    result = {
-        "dataset": dataset,
-        "model": model,
-        "method": method,
-        "seed": seed,
-        "train_limit": 0,
-        "recipe": entries,
-        "losses": losses,
-        "device_type": "cuda",
-        "precision": "bfloat16",
-        "compile": True,
-        **({"temperature": 4.0, "qk_dim": 128, "teacher_weights": KEPT} if taught else {}),
-        "top1": top1,
-        "top5": 93.0,
-        "best": {"epoch": 2, "top1": top1 + 0.25, "top5": 93.0},
-        "epoch_seconds": 10.0,
-        "total_seconds": 30.0,
-        "parameters": {"wrn_16_2": 703_284, "wrn_40_2": 2_255_156}.get(model, 11_197_032),
-        "teacher_parameters": 2_255_156 if taught else None,
-        "train_images": 50_000,
-        "test_images": 10_000,
-        "left_out": [],
-        "device": "NVIDIA H200",
-        "versions": {"torch": "2.11.0"},
-        "commit": "abc123",
-        **other,
-    }
-    folder = outputs / "runs" / name
+def make(outputs, top1, network="wrn_16_2", method="none", seed=0, changes=None, teacher=None, result=None, **config):
+    """The folder of a finished run, as training leaves it, without weights; `config`: other entries of config.json."""
+    asked = {"dataset": "cifar100", "student": network, "seed": seed, "epochs": 240, "precision": "float32"}
+    told = {"run": asked | {"data_id": ""} | config.pop("run", {}), "label": method, "changes": changes or {}}
+    machine = {"device": "NVIDIA H200", "versions": {"torch": "2.11.0"}, "commit": "abc123"}
+    told |= {"machines": [machine], "teacher": None if method == "none" else KEPT | (teacher or {})}
+    told |= {"left_out": [], "classes": ["a", "b"]} | config
+    measured = {"top1": top1, "top5": 93.0, "best": {"epoch": 2, "top1": top1 + 0.25, "top5": 93.0}}
+    measured |= {"epoch_seconds": 10.0, "parameters": 703_284, "train_images": 50_000} | (result or {})
+    folder = Path(outputs, "runs", f"{network}-{method}-{seed}-{top1}")
     folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps(result))
-    with open(folder / "metrics.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["epoch", "test_top1", "seconds"])
-        writer.writerows([(1, top1 - 20, 30.0), (2, top1 + 0.25, 10.0), (3, top1, 10.0)][: epochs or 3])
-    return folder
+    (folder / "config.json").write_text(json.dumps(told))
+    (folder / "result.json").write_text(json.dumps(measured))
+    (folder / "metrics.csv").write_text(f"epoch,train_top1,test_top1,seconds\n1,10,{top1 - 20},30\n2,20,{top1},10\n")
 
 
 @pytest.fixture
 def outputs(tmp_path):
-    """A small study: teacher, three plain, three distilled students, and one shortened run."""
-    make(tmp_path, "teacher", 76.0, model="wrn_40_2")
-    for seed, (plain, afd) in enumerate([(72.0, 75.0), (73.0, 75.5), (74.0, 76.0)]):
-        make(tmp_path, f"plain{seed}", plain, seed=seed)
-        make(tmp_path, f"afd{seed}", afd, "kd+afd", seed)
-    make(tmp_path, "short", 30.0, recipe={"epochs": 2}, epochs=2)
+    """A small study: a teacher, three baselines, three distilled students; and a shortened run."""
+    make(tmp_path, 76.0, "wrn_40_2")
+    for seed, (alone, afd) in enumerate([(72.0, 75.0), (73.0, 75.5), (74.0, 76.0)]):
+        make(tmp_path, alone, seed=seed)
+        make(tmp_path, afd, method="afd", seed=seed)
+    make(tmp_path, 30.0, changes={"epochs": [2, 240]})
     return tmp_path
 
 
-def tidy(outputs):
-    return results.tidy(results.gather(outputs / "runs"))
+def frame(outputs):
+    return results.frame(outputs / "runs")
 
 
-def headline(table):
-    """{(data set, network, trained with): its row of the results table}."""
-    rows = tables.results_table(table).to_dict("records")
-    return {(r["data set"], r["network"], r["trained with"]): r for r in rows}
+def rows(outputs):
+    """{(network, trained with, top-1): row} of the table of all runs."""
+    told = tables.table(frame(outputs)).to_dict("records")
+    return {(row["network"], row["trained with"], row[tables.TOP1]): row for row in told}
 
 
-# ------------------------------------------------------------------------------------------------ the results table
-
-
-def test_mean_sd_seeds_and_single_run(outputs):
-    row = headline(tidy(outputs))["cifar100", "wrn_16_2", "labels, kd, afd"]
-    assert row["top-1 (%)"] == "75.50 ± 0.50"  # the sample's: n - 1
-    assert row["seeds"] == "3" and row["one run (%)"] == "75.00" and row["best epoch (%)"] == "75.75 ± 0.50"
-    assert row["published (%)"] == "75.47 (Ji 2021)" and row["earlier study (%)"] == "75.56"
-    assert row["made on"] == "NVIDIA H200, bfloat16, torch 2.11.0, commit abc123"
-    assert row["to fill it"] == ""
-
-
-def test_one_run_has_no_sd(outputs):
-    row = headline(tidy(outputs))["cifar100", "wrn_40_2", "labels"]
-    assert row["top-1 (%)"] == "76.00" and row["seeds"] == "1"
-
-
-def test_missing_rows_are_empty_and_say_their_command(outputs):
-    row = headline(tidy(outputs))["cifar100", "wrn_16_2", "labels, kd"]
-    measured = ("top-1 (%)", "seeds", "one run (%)", "best epoch (%)", "s/epoch", "epochs", "made on")
-    assert [row[name] for name in measured] == [""] * len(measured)
-    assert row["to fill it"] == "`python -m kdnb.study --dataset cifar100 --methods kd --seeds 0-4`"
-    assert row["published (%)"] == "74.92 (Tian 2020)"
-
-
-def test_commands_of_missing_rows_are_understood_by_the_study(tmp_path):
-    from kdnb import study
-
-    for row in tables.results_table(tidy(tmp_path)).to_dict("records"):
-        words = row["to fill it"].strip("`").split()
-        assert words[:3] == ["python", "-m", "kdnb.study"]
-        assert study.main([*words[3:], "--dry-run", "--outputs", str(tmp_path)]) == 0
+def test_seeds_are_averaged_and_what_is_short_is_said(outputs):
+    table, pages, short = rows(outputs), tables.pages(frame(outputs)), ("wrn_16_2", "labels", "30.00")
+    assert set(table) == {("wrn_40_2", "labels", "76.00"), ALONE, AFD, short}
+    row = table[AFD]
+    assert row["teacher"] == "wrn_40_2 (cifar100)" and row["seeds"] == "3" and row["best epoch (%)"] == "75.75 ± 0.50"
+    assert row[tables.CITED] == "75.47 (Ji 2021); 75.56 (earlier study)" and row[tables.CHANGED] == ""
+    assert row["made on"] == "NVIDIA H200, float32, torch 2.11.0, commit abc123" and row["s/epoch"] == "10.0"
+    assert table[short][tables.CHANGED] == "epochs 2 instead of 240"
+    assert "30.00" not in pages["results"] and "30.00" in pages["short-runs"] and "75.50" not in pages["short-runs"]
+    assert all(top1 in pages["headline"] for _, _, top1 in table) and "There is no" in pages["first"]
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("other", "together"),  # whether one line may be drawn through both
     [
-        ({"recipe": {"epochs": 10}}, "epochs 10 instead of 240"),
-        ({"train_limit": 500}, "500 training images instead of all"),
-        ({"recipe": {"lr": 0.1}}, "lr 0.1 instead of 0.05"),
-        ({"method": "kd+afd", "losses": {"kd": 0.9, "afd": 50.0}}, "beta 50 instead of 200"),
-        ({"method": "afd"}, "alpha 0 instead of 0.9"),
-        ({"method": "kd", "temperature": 2.0}, "temperature 2 instead of 4"),
+        ({"run": {"precision": "bfloat16"}}, False),
+        ({"run": {"data_id": "0123abcd"}}, False),
+        ({"teacher": {"sha256": "bbbb2222"}}, False),
+        ({"changes": {"lr": [0.1, 0.05]}}, False),
+        ({"result": {"train_images": 49_999}}, True),
+        ({"left_out": ["kd"]}, True),
     ],
 )
-def test_a_changed_run_is_no_headline(tmp_path, change, said):
-    make(tmp_path, "changed", 99.0, **change)
-    table = tidy(tmp_path)
-    assert "99.00" not in tables.results_page(table)
-    assert list(tables.short_table(table)["not as in the recipe"]) == [said]
-    page = tables.short_page(table)
-    assert "no results of the study" in page and "99.00" in page
+def test_nothing_is_averaged_that_differs_in_more_than_its_seed(outputs, other, together):
+    make(outputs, 50.0, method="afd", seed=3, **{"run": {}} | other)
+    assert {("wrn_16_2", "afd", "50.00"), AFD} <= rows(outputs).keys()
+    drawn = {(name, line) for name, part in results.lines(frame(outputs)).items() for line in part["line"]}
+    assert sum("afd" in line for _, line in drawn) == 2 - together
 
 
-def test_kd_that_the_teacher_cannot_serve_is_no_change(tmp_path):
-    left_out = ["kd is left out: the teacher knows 100 classes, the data set has 40"]
-    make(tmp_path, "foreign", 30.0, "afd", dataset="stanford40", left_out=left_out)
-    row = headline(tidy(tmp_path))["stanford40", "wrn_16_2", "labels, afd"]
-    assert row["teacher"] == "wrn_40_2 (cifar100)"
-    assert row["top-1 (%)"] == "30.00" and row["earlier study (%)"] == "27.13"
+def test_another_device_is_said_and_changes_are_words(outputs):
+    make(outputs, 73.0, seed=3, machines=[{"device": "CPU", "versions": {"torch": "3"}, "commit": ""}], shared=True)
+    row = rows(outputs)["wrn_16_2", "labels", "73.00 ± 0.82"]
+    assert row["made on"].endswith("; CPU, float32, torch 3, commit unknown") and row["s/epoch"] == "10.0"
+    limited, likewise = {"train_limit": [100, -1], "lr": [0.1, 0.05]}, {"epochs": [4, 240]}
+    assert results.words({}, limited) == "its teacher: train_limit 100 instead of all, lr 0.1 instead of 0.05"
+    assert results.words(likewise, likewise) == "epochs 4 instead of 240; its teacher likewise"
 
 
-def test_a_teacher_of_other_origin_is_another_row(outputs):
-    make(outputs, "other", 50.0, "kd+afd", 3, teacher_weights={"from": "mine/net.pt", "sha256": "bbbb"})
-    rows = tables.results_table(tidy(outputs))
-    assert list(rows.loc[rows["teacher"] == "wrn_40_2 (mine/net.pt)", "top-1 (%)"]) == ["50.00"]
-    assert list(rows.loc[rows["trained with"] == "labels, kd, afd", "seeds"]).count("3") == 1
+def test_empty_rows_say_what_fills_them_and_the_study_understands_it(outputs):
+    empty = tables.with_empty_rows(frame(outputs).query("changed == ''")).query("seeds == ''")
+    assert len(empty) == 5 and set(empty[tables.TOP1]) == {""} and "74.92 (Tian 2020)" in set(empty[tables.CITED])
+    for command in empty["to fill it"]:
+        words = command.strip("`").replace("outputs/teachers/wrn_40_2-cifar100.safetensors", "none").split()
+        assert words[:3] == ["python", "-m", "kdnb.study"]
+        assert study.main([*words[3:], "--dry-run", "--outputs", str(outputs)]) == 0
 
 
-def test_another_precision_is_another_row_and_another_device_is_said(outputs):
-    make(outputs, "float", 70.0, seed=3, precision="float32")
-    make(outputs, "cpu", 73.0, seed=4, device="AMD EPYC, 2 cores", commit="def456")
-    page = tables.results_page(tidy(outputs))
-    rows = tables.results_table(tidy(outputs))
-    plain = rows[(rows["network"] == "wrn_16_2") & (rows["trained with"] == "labels") & (rows["seeds"] != "")]
-    assert sorted(plain["seeds"]) == ["1", "4"]
-    assert "cifar100, wrn_16_2, labels: the 4 runs come from 2 devices and 2 commits." in page
-    assert "3 of 4: NVIDIA H200, bfloat16" in page and "1 of 4: AMD EPYC, 2 cores, bfloat16" in page
+def test_published_numbers_have_sources_and_stand_beside(outputs, tmp_path):
+    cited, sources = tables.published().query("top1 != ''"), set(tables.kept("sources.csv")["source"])
+    page = tables.pages(frame(tmp_path / "nowhere"))["results"]
+    assert set(cited["source"]) == sources and all(text in page for text in [*cited[tables.CITED], *sources])
+    beside = tables.with_published(frame(outputs))["cifar100"].groupby("study")["top1"].agg(list)
+    assert sorted(beside["this study"]) == [72.0, 73.0, 74.0, 75.0, 75.5, 76.0, 76.0] and 75.47 in beside["published"]
 
 
-def test_an_unmixed_page_says_nothing_of_mixing(outputs):
-    assert "runs come from" not in tables.results_page(tidy(outputs))
+def test_curves_are_drawn_by_line(outputs):
+    parts = results.lines(frame(outputs))
+    assert parts.keys() == {"cifar100", "cifar100-epochs-2"}
+    roles = {"wrn_40_2, alone": "teacher", "wrn_16_2, alone": "baseline", "wrn_16_2, afd from wrn_40_2": "distilled"}
+    assert dict(zip(parts["cifar100"]["line"], parts["cifar100"]["role"], strict=True)) == roles
+    curves = results.curves(parts["cifar100"].query("role == 'teacher'"))
+    assert list(curves["spent"]) == [30.0, 40.0] and list(curves["test_top1"]) == [56.0, 76.0]
 
 
-# -------------------------------------------------------------------------------------------- published, parameters
+def test_nothing_finished_is_no_error(tmp_path):
+    runs = frame(tmp_path)
+    assert (
+        results.curves(runs).empty and results.lines(runs) == results.links(runs) == tables.with_published(runs) == {}
+    )
+    assert "There is no finished run yet." in tables.pages(runs)["headline"]
 
 
-def test_every_published_number_has_a_source_and_stands_on_the_page(tmp_path):
-    page = tables.results_page(tidy(tmp_path))
-    for cited in results.PUBLISHED:
-        assert cited.source in results.SOURCES and results.SOURCES[cited.source].strip()
-        assert f"{cited.top1:.2f}" in page
-    for source in {c.source for c in results.PUBLISHED}:
-        assert f"- {source}: {results.SOURCES[source]}" in page
+@pytest.mark.parametrize("content", ["{", "", "[]", '{"top1": 5}', '{"top1": NaN, "top5": 1, "best": {"top1": 1}}'])
+@pytest.mark.parametrize("file", ["config.json", "result.json", "metrics.csv"])
+def test_a_damaged_run_is_named_and_left_out(outputs, file, content):
+    (outputs / "runs/wrn_16_2-none-1-73.0" / file).write_text(content)
+    with pytest.warns(UserWarning, match=r"left out.*wrn_16_2-none-1-73.0.*damaged"):
+        runs = frame(outputs)
+        assert len(set(results.curves(runs)["folder"])) == 7 and len(runs) == 7 + (file == "metrics.csv")
 
 
-def test_published_numbers_stand_in_their_own_columns_only(tmp_path):
-    row = headline(tidy(tmp_path))["cifar100", "wrn_16_2", "labels"]
-    for name, text in row.items():
-        assert ("72.89" in text) == (name in ("published (%)", "earlier study (%)"))
+def test_a_record_is_a_run_without_its_weights(tmp_path):
+    run = train(tiny_run(tmp_path, epochs=1, method="ce + afd:9"), quiet)
+    kept = results.record(run)
+    assert {path.name for path in kept.iterdir()} == {"config.json", "metrics.csv", "history.npz", "result.json"}
+    told = results.frame(tmp_path / "records", tmp_path / "runs").set_index("network")["folder"]
+    assert told.to_dict() == {"wrn_10_1": str(run.folder), "wrn_16_1": str(run.teacher_run.folder)}  # own runs first
+    assert results.links(results.frame(tmp_path / "records"))[run.name][0].shape == (1, 6, 3)
+    table = tables.network_table({"teacher": run.teacher_run, "distilled": run})
+    assert (
+        table.loc["top1", "distilled"] == round(run.result["top1"], 2) and table.loc["network", "teacher"] == "wrn_16_1"
+    )
+    assert list(results.run_curves({"distilled": run})["line"]) == ["distilled"]
 
 
-def test_defaults_are_those_of_the_notebook():
-    cells = json.loads((ROOT / "notebooks/distill.ipynb").read_text())["cells"]
-    source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
-    told = {n.target.id: ast.literal_eval(n.value) for n in ast.parse(source).body if isinstance(n, ast.AnnAssign)}
-    assert {name: told[name] for name in results.DEFAULTS} == results.DEFAULTS
+def test_the_notebook_finds_its_folders(tmp_path):
+    def found(**given):
+        return results.from_notebook({"outputs": str(tmp_path), "In": []} | given)
 
-
-def test_parameters_are_counted_in_runs_or_left_empty(outputs):
-    rows = {(r["network"], r["data set"]): r for r in tables.parameter_table(tidy(outputs)).to_dict("records")}
-    assert rows["wrn_16_2", "cifar100"]["parameters"] == "703,284"
-    assert rows["wrn_16_2", "cifar100"]["to fill it"] == ""
-    missing = rows["resnet18", "stanford40"]
-    assert missing["parameters"] == "" and missing["earlier study"] == "11,197,032"
-    assert "--dataset stanford40" in missing["to fill it"]
-
-
-def test_an_imagenet_teacher_has_its_own_classes(tmp_path):
-    weights = {"from": "imagenet", "sha256": "cc"}
-    recipe = {"teacher": "resnet34"}
-    other = {"teacher_weights": weights, "teacher_parameters": 21_797_672}
-    make(tmp_path, "r", 74.0, "afd", dataset="stanford40", model="resnet18", recipe=recipe, **other)
-    rows = {(r["network"], r["data set"]): r for r in tables.parameter_table(tidy(tmp_path)).to_dict("records")}
-    assert rows["resnet34", "imagenet"]["parameters"] == "21,797,672"
-    assert rows["resnet34", "imagenet"]["classes"] == "1000"
-
-
-# ----------------------------------------------------------------------------------------------------- damaged files
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"{", b"", b"[]", b"null", b"\xff\xfe\x00", b'{"dataset": "digits"}', "top1", "best", "recipe", "versions"],
-)
-def test_a_damaged_result_is_named_and_left_out(outputs, content):
-    path = outputs / "runs/plain1/result.json"
-    if isinstance(content, str):
-        content = json.dumps(json.loads(path.read_text()) | {content: "x"}).encode()
-    path.write_bytes(content)
-    with pytest.warns(UserWarning, match=r"left out: .*plain1.*damaged"):
-        runs = results.gather(outputs / "runs")
-    assert "plain1" not in [run.name for run in runs] and len(runs) == 7
-    assert headline(results.tidy(runs))["cifar100", "wrn_16_2", "labels"]["top-1 (%)"].startswith("73.00 ±")
-
-
-@pytest.mark.parametrize("top1", [math.nan, -1, 101, 7598])
-def test_an_impossible_accuracy_is_damage(outputs, top1):
-    path = outputs / "runs/plain1/result.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"top1": top1}))
-    with pytest.warns(UserWarning, match="plain1.*not between 0 and 100"):
-        assert len(results.gather(outputs / "runs")) == 7
-
-
-@pytest.mark.parametrize("content", [b"", b"epoch\n1\n", b"\xff\xfe", b"epoch,test_top1,seconds\n1,x,2\n", None])
-def test_a_run_without_curves_keeps_its_row(outputs, content):
-    path = outputs / "runs/plain1/metrics.csv"
-    path.unlink() if content is None else path.write_bytes(content)
-    with pytest.warns(UserWarning, match=r"plain1"):
-        curves = results.curves(tidy(outputs))
-    assert "plain1" not in {Path(folder).name for folder in curves["folder"]}
-    assert headline(tidy(outputs))["cifar100", "wrn_16_2", "labels"]["seeds"] == "3"
-
-
-def test_an_unfinished_run_is_no_result(outputs):
-    (outputs / "runs/begun").mkdir()
-    (outputs / "runs/begun/config.json").write_text("{}")
-    assert len(results.gather(outputs / "runs")) == 8
-
-
-# ------------------------------------------------------------------------------------------------- tables as files
-
-
-def test_network_table_says_what_each_run_was(outputs):
-    table = results.network_table(results.gather(outputs / "runs")).set_index("top-1 (%)")
-    assert table.loc[75.5, "trained with"] == "labels, kd, afd" and table.loc[76.0, "network"].iloc[0] == "wrn_16_2"
-    with pytest.raises(InputError, match="no finished run"):
-        results.network_table([])
-
-
-def test_markdown_keeps_its_columns_whatever_the_cells_say(tmp_path):
-    import pandas as pd
-
-    table = pd.DataFrame({"a|b": ["x|y\nz"], "n": [1234], "f": [math.nan]})
-    text = results.save_table(table, tmp_path / "deep/t.md").read_text()
-    last = text.splitlines()[-1]
-    assert last == r"| x\|y z | 1,234 |  |" and len(text.splitlines()) == 3
-
-
-def test_show_keeps_the_page_and_shows_it_without_its_title(tmp_path):
-    shown = tables.show("# Title\n\nbody\n", tmp_path / "tables/t.md")
-    assert (tmp_path / "tables/t.md").read_text() == "# Title\n\nbody\n"
-    assert shown.data.strip() == "body"
-
-
-def test_the_notebook_takes_no_unknown_parameter(tmp_path):
-    given = {"outputs": str(tmp_path), "In": ["", "# Parameters\noutput = 'x'\n"]}
-    with pytest.raises(InputError, match="unknown parameter 'output'"):
-        results.output_folder(given)
-    assert results.output_folder({"outputs": str(tmp_path), "In": []}) == tmp_path
-    with pytest.raises(InputError, match="no such folder"):
-        results.output_folder({"outputs": str(tmp_path / "nowhere"), "In": []})
-
-
-def test_results_need_no_torch():
-    code = "import sys, kdnb.study, kdnb.tables, kdnb.charts; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-
-
-def test_a_record_is_a_run_without_its_weights(outputs):
-    run = results.gather(outputs / "runs")[0]
-    (run.folder / "student.safetensors").write_bytes(b"weights")
-    kept = results.record(run, outputs / "records")
-    assert kept.result == run.result and kept.metrics.equals(run.metrics)
-    assert not (kept.folder / "student.safetensors").exists()
-    both = results.gather(outputs / "records", outputs / "runs")
-    assert len(both) == len(results.gather(outputs / "runs"))
-    assert run.folder in [found.folder for found in both]  # one's own run counts before what came with the project
-
-
-def test_the_headline_says_what_is_short_and_quotes_beside(outputs):
-    rows = tables.headline_table(tidy(outputs)).to_dict("records")
-    teacher = next(r for r in rows if r["network"] == "wrn_40_2")
-    assert teacher["top-1 (%)"] == "76.00" and teacher["published, full length (%)"] == "76.20"
-    plain = [r for r in rows if r["network"] == "wrn_16_2" and r["trained with"] == "labels"]
-    assert {r["top-1 (%)"]: r["not as in the recipe"] for r in plain} == {
-        "73.00 ± 1.00": "",
-        "30.00": "epochs 2 instead of 240",
-    }
-    assert "Last epoch, measured on: " in tables.headline_page(tidy(outputs))
+    both = [tmp_path / "records", tmp_path / "runs"]
+    assert found() == (both, tmp_path / "runs") and found(source="records") == (both[:1], tmp_path)
+    for wrong in ({"source": "all"}, {"outputs": str(tmp_path / "nowhere")}, {"In": ["# Parameters\noutput = 'x'\n"]}):
+        with pytest.raises(InputError, match=r"unknown (source 'all'|parameter 'output')|no such folder"):
+            found(**wrong)

@@ -1,176 +1,209 @@
+import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from conftest import image_set
+from helpers import TINY, at_step, break_off, edit, kill, press_stop, quiet, same, tiny, tiny_run, weights  # noqa: F401
+from safetensors.torch import save_file
 
-from kdnb.batches import Batches
-from kdnb.distill import Distiller
-from kdnb.errors import InputError
-from kdnb.models import create_model
-from kdnb.recipes import RECIPES, Recipe, recipe
-from kdnb.runs import Run
-from kdnb.train import Interrupted, evaluate, fit, pick_compile, pick_device, pick_precision
-
-CPU = torch.device("cpu")
-
-
-def small_recipe(**changes) -> Recipe:
-    return recipe("digits", **({"epochs": 3, "batch_size": 16, "lr": 0.02} | changes))
-
-
-def small_fit(folder, recipe=None, batches=Batches, precision="float32", compiled=False, teacher="wrn_16_1"):
-    recipe = recipe or small_recipe()
-    torch.manual_seed(1)
-    teacher, student = create_model(teacher, 4), create_model("wrn_10_1", 4)
-    train = batches(image_set(n=70), recipe.batch_size, 8, train=True, seed=5, padding=1)
-    test = Batches(image_set(n=40, seed=9), 20, 8)
-    distiller = Distiller(student, teacher, {"kd": 0.9, "afd": 20.0}, next(test.epoch())[0][:2])
-    config = {"recipe": asdict(recipe), "precision": precision, "compile": compiled}
-    return fit(distiller, train, test, recipe, Run(folder), config, say=lambda line: None)
-
-
-def weights(run):
-    return run.weights.read_bytes(), run.loss_weights.read_bytes()
-
-
-def rows(run):
-    return run.metrics.drop(columns="seconds")
+from kdnb import InputError, Run, create_model, train
+from kdnb.data import DATASETS, Dataset
+from kdnb.data.loader import Loader
+from kdnb.engine import Engine, evaluate
+from kdnb.models import read_metadata
+from kdnb.prepare import ready
+from kdnb.store import CHECKPOINT, load_checkpoint
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    return small_fit(tmp_path_factory.mktemp("runs") / "whole")
+def teacher(tiny, tmp_path_factory):  # noqa: F811
+    """The file of a trained teacher: no run has to train it first."""
+    return str(train(tiny_run(tmp_path_factory.mktemp("teacher")).teacher_run, say=quiet).weights)
 
 
-def test_a_run_learns_and_says_what_it_was(uninterrupted):
-    result = uninterrupted.result
+@pytest.fixture(scope="module")
+def whole(teacher, tmp_path_factory):
+    """A run that nothing interrupted."""
+    return train(tiny_run(tmp_path_factory.mktemp("whole"), teacher_weights=teacher), say=quiet)
+
+
+@pytest.fixture
+def run(teacher, tmp_path):
+    """The same run, not yet begun."""
+    return tiny_run(tmp_path, teacher_weights=teacher)
+
+
+def names_of(path, classes):
+    """A teacher's file that knows its classes by these names; None: not at all."""
+    torch.manual_seed(0)
+    metadata = {"kdnb": json.dumps({"classes": classes})} if classes else None
+    save_file(create_model("wrn_16_1", len(classes or range(4))).state_dict(), path, metadata)
+    return str(path)
+
+
+def test_a_run_learns_and_says_what_it_was(whole, teacher):
+    result, metrics, history, config = whole.result, whole.metrics, whole.history, whole.config
     assert result["top1"] > 40  # chance is 25
-    assert result["top1"] == uninterrupted.metrics["test_top1"].iloc[-1]
-    assert result["best"]["top1"] == uninterrupted.metrics["test_top1"].max()
-    assert uninterrupted.metrics["epoch"].tolist() == [1, 2, 3]
-    assert result["train_images"] == 70 and result["test_images"] == 40
-    assert {"device", "versions", "commit", "parameters", "epoch_seconds", "top5"} <= result.keys()
-    assert uninterrupted.links.shape == (3, 6, 3)  # epochs, teacher blocks, student blocks
-    assert uninterrupted.links.sum(2) == pytest.approx(1, abs=1e-5)
+    assert result["top1"] == metrics["test_top1"].iloc[-1] and result["best"]["top1"] == metrics["test_top1"].max()
+    assert metrics["epoch"].tolist() == [1, 2, 3] and metrics["lr"].tolist() == pytest.approx([0.02, 0.002, 0.0002])
+    assert result["train_images"] == 70 and result["test_images"] == 40 and result["top5"] == 100
+    assert result["parameters"] == 77_460 and result["teacher_parameters"] == 174_676
+    assert history["afd.links"].shape == (3, 6, 3)  # epochs, teacher blocks, student blocks
+    assert history["afd.links"].sum(2) == pytest.approx(1, abs=1e-5)
+    assert history["teacher.blocks"].tolist() == ["1.1", "1.2", "2.1", "2.2", "3.1", "3.2"]
+    assert history["student.shapes"].tolist() == [[16, 8, 8], [32, 4, 4], [64, 2, 2]]
+    assert config["run"] == whole.identity and config["label"] == "afd" and config["left_out"] == []
+    assert {"device", "device_type", "versions", "commit", "started"} <= config["machines"][0].keys()
+    assert config["teacher"]["network"] == "wrn_16_1" and config["teacher"]["dataset"] == "tiny"
+    assert read_metadata(whole.weights)["classes"] == ["class 0", "class 1", "class 2", "class 3"]
+    kept = {path.name for path in whole.folder.iterdir()} - {".lock"}
+    files = {"config.json", "metrics.csv", "history.npz", "student.safetensors", "losses.safetensors", "result.json"}
+    assert kept == files  # and no checkpoint
 
 
-def test_the_same_seed_gives_the_same_bits(uninterrupted, tmp_path):
-    again = small_fit(tmp_path / "again")
-    assert weights(again) == weights(uninterrupted)
-    assert rows(again).equals(rows(uninterrupted))
+PARTS = {"none": {"ce": 1}, "kd": {"ce": 0.1, "kd": 0.9}, "ce + kd:2(T=1)": {"ce": 1, "kd": 2}}
 
 
-class Killed(BaseException):
-    pass
+@pytest.mark.parametrize(("method", "parts"), [*PARTS.items(), ("afd", {"ce": 1, "kd": 0.9, "afd": 20})])
+def test_the_total_is_the_weighted_sum(teacher, tmp_path, method, parts):
+    table = train(tiny_run(tmp_path, method=method, teacher_weights=teacher, epochs=1), say=quiet).metrics
+    assert {name for name in table if name.startswith("train_")} == {f"train_{n}" for n in ("top1", "total", *parts)}
+    total = sum(weight * table[f"train_{name}"] for name, weight in parts.items())
+    assert table["train_total"].to_numpy() == pytest.approx(total.to_numpy(), rel=1e-5)
 
 
-class Stopping(Batches):
-    """Batches that end like a killed process, or like a person's stop button, before one step of the run."""
-
-    at, how = None, None
-
-    def make(self, plan):
-        if Stopping.at is not None:
-            Stopping.at -= 1
-            if Stopping.at == 0:
-                Stopping.at = None
-                Stopping.how()
-        return super().make(plan)
+def test_the_same_seed_gives_the_same_bits(whole, run):
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    assert same(train(run, say=quiet), whole)
+    assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads
+    assert weights(train(replace(run, seed=1), say=quiet)) != weights(whole)
 
 
-def kill():
-    raise Killed
-
-
-def press_stop():
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(0.01)  # the handler runs between two instructions of this thread
+def test_a_student_starts_from_its_seed_whatever_teaches_it(run):
+    starts = [ready(r).distiller.student.state_dict() for r in (run, run.baseline, replace(run, seed=4))]
+    assert all(torch.equal(value, starts[1][key]) for key, value in starts[0].items())
+    assert not torch.equal(starts[0]["conv1.weight"], starts[2]["conv1.weight"])
 
 
 @pytest.mark.parametrize("at", [1, 3, 5, 6, 11, 14])
 @pytest.mark.parametrize("how", [kill, press_stop])
-def test_a_broken_off_run_goes_on_to_the_same_bits(uninterrupted, tmp_path, at, how):
-    Stopping.at, Stopping.how = at, how
-    with pytest.raises((Killed, Interrupted)):
-        small_fit(tmp_path / "r", batches=Stopping)
-    assert not Run(tmp_path / "r").finished
-    run = small_fit(tmp_path / "r")
-    assert weights(run) == weights(uninterrupted)
-    assert rows(run).equals(rows(uninterrupted))
-    assert (run.links == uninterrupted.links).all()
+def test_a_broken_off_run_goes_on_to_the_same_bits(whole, run, at, how):
+    break_off(run, at, how)
+    assert same(train(run, say=quiet), whole)
 
 
-def test_the_stop_button_keeps_the_step_it_stopped_at(tmp_path):
-    Stopping.at, Stopping.how = 7, press_stop
-    with pytest.raises(Interrupted, match="stopped after step 2 of epoch 2; run it again to go on from there"):
-        small_fit(tmp_path / "r", batches=Stopping)
-    assert Run(tmp_path / "r").load()["step"] == 2
+def test_the_stop_button_keeps_the_step_it_stopped_at(run):
+    assert break_off(run, 7, press_stop) == "stopped after step 2 of epoch 2; run it again to go on from there"
+    assert load_checkpoint(run.folder)["step"] == 2
+    lines = []
+    train(run, say=lines.append)
+    assert lines[0] == f"{run.name}: going on after epoch 1, step 2" and lines[-1].startswith("epoch 3/3  ce ")
 
 
-def test_a_torn_checkpoint_costs_an_epoch_and_no_bits(uninterrupted, tmp_path):
-    Stopping.at, Stopping.how = 12, kill
-    with pytest.raises(Killed):
-        small_fit(tmp_path / "r", batches=Stopping)
-    path = tmp_path / "r" / "checkpoint"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.warns(UserWarning, match="damaged"):
-        run = small_fit(tmp_path / "r")
-    assert weights(run) == weights(uninterrupted)
-    assert rows(run).equals(rows(uninterrupted))
+@pytest.mark.parametrize("content", [None, b"", b"\x93\x00bytes", b"[1]"])
+def test_a_torn_checkpoint_costs_an_epoch_and_no_bits(whole, run, content):
+    break_off(run, 12)
+    path = run.folder / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    with pytest.warns(UserWarning, match="checkpoint is damaged"):
+        assert same(train(run, say=quiet), whole)
 
 
-def test_kill_9_at_any_moment(uninterrupted, tmp_path):
-    """A process that trains the same run is killed at three moments, then left to finish."""
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_train; test_train.small_fit(sys.argv[2])"
-    command = [sys.executable, "-c", code, os.path.dirname(__file__), str(tmp_path / "r")]
-    for wait in (0.0, 0.15, 0.4):
-        process = subprocess.Popen(command)
-        while not (tmp_path / "r" / "config.json").exists() and process.poll() is None:
+def test_kill_9_at_any_moment(whole, run, teacher, tmp_path):
+    """A process that trains the same run is killed at two moments, then left to finish."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import helpers; helpers.register_tiny(); "
+        "helpers.train(helpers.tiny_run(sys.argv[2], teacher_weights=sys.argv[3]))"
+    )
+    command = [sys.executable, "-c", code, os.path.dirname(__file__), str(tmp_path), teacher]
+    for wait in (0.0, 0.3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        while not (run.folder / "config.json").exists() and process.poll() is None:
             time.sleep(0.01)
         time.sleep(wait)
         process.kill()
         process.wait()
-    subprocess.run(command, check=True)
-    run = Run(tmp_path / "r")
-    assert rows(run).equals(rows(uninterrupted))
-    assert weights(run) == weights(uninterrupted)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert same(run, whole)
 
 
-def test_a_finished_run_is_only_read(uninterrupted):
-    before = {p: p.stat().st_mtime_ns for p in uninterrupted.folder.iterdir() if p.name != ".lock"}
-    small_fit(uninterrupted.folder)
-    assert before == {p: p.stat().st_mtime_ns for p in uninterrupted.folder.iterdir() if p.name != ".lock"}
-    with pytest.raises(InputError, match=r"recipe\.lr was 0\.02 and is now 0\.5"):
-        small_fit(uninterrupted.folder, small_recipe(lr=0.5))
+def test_a_finished_run_is_only_read(whole, monkeypatch):
+    before = {p: p.stat().st_mtime_ns for p in whole.folder.iterdir()}
+    monkeypatch.setattr("kdnb.prepare.load_data", None)
+    lines = []
+    assert train(whole, say=lines.append) == whole
+    assert lines == [f"{whole.name}: finished before, top-1 {whole.result['top1']:.2f} %"]
+    assert before == {p: p.stat().st_mtime_ns for p in whole.folder.iterdir()}
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    with pytest.raises(InputError, match=r"no longer finite in epoch 1, step \d+; kept is no checkpoint.*lr"):
-        small_fit(tmp_path / "r", small_recipe(lr=1e30))
-    assert not (tmp_path / "r" / "result.json").exists()
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_folder_of_another_run_is_refused_by_name(whole, run, finished):
+    if finished:
+        shutil.copytree(whole.folder, run.folder)
+    else:
+        break_off(run, 7, press_stop)
+    opened = Run.open(run.folder, device="cpu", compile="off")
+    with pytest.raises(InputError, match=r"holds another run: lr was 0\.02 and is now 0\.5; move it away or change"):
+        train(replace(opened, lr=0.5), say=quiet)
+    edit(run.folder / "config.json", preset=run.config["preset"] | {"momentum": 0.5})
+    with pytest.raises(InputError, match=r"momentum was 0\.5 and is now 0\.9"):
+        train(opened, say=quiet)
 
 
-def test_the_checkpoint_before_a_bad_epoch_is_kept(tmp_path):
-    class Poisoned(Batches):
-        def epoch(self, epoch=0, start=0):
-            for step, (images, labels) in enumerate(super().epoch(epoch, start)):
-                yield images * (float("nan") if (epoch, step) == (1, 2) else 1), labels
+def test_other_images_and_another_teacher_are_noticed_on_going_on(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASETS, "tiny", Dataset("tiny", TINY, DATASETS["tiny"].load, lambda root: root.name))
+    file = shutil.copy(run.teacher_weights, tmp_path / "t.safetensors")
+    begun = replace(run, data_root=str(tmp_path / "here"), data_id="", teacher_weights=str(file))
+    break_off(begun, 7, press_stop)
+    with pytest.raises(InputError, match="data_id was 'here' and is now 'there'"):
+        train(Run.open(begun.folder, data_root=str(tmp_path / "there")), say=quiet)
+    names_of(file, None)
+    with pytest.raises(InputError, match=r"t\.safetensors does not hold the weights that teach tiny-wrn_10_1-afd"):
+        train(Run.open(begun.folder), say=quiet)
 
+
+def test_every_machine_and_commit_that_took_part_is_recorded(run, monkeypatch):
+    break_off(run, 7, press_stop)
+    started = run.config["machines"]
+    assert len(started) == 1 and started[0]["threads"] == torch.get_num_threads() and not started[0]["compile"]
+    break_off(run, 2, press_stop)  # on the same machine: nothing to add
+    assert run.config["machines"] == started
+    other = {"device": "another", "device_type": "cpu", "versions": {}, "commit": "0123456789ab", "started": "now"}
+    monkeypatch.setattr(sys.modules["kdnb.train"], "environment", lambda device: dict(other))
+    train(replace(run, compile="on"), say=quiet)  # which it was not when it began
+    assert run.config["machines"] == [*started, other | {"compile": False, "threads": torch.get_num_threads()}]
+
+
+def test_threads(run, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    for threads in (3, 0):
+        train(replace(run, method="none", threads=threads, seed=threads, epochs=1), say=quiet)
+    assert asked == [3, torch.get_num_threads()]  # the second run does not keep to what the first was given
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(run, monkeypatch):
+    with pytest.raises(InputError, match=r"no longer finite in epoch 1, step \d+; kept is no checkpoint.*lr \(now 1e"):
+        train(replace(run, lr=1e30), say=quiet)
+    poison = at_step(8, lambda batch: batch._replace(images=batch.images * float("nan")))
+    monkeypatch.setattr(Engine, "__call__", poison)
     with pytest.raises(InputError, match="epoch 2, step 3; kept is the checkpoint after epoch 1"):
-        small_fit(tmp_path / "r", batches=Poisoned)
-    assert Run(tmp_path / "r").load()["epoch"] == 1
+        train(run, say=quiet)
+    assert load_checkpoint(run.folder)["epoch"] == 1 and not run.done
 
 
 def test_evaluate_counts_what_a_plain_loop_counts():
     model, images = create_model("wrn_10_1", 8).train(), image_set(n=50, classes=8)
-    found = evaluate(model, Batches(images, 16, 8))
+    found = evaluate(model, Loader(images, 16, 8))
+    assert model.training
     logits = model.eval()((images.images / 255 - 0.5) / 0.25).logits
     order = logits.argsort(1, descending=True)
     assert found["top1"] == pytest.approx(100 * float((order[:, 0] == images.labels).float().mean()))
@@ -179,44 +212,64 @@ def test_evaluate_counts_what_a_plain_loop_counts():
     assert found["loss"] == pytest.approx(float(expected.detach()), rel=1e-4)
 
 
-def test_evaluate_with_fewer_than_five_classes():
-    assert evaluate(create_model("wrn_10_1", 4), Batches(image_set(), 16, 8))["top5"] == 100
-
-
-def test_bfloat16_reaches_what_float32_does(uninterrupted, tmp_path):
-    run = small_fit(tmp_path / "r", precision="bfloat16")
-    assert run.metrics["train_total"].to_numpy() == pytest.approx(
-        uninterrupted.metrics["train_total"].to_numpy(), rel=0.1
-    )
+def test_bfloat16_reaches_what_float32_does(whole, run):
+    total = train(replace(run, precision="bfloat16"), say=quiet).metrics["train_total"]
+    assert total.to_numpy() == pytest.approx(whole.metrics["train_total"].to_numpy(), rel=0.1)
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="compiling needs a C++ compiler")
-def test_a_compiled_step_computes_what_an_eager_one_does(tmp_path):
-    eager, compiled = (
-        small_fit(tmp_path / name, small_recipe(epochs=2), compiled=name == "compiled", teacher="wrn_10_1")
-        for name in ("eager", "compiled")
-    )
-    assert compiled.metrics["train_total"].to_numpy() == pytest.approx(
-        eager.metrics["train_total"].to_numpy(), rel=1e-3
-    )
-    assert compiled.links == pytest.approx(eager.links, abs=0.01)
+@pytest.mark.parametrize(("method", "backend"), [("none", "inductor"), ("afd", "aot_eager")])  # AFD takes minutes
+def test_a_compiled_step_computes_what_an_eager_one_does(teacher, tmp_path, monkeypatch, method, backend):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    of = {"method": method, "teacher_weights": teacher, "epochs": 1}
+    eager, compiled = (train(tiny_run(tmp_path / c, compile=c, **of), say=quiet) for c in ("off", "on"))
+    assert compiled == eager and compiled.config["machines"][0]["compile"]
+    totals = [run.metrics["train_total"].to_numpy() for run in (compiled, eager)]
+    assert totals[0] == pytest.approx(totals[1], rel=1e-3)
 
 
-def test_the_official_schedule():
-    cifar = RECIPES["cifar100"]
-    lrs = [cifar.lr_at(epoch) for epoch in range(240)]
-    assert [lrs.count(pytest.approx(lr)) for lr in (0.05, 0.005, 0.0005, 0.00005)] == [150, 30, 30, 30]
+def test_a_teacher_is_trained_first_and_once(tmp_path):
+    lines = []
+    first = train(tiny_run(tmp_path, method="kd", epochs=1), lines.append)
+    assert lines[0] == f"its teacher is trained first, 3 epochs: {first.teacher_run.name}"
+    assert first.teacher_run.done and first.config["teacher"]["weights"] == first.teacher_run.name
+    assert first.config["teacher"]["top1"] == first.teacher_run.result["top1"]
+    lines.clear()
+    train(tiny_run(tmp_path, method="kd", epochs=1, lr=0.01), lines.append)
+    assert lines[0].endswith("1 epochs of 5 steps") and len(list((tmp_path / "runs").iterdir())) == 3
+    names_of(first.teacher_run.weights, None)  # trained again elsewhere
+    with pytest.raises(InputError, match=r"does not hold the weights that teach tiny-wrn_10_1-kd"):
+        ready(first)
 
 
-def test_devices_and_precisions():
-    assert pick_device("cpu") == CPU
-    for name in ("gpu", "cpu:1", "cuda:99"):
-        with pytest.raises(InputError, match="device"):
-            pick_device(name)
-    assert pick_precision("float32", CPU) == "float32"
-    assert pick_precision("auto", CPU) in ("float32", "bfloat16")
-    with pytest.raises(InputError, match="unknown precision 'int8': choose one of auto, bfloat16, float32"):
-        pick_precision("int8", CPU)
-    assert pick_compile("on", CPU, 1) and not pick_compile("off", CPU, 10**6) and not pick_compile("auto", CPU, 10)
-    with pytest.raises(InputError, match="compile"):
-        pick_compile("yes", CPU, 1)
+@pytest.mark.parametrize(
+    ("classes", "left_out", "assumed"),
+    [
+        (["class 0", "class 1", "class 2", "class 3"], [], False),
+        (["cat", "dog", "class 2", "class 3"], ["kd"], False),  # as many, of other names
+        (["a", "b", "c"], ["kd"], False),
+        (None, [], True),
+    ],
+)
+def test_predictions_are_compared_where_the_classes_are_the_same(tmp_path, classes, left_out, assumed):
+    file = names_of(tmp_path / "t.safetensors", classes)
+    made = train(tiny_run(tmp_path, teacher_weights=file, epochs=1), say=quiet)
+    assert made.config["left_out"] == left_out and made.config["same_classes_assumed"] == assumed
+    assert ("train_kd" in made.metrics) == (not left_out) and "train_afd" in made.metrics
+    for method in ("kd", "ce + kd:0.5 + afd:20"):  # nothing is left of the one; the other has no name: it is meant
+        strict = tiny_run(tmp_path, teacher_weights=file, method=method, epochs=1)
+        refused = pytest.raises(InputError, match="kd compares predictions, and this teacher knows other classes")
+        with refused if left_out else nullcontext():
+            assert train(strict, say=quiet).done
+
+
+def test_what_cannot_be_trained_leaves_no_folder(tmp_path):
+    wrong = names_of(tmp_path / "t.safetensors", None)
+    for parameters, sentence in [
+        ({"teacher": "wrn_16_2", "teacher_weights": wrong}, r"t\.safetensors does not fit wrn_16_2"),
+        ({"method": "none", "train_limit": 5000}, "train_limit is 5000: there are only 70 training images"),
+        ({"method": "none", "train_limit": 10}, "batch_size 16: there are only 10 training images"),
+    ]:
+        with pytest.raises(InputError, match=sentence):
+            train(tiny_run(tmp_path, **parameters), say=quiet)
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,178 @@
+"""Which block taught which, and where the networks look: finished runs in, NumPy arrays out.
+
+Every pass is without gradients, in eval mode and in float32. T and S count the blocks of teacher and student, shallow
+to deep. Networks are called by their roles: teacher, baseline (the student without a teacher), distilled.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kdnb import parameters
+from kdnb.data.loader import Loader
+from kdnb.errors import InputError
+from kdnb.losses.afd import AFD, energy
+from kdnb.models import Block, blocks, load_weights, read_state_dict
+from kdnb.paths import output_folder
+from kdnb.prepare import ready
+from kdnb.progress import counted
+from kdnb.run import Run
+from kdnb.train import train
+
+STUDENTS = ("baseline", "distilled")
+
+
+class Networks(NamedTuple):
+    """The networks of a distilled run after training, the AFD that links two of them, and the test images."""
+
+    models: dict[str, nn.Module]  # by role, in eval mode
+    afd: AFD
+    blocks: tuple[list[Block], list[Block]]  # the teacher's and the student's
+    history: np.ndarray  # (epochs, T, S), mean links over the training images of each epoch
+    loader: Loader  # the test images in order, whole, in float32, whatever the precision of training
+    same_classes: bool = True  # whether the teacher knows the data set's classes
+
+
+def run_from_notebook(namespace: Mapping) -> Run:
+    """The run that a notebook's `globals()` name; "": the newest with AFD or, without any, one to be trained."""
+    known = {"run": "", "device": "auto", "threads": 0, "data_root": "", "outputs": ""}
+    given = parameters.from_notebook(namespace, known)
+    if isinstance(given.get("run"), Run):  # the cell is run again, and the name is taken
+        return given["run"]
+    where = {name: parameters.checked(name, value, known[name]) for name, value in given.items() if value}
+    if name := where.pop("run", ""):
+        return Run.open(name, **where)
+    kept = output_folder(where.get("outputs", "")).glob("runs/*/losses.safetensors")
+    runs = (Run.open(path.parent, **where) for path in sorted(kept, key=lambda p: p.stat().st_mtime, reverse=True))
+    return next((run for run in runs if run.done and "afd" in {term.loss for term in run.terms}), None) or Run(**where)
+
+
+def load(run: Run) -> Networks:
+    """The networks of a run with AFD and of its baseline, as training left them; what is missing is trained first.
+
+    Raises InputError for a run without AFD, and for one that did not keep its weights.
+    """
+    if "afd" not in {term.loss for term in run.terms}:
+        raise InputError(f"method {run.label!r} has no afd: nothing is linked; choose a run whose method has it")
+    run, baseline = train(run), train(run.baseline)
+    start = ready(run)
+    losses, test = start.distiller.losses.eval(), start.test
+    losses.load_state_dict(read_state_dict(run.loss_weights))
+    models = {"teacher": start.teacher.model, "baseline": load_weights(run.student, baseline.weights)}
+    models["distilled"] = load_weights(run.student, run.weights)
+    models = {role: m.to(test.device, memory_format=torch.channels_last).eval() for role, m in models.items()}
+    both = blocks(models["teacher"], run.image_size), blocks(models["distilled"], run.image_size)
+    loader = Loader(test.images, 100, test.size, device=test.device)  # few: three networks' maps at 224 pixels
+    same_classes, _ = start.teacher.same_classes(test.images.classes)
+    return Networks(models, losses["afd"], both, run.history["afd.links"], loader, same_classes)
+
+
+class Survey(NamedTuple):
+    """What the networks make of every test image, in order; by role where it is a dictionary."""
+
+    classes: Sequence[str]
+    labels: np.ndarray  # (n,)
+    links: np.ndarray  # (n, T, S), AFD's attention between teacher and distilled student, rows sum to one
+    distances: dict[str, np.ndarray]  # (n, T, S), 1 - cosine of teacher's and student's maps, pooled to the same size
+    predictions: dict[str, np.ndarray]  # (n,), without a teacher that knows other classes
+    confidence: dict[str, np.ndarray]  # (n,), the probability of the right class; of the same networks
+
+    def pairs(self, most: int = 8) -> list[tuple[int, int]]:
+        """Student blocks, shallow to deep, each with the teacher block that listens to it most: [(t, s)]."""
+        listener = self.links.mean(0).argmax(0)
+        chosen = np.unique(np.linspace(0, len(listener) - 1, most).round().astype(int))
+        return [(int(listener[s]), int(s)) for s in chosen]
+
+
+@torch.no_grad()
+def survey(networks: Networks) -> Survey:
+    """Links, map distances and predictions of all test images, in one pass."""
+    loader, afd, parts = networks.loader, networks.afd, []
+    for images, labels, _ in counted(loader.epoch(), len(loader), "survey"):
+        outputs = {role: model(images) for role, model in networks.models.items()}
+        teacher = outputs["teacher"]
+        # Of maps of length 1 the mean squared difference, AFD's distance, is 2 / hw times 1 - cosine.
+        half = torch.tensor([h[0, 0].numel() / 2 for h in teacher.feats], device=labels.device)[:, None]  # t 1
+        distances = {role: half * afd.distances(outputs[role], teacher) for role in STUDENTS}
+        logits = {role: o.logits for role, o in outputs.items() if networks.same_classes or role in STUDENTS}
+        predictions = {role: rows.argmax(1) for role, rows in logits.items()}
+        confidence = {role: rows.softmax(1).gather(1, labels[:, None])[:, 0] for role, rows in logits.items()}
+        parts.append((labels, afd.attention(outputs["distilled"], teacher), distances, predictions, confidence))
+    return Survey(loader.images.classes, *map(joined, zip(*parts, strict=True)))
+
+
+def joined(parts: Sequence) -> np.ndarray | dict:
+    """The batches of a tensor, or of a dictionary of tensors, as one array each."""
+    if isinstance(parts[0], dict):
+        return {key: joined([part[key] for part in parts]) for key in parts[0]}
+    return torch.cat(parts).cpu().numpy()
+
+
+class ClassLinks(NamedTuple):
+    """Links by class, of the n classes that have images."""
+
+    names: list[str]
+    links: np.ndarray  # (n, T, S), means
+    mean: np.ndarray  # (T, S), over all images
+    deviation: np.ndarray  # (n,), the share of attention that goes to other links than the mean's
+    chance: np.ndarray  # (n,), below which 19 of 20 deviations are for as many images of any class
+
+
+def by_class(survey: Survey, draws: int = 40) -> ClassLinks:
+    """What the links are in each class; chance: from so many random `draws`."""
+    there, labels, sizes = np.unique(survey.labels, return_inverse=True, return_counts=True)
+    shares = np.eye(len(there), dtype=np.float32)[labels] / sizes.astype(np.float32)  # n classes
+    mean, rng = survey.links.mean(0), np.random.default_rng(0)
+
+    def means(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        links = np.tensordot(shares.T, survey.links, 1)  # classes t s
+        return links, 0.5 * np.abs(links - mean).sum(-1).mean(-1)
+
+    links, deviation = means(shares)
+    chance = np.quantile([means(rng.permutation(shares))[1] for _ in range(draws)], 0.95, axis=0)
+    return ClassLinks([survey.classes[c] for c in there], links, mean, deviation, chance)
+
+
+def choose_images(survey: Survey, n: int) -> np.ndarray:
+    """Indices of n test images, the first ones of classes spread evenly over the set."""
+    _, first = np.unique(survey.labels, return_index=True)
+    return first[np.linspace(0, len(first) - 1, min(n, len(first))).round().astype(int)]
+
+
+def mistakes(survey: Survey) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the images that only the distilled student, or only the baseline, gets right; the clearest first."""
+    baseline, distilled = (survey.predictions[role] == survey.labels for role in STUDENTS)
+    gain = survey.confidence["distilled"] - survey.confidence["baseline"]
+    corrected, spoilt = np.flatnonzero(distilled & ~baseline), np.flatnonzero(baseline & ~distilled)
+    return corrected[np.argsort(-gain[corrected])], spoilt[np.argsort(gain[spoilt])]
+
+
+class Gallery(NamedTuple):
+    """Some images, every network's maps of them and what it says, as arrays, so that pictures need no network."""
+
+    names: list[str]  # of the classes of the n images
+    pixels: np.ndarray  # (n, size, size, 3) uint8, as the networks saw them
+    maps: dict[str, list[np.ndarray]]  # by role, (n, h, w) per block: channel energy of length 1 (L2)
+    distances: dict[str, np.ndarray]  # (n, T, S), as in Survey
+    said: dict[str, list[str]]  # the classes that were predicted, by role
+    blocks: tuple[list[Block], list[Block]]  # the teacher's and the student's
+
+
+@torch.no_grad()
+def look(networks: Networks, survey: Survey, index: np.ndarray) -> Gallery | None:
+    """The networks' maps of the test images at `index`; None of none."""
+    if not len(index):
+        return None
+    loader, rows = networks.loader, torch.as_tensor(index, device=networks.loader.device)
+    images = loader.make({key: value[rows] for key, value in loader.plan(0).items()}).images
+    pixels = ((images - loader.shift) / loader.scale).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+    outputs = {role: model(images) for role, model in networks.models.items()}
+    maps = {role: [F.normalize(energy(h), dim=(1, 2)).cpu().numpy() for h in o.feats] for role, o in outputs.items()}
+    distances = {role: values[index] for role, values in survey.distances.items()}
+    names = [survey.classes[c] for c in survey.labels[index]]
+    said = {role: [survey.classes[c] for c in values[index]] for role, values in survey.predictions.items()}
+    return Gallery(names, pixels.cpu().numpy(), maps, distances, said, networks.blocks)

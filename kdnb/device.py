@@ -1,0 +1,101 @@
+"""Where and how to compute: what "auto" means for device, precision, compiling, threads; and what it was in the end."""
+
+import contextlib
+import os
+import platform
+import shutil
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from kdnb.errors import InputError, choose
+
+USUAL_THREADS = torch.get_num_threads()
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# From how many training pixels on compiling a step repays itself, twice over: measured on two CPU cores (NOTES.md),
+# not yet on a GPU, where recording a step as a graph is worth more than the compiled kernels.
+REPAYS = {("cpu", "float32"): 500_000_000, ("cpu", "bfloat16"): 300_000_000, ("cuda", ""): 8_000_000}
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """ "auto", "cpu", "cuda", "cuda:N" or "mps" -> a device that is really there. Raises InputError."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
+    kind, _, index = name.partition(":")
+    choose("device", kind, ["auto", *there])
+    known = not index or (kind == "cuda" and index.isdigit() and int(index) < torch.cuda.device_count())
+    if not (there[kind] and known):
+        present = ", ".join(kind for kind, ok in there.items() if ok)
+        raise InputError(f"device {name!r} is not on this machine: choose auto, {present}")
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """ "auto" -> bfloat16 where the device multiplies it natively, else float32."""
+    if name != "auto":
+        return choose("precision", name, ["auto", *PRECISIONS])
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
+    if device.type == "cpu":  # emulated bf16 is slower than float32: only with the instructions
+        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        return "bfloat16" if native() else "float32"
+    return "float32"
+
+
+def pick_compile(name: str, device: torch.device, precision: str, pixels: float) -> bool:
+    """ "auto" -> compile a step where that repays itself: with a compiler at hand and a run that is long enough.
+
+    pixels: epochs x images x pixels an image, of the whole run and not of what is left of it, so that a resumed run
+    computes the same.
+    """
+    choose("compile", name, ["auto", "on", "off"])
+    if name != "auto" or device.type == "mps":
+        return name == "on"
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    least = REPAYS.get((device.type, precision), REPAYS.get((device.type, "")))
+    return bool(compiler) and least is not None and pixels >= least
+
+
+def set_threads(threads: int) -> None:
+    """Compute with so many threads of the CPU; 0: as many as torch or OMP_NUM_THREADS said in the beginning."""
+    torch.set_num_threads(threads or USUAL_THREADS)
+
+
+def environment(device: str) -> dict:
+    """Device, library versions, commit and time: what stands beside every number."""
+    libraries = {name: version(name) for name in ("torch", "torchvision", "numpy")}
+    return {
+        "device": device_name(device),
+        "device_type": device.partition(":")[0],
+        "versions": {"python": platform.python_version(), **libraries},
+        "commit": commit(),
+        "started": time.strftime("%F %T %z"),
+    }
+
+
+def device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    return f"{cpu}, {os.cpu_count()} cores" + ("" if device == "cpu" else f", {device}")
+
+
+def commit() -> str:
+    """The commit of the code that runs, with "+changes" if files differ from it; "" outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""

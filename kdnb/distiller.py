@@ -1,0 +1,96 @@
+"""The objective: a student, a frozen teacher, and the weighted losses between them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kdnb.data import Batch
+from kdnb.errors import InputError
+from kdnb.methods import LOSSES, Term, parse, serving, spell, taught
+from kdnb.models import Output, class_count
+
+
+class Distiller(nn.Module):
+    """Computes the weighted sum of a method's losses, such as ce + 0.9 kd + 200 afd.
+
+    student, teacher: models returning Output; a method without the teacher's losses needs none, and runs none.
+    method: a name in METHODS, a mix, or parsed terms.
+    example: images (2+, 3, height, width) from which the losses learn the shapes of both networks' maps.
+    same_classes: whether the teacher's predictions are of the student's classes; None: as many classes count as such.
+    partly: leave out losses that this teacher cannot serve (`left_out` names them); else they are an InputError.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None = None,
+        method: str | Sequence[Term] = "none",
+        example: Tensor | None = None,
+        *,
+        same_classes: bool | None = None,
+        partly: bool = False,
+    ):
+        super().__init__()
+        self.student, self.teacher, self.left_out = student, None, ()
+        self.losses = nn.ModuleDict()
+        self.terms = parse(method) if isinstance(method, str) else tuple(method)
+        examples = None, None
+        if taught(self.terms):
+            if teacher is None or example is None:
+                raise InputError(f"the method {spell(self.terms)} needs a teacher and an example batch")
+            if same_classes is None:
+                same_classes = class_count(student) == class_count(teacher)
+            self.terms, self.left_out = serving(self.terms, same_classes, partly)
+            self.teacher = teacher.requires_grad_(False).eval()
+            examples = [example_output(model, example) for model in (student, teacher)]
+        for term in self.terms:
+            self.losses[term.loss] = LOSSES[term.loss](*examples, **term.options)
+        # On the device, since a recorded step would keep a number for ever.
+        self.register_buffer("weights", torch.tensor([term.weight for term in self.terms]), persistent=False)
+        self.to(next(student.parameters()).device)
+
+    def train(self, mode: bool = True) -> "Distiller":
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()  # its statistics are what it was trained with, always
+        return self
+
+    def start_epoch(self, epoch: int) -> None:
+        """Set the weights of an epoch, counted from 0: those of losses with a warm-up rise, (epoch + 1) / warm-up."""
+        ramps = [LOSSES[term.loss].warmup for term in self.terms]
+        shares = [min(1.0, (epoch + 1) / ramp) if ramp else 1.0 for ramp in ramps]
+        weights = [term.weight * share for term, share in zip(self.terms, shares, strict=True)]
+        self.weights.copy_(torch.tensor(weights))
+
+    def forward(self, images: Tensor, labels: Tensor, index: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
+        """Images (batch, 3, height, width), labels (batch,), index (batch,) of the images in the training set, which
+        some losses remember -> scalar losses by name before weighting, and their weighted sum "total"; logits."""
+        output, guide, batch = self.student(images), None, Batch(images, labels, index)
+        if self.teacher is not None:
+            with torch.no_grad():
+                guide = self.teacher(images)
+        terms = {name: loss(output, guide, batch) for name, loss in self.losses.items()}
+        total = sum(weight * term for weight, term in zip(self.weights, terms.values(), strict=True))
+        return {"total": total, **terms}, output.logits
+
+    def trained(self) -> nn.ModuleDict:
+        """What the optimiser trains and a checkpoint keeps: the student and the losses' own parameters."""
+        return nn.ModuleDict({"student": self.student, "losses": self.losses})
+
+    def running(self) -> dict[str, Tensor]:
+        """The buffers behind the losses' running means, by "loss.buffer"."""
+        return {f"{n}.{k}": v for n, loss in self.losses.items() for k, v in loss.running_buffers().items()}
+
+    def means(self) -> dict[str, Tensor]:
+        """The losses' running means, by "loss.name", such as "afd.links"."""
+        return {f"{n}.{k}": v for n, loss in self.losses.items() for k, v in loss.means().items()}
+
+
+@torch.no_grad()
+def example_output(model: nn.Module, images: Tensor) -> Output:
+    """One forward pass in eval mode that leaves the model as it was."""
+    was_training = model.training
+    output = model.eval()(images)
+    model.train(was_training)
+    return output

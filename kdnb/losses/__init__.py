@@ -1,0 +1,9 @@
+"""Distillation losses: a file each, written from its paper. Adding one is adding a file; see kdnb.losses.base.Loss."""
+
+import importlib
+import pkgutil
+
+from kdnb.losses.base import LOSSES, METHODS, Loss
+
+for _module in pkgutil.iter_modules(__path__):  # each file registers its loss
+    importlib.import_module(f"{__name__}.{_module.name}")

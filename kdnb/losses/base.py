@@ -1,0 +1,58 @@
+"""What a distillation loss is; each stands in a file of its own and makes itself known by its class line."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+LOSSES: dict[str, type["Loss"]] = {}
+METHODS: dict[str, str] = {"none": "ce"}  # name -> mix of weighted losses; see kdnb.methods
+
+
+class Loss(nn.Module):
+    """A loss between two networks: built from one example Output of each, called with the Outputs of a batch.
+
+    class DKD(Loss, name="dkd", method="ce + dkd"):
+        same_classes, warmup = True, 20
+        def __init__(self, student: Output, teacher: Output, *, T: float = 4.0): ...
+        def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor: ...
+
+    name: what a mix calls it. method: the mix in which it was published, if it is a method of its own. Keyword
+    arguments with a default are its options, "dkd(T=2)". Its parameters and buffers are trained, kept in checkpoints
+    and resumed; gradients never reach the teacher.
+
+    taught: it needs a teacher. same_classes: it compares predictions, so that student and teacher have to know the
+    same classes.
+    warmup: epochs over which its weight rises linearly from 0.
+    """
+
+    taught: ClassVar[bool] = True
+    same_classes: ClassVar[bool] = False
+    warmup: ClassVar[int] = 0
+
+    def __init_subclass__(cls, name: str = "", method: str = "", **kwargs):
+        super().__init_subclass__(**kwargs)
+        if name:
+            LOSSES[name] = cls
+        if method:
+            METHODS[name] = method
+
+    def running(self, name: str, shape: tuple[int, ...]) -> None:
+        """Register a running mean of this shape: `track` adds to it, the loop keeps one per epoch in history.npz."""
+        self.register_buffer(f"{name}_sum", torch.zeros(shape), persistent=False)
+        self.register_buffer(f"{name}_count", torch.zeros(()), persistent=False)
+
+    def track(self, name: str, values: Tensor) -> None:
+        """Add (batch, *shape) to a running mean, in train mode; nothing waits for the device."""
+        if self.training:
+            getattr(self, f"{name}_sum").add_(values.detach().sum(0))
+            getattr(self, f"{name}_count").add_(len(values))
+
+    def running_buffers(self) -> dict[str, Tensor]:
+        """What `means` are computed from: zeroed by the loop before an epoch, kept in its checkpoints."""
+        return {name: value for name, value in self.named_buffers() if name in self._non_persistent_buffers_set}
+
+    def means(self) -> dict[str, Tensor]:
+        """The running means since they were last zeroed."""
+        sums = {name.removesuffix("_sum") for name in self.running_buffers() if name.endswith("_sum")}
+        return {name: getattr(self, f"{name}_sum") / getattr(self, f"{name}_count") for name in sorted(sums)}

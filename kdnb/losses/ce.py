@@ -1,0 +1,20 @@
+"""Cross-entropy with the labels: what every student learns from, with a teacher or without."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdnb.data import Batch
+from kdnb.losses.base import Loss
+from kdnb.models import Output
+
+
+class CE(Loss, name="ce"):
+    """The mean over the batch, in nats."""
+
+    taught = False
+
+    def __init__(self, student: Output, teacher: Output | None):
+        super().__init__()
+
+    def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Tensor:
+        return F.cross_entropy(student.logits.float(), batch.labels)

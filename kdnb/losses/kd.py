@@ -1,0 +1,26 @@
+"""Knowledge distillation (Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdnb.data import Batch
+from kdnb.losses.base import Loss
+from kdnb.models import Output
+
+
+class KD(Loss, name="kd", method="ce:0.1 + kd:0.9"):
+    """KL(teacher / T || student / T) * T^2, batch mean (section 2). The mix is the one of RepDistiller's benchmark.
+
+    T: the temperature that softens both predictions.
+    """
+
+    same_classes = True
+
+    def __init__(self, student: Output, teacher: Output, *, T: float = 4.0):
+        super().__init__()
+        self.T = T
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        log_p_s = F.log_softmax(student.logits.float() / self.T, dim=1)  # b c
+        log_p_t = F.log_softmax(teacher.logits.float() / self.T, dim=1)  # b c
+        return F.kl_div(log_p_s, log_p_t, reduction="batchmean", log_target=True) * self.T**2

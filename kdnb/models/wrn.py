@@ -1,0 +1,91 @@
+"""Wide residual networks for small images (Zagoruyko and Komodakis, BMVC 2016)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdnb.errors import InputError
+from kdnb.models.base import Output, register
+
+
+class WideBlock(nn.Module):
+    """Pre-activation residual block (fig. 1a of the paper), in CRD/RepDistiller's key names."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        equal = in_channels == out_channels
+        self.convShortcut = None if equal else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(block output, the activation relu(bn1(x)) that entered it)."""
+        entry = F.relu(self.bn1(x))
+        out = self.conv2(F.relu(self.bn2(self.conv1(entry))))
+        shortcut = x if self.convShortcut is None else self.convShortcut(entry)
+        return shortcut + out, entry
+
+
+class WideGroup(nn.Module):
+    def __init__(self, depth: int, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        blocks = [WideBlock(in_channels, out_channels, stride)]
+        blocks += [WideBlock(out_channels, out_channels, 1) for _ in range(depth - 1)]
+        self.layer = nn.ModuleList(blocks)
+
+
+class WideResNet(nn.Module):
+    """WRN-depth-widen_factor. State-dict keys are those of the CRD/RepDistiller, mdistiller and official AFD code.
+
+    A block's tap is the activation its output turns into, the next block's `relu(bn1(x))` or the final `relu(bn1(x))`:
+    (depth - 4) / 2 taps. The stages are the outputs of the three groups, raw residual sums, as RepDistiller's are.
+
+    The official AFD code calls each of these batch norms a second time to obtain the tap, so its running statistics
+    move at momentum 1 - 0.9^2 = 0.19 rather than 0.1. Train-mode outputs and gradients are the same. Here each batch
+    norm is called once.
+    """
+
+    classifier = "fc"
+
+    def __init__(self, depth: int, widen_factor: int, num_classes: int):
+        super().__init__()
+        if depth < 10 or (depth - 4) % 6 or widen_factor < 1:
+            sizes = "depth must be 6n + 4 (10, 16, 22, 28, 40 ...), widen factor 1+"
+            raise InputError(f"wrn_{depth}_{widen_factor}: {sizes}")
+        per_group = (depth - 4) // 6
+        widths = [16 * widen_factor, 32 * widen_factor, 64 * widen_factor]
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.block1 = WideGroup(per_group, 16, widths[0], 1)
+        self.block2 = WideGroup(per_group, widths[0], widths[1], 2)
+        self.block3 = WideGroup(per_group, widths[1], widths[2], 2)
+        self.bn1 = nn.BatchNorm2d(widths[2])
+        self.fc = nn.Linear(widths[2], num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor) -> Output:
+        """Images (batch, 3, height, width), normalised -> Output."""
+        x = self.conv1(x)
+        entries, stages = [], []
+        for group in (self.block1, self.block2, self.block3):
+            for block in group.layer:
+                x, entry = block(x)
+                entries.append(entry)
+            stages.append(x)
+        last = F.relu(self.bn1(x))
+        pooled = last.mean((2, 3))
+        return Output(self.fc(pooled), (*entries[1:], last), tuple(stages), pooled)
+
+    @property
+    def block_names(self) -> list[str]:
+        """A name per tap, for the axes of plots: group.block, counted from 1."""
+        groups = (self.block1, self.block2, self.block3)
+        return [f"{g}.{b}" for g, group in enumerate(groups, 1) for b in range(1, len(group.layer) + 1)]
+
+
+@register(r"wrn[-_]?(\d+)[-_x](\d+)", "wrn_{}_{}", "wrn_DEPTH_WIDTH (such as wrn_40_2)")
+def build(depth: str, widen_factor: str, num_classes: int) -> WideResNet:
+    return WideResNet(int(depth), int(widen_factor), num_classes)

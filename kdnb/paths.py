@@ -1,0 +1,33 @@
+"""Where the project and its data lie, wherever a notebook was started."""
+
+import os
+from pathlib import Path
+
+
+def project_root() -> Path:
+    """The folder that holds notebooks/ and outputs/, wherever the notebook was started; else the current folder."""
+    here = Path(__file__).resolve().parent.parent
+    return here if (here / "notebooks").is_dir() else Path.cwd()
+
+
+def located(path: str | Path) -> Path:
+    """A path with ~ as the home folder; a relative one from the current folder or, if it is not there, the project."""
+    given = Path(path).expanduser()
+    return given if given.exists() or not (project_root() / given).exists() else project_root() / given
+
+
+def data_folder(root: str | Path = "") -> Path:
+    """The folder that holds the data: `root`, or $KDNB_DATA, or data/ in the project."""
+    return located(root) if root else Path(os.environ.get("KDNB_DATA") or project_root() / "data").expanduser()
+
+
+def output_folder(root: str | Path = "") -> Path:
+    """The folder under which runs are kept: `root`, or outputs/ in the project."""
+    return Path(root).expanduser() if root else project_root() / "outputs"
+
+
+def run_folder(name: str | Path, outputs: str | Path = "") -> Path | None:
+    """The folder of a run, by its path or by its name under the outputs folder; None if there is none."""
+    root = output_folder(outputs)
+    places = located(name), root / "runs" / name, root / "records" / name
+    return next((Path(os.path.abspath(place)) for place in places if (place / "config.json").is_file()), None)

@@ -1,0 +1,99 @@
+"""Tables -> figures of accuracies and times."""
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from kdnb.plots.style import NEUTRAL, PALE, SEQUENTIAL, figure, legend_below, role_styles
+
+__all__ = ["accuracy_over_time", "learning_curves", "step_times", "with_published"]
+
+TOP1 = "test accuracy, top-1 (%)"
+STUDIES = ["this study", "published", "earlier study"]
+
+
+def learning_curves(table: pd.DataFrame, title: str = "") -> Figure | None:
+    """Test accuracy over epochs: a line per `line`, the mean of its runs, in a band of ± sd; None without epochs.
+
+    table: a row per run and epoch with the columns line (what the legend says), role (see `style.ROLES`), run, epoch
+    and test_top1 (%). Of six epochs or more the last third stands enlarged on the right, where the lines part.
+    """
+    if table.empty:
+        return None
+    last, runs = table["epoch"].max(), table.groupby("line")["run"].nunique().max()
+    parts = {"all epochs": table, "the last third, enlarged": table[table["epoch"] > last * 2 / 3]}
+    parts = parts if last >= 6 else {"": table}
+    what = "Test accuracy over epochs" + (f", mean ± sd of up to {runs} runs" if runs > 1 else "")
+    fig, axes = figure(what, title, 4.2, ncols=len(parts), width_ratios=(3, 2)[: len(parts)], squeeze=False)
+    for ax, (name, part) in zip(axes[0], parts.items(), strict=True):
+        sns.lineplot(part, x="epoch", y="test_top1", errorbar="sd", legend=ax is axes[0, 0], ax=ax, **looks(table))
+        ax.set(xlabel="epoch", ylabel=TOP1)
+        ax.set_title(name, fontsize=9)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    legend_below(fig, axes[0, 0])
+    return fig
+
+
+def accuracy_over_time(table: pd.DataFrame, title: str = "") -> Figure | None:
+    """Test accuracy over the time spent on training, a line per run; the time of a run's teacher is not in it.
+
+    table: as for `learning_curves`, with the column spent, seconds since the start, and perhaps device: times of
+    different machines are not to be compared unnoticed, so that their lines are told apart. None without epochs.
+    """
+    if table.empty:
+        return None
+    if "device" in table and table["device"].nunique() > 1:
+        table = table.assign(line=table["line"] + ", " + table["device"])
+    unit, seconds = ("hours", 3600) if table["spent"].max() > 7200 else ("minutes", 60)
+    table = table.assign(time=table["spent"] / seconds)
+    fig, ax = figure("Test accuracy over time, to the last epoch", title, 4.2)
+    sns.lineplot(table, x="time", y="test_top1", units="run", estimator=None, linewidth=1.2, ax=ax, **looks(table))
+    ax.set(xlabel=f"time spent on training this network ({unit})", ylabel=TOP1, xlim=(0, None))
+    legend_below(fig, ax)
+    return fig
+
+
+def with_published(table: pd.DataFrame, title: str = "") -> Figure | None:
+    """Accuracies beside the published ones. Points, not bars: bars start at 0, and differences are of a point or two.
+
+    table: a row per run or citation with the columns line, study (one of `STUDIES`) and top1 (%); the runs of a line
+    of this study are drawn as their mean ± sd. None without rows.
+    """
+    if table.empty:
+        return None
+    fig, ax = figure("Test accuracy here and as published", title, 1.4 + 0.4 * table["line"].nunique())
+    marks = {"order": table["line"].unique(), "palette": [NEUTRAL, "black", PALE], "markers": ["o", "D", "s"]}
+    marks |= {"linestyle": "none", "dodge": 0.5, "markersize": 6, "err_kws": {"linewidth": 1.5}}
+    sns.pointplot(table, x="top1", y="line", hue="study", hue_order=STUDIES, errorbar="sd", ax=ax, **marks)
+    ax.set(xlabel=f"{TOP1}; here: last epoch, mean ± sd of the seeds", ylabel="")
+    ax.grid(axis="x", alpha=0.3)
+    legend_below(fig, ax)
+    return fig
+
+
+def step_times(whole: pd.DataFrame, parts: pd.DataFrame, floor: pd.DataFrame, title: str = "") -> Figure:
+    """The parts of a training step stacked, beside whole steps and the least that the machine could need.
+
+    whole: columns step, ms and images/s; parts: part and ms; floor: ms, the largest of which is drawn.
+    """
+    fig, ax = figure("Time of a training step, and of its parts", title, 2.1 + 0.42 * len(whole))
+    ends, least = parts["ms"].cumsum(), floor["ms"].max()
+    shades = sns.color_palette(SEQUENTIAL, len(parts))
+    for part, ms, end, shade in zip(parts["part"], parts["ms"], ends, shades, strict=True):
+        label = f"{part} ({ms:.1f} ms)"
+        ax.barh("the parts, one by one", ms, left=end - ms, color=shade, edgecolor="white", label=label)
+    bars = ax.barh(whole["step"], whole["ms"], color=PALE)
+    ax.bar_label(bars, [f"{rate:,.0f} images/s" for rate in whole["images/s"]], padding=4, fontsize=8)
+    ax.axvline(least, color="black", linestyle="--", linewidth=1, label=f"floor ({least:.1f} ms)")
+    ax.invert_yaxis()
+    ax.set(xlabel="milliseconds a step", xlim=(0, 1.22 * max(ends.max(), whole["ms"].max())))
+    legend_below(fig, ax)
+    return fig
+
+
+def looks(table: pd.DataFrame) -> dict:
+    """How seaborn is to draw each line: with marks only where epochs are few."""
+    styles = role_styles(dict(zip(table["line"], table["role"], strict=True)))
+    colours, dashes, markers = ({line: style[i] for line, style in styles.items()} for i in range(3))
+    markers = markers if table["epoch"].max() < 6 else False
+    return {"hue": "line", "style": "line", "palette": colours, "dashes": dashes, "markers": markers}

@@ -1,0 +1,90 @@
+"""What a run starts from: its images, its networks, its teacher, on their device; and what is kept of that."""
+
+import json
+from dataclasses import asdict
+from typing import NamedTuple
+
+import torch
+
+from kdnb.data import Images, load_data
+from kdnb.data.loader import Loader
+from kdnb.device import PRECISIONS, pick_device
+from kdnb.distiller import Distiller
+from kdnb.errors import InputError
+from kdnb.models import create_model
+from kdnb.run import Run
+from kdnb.store import damaged
+from kdnb.teacher import Teacher, load_teacher
+
+# Of a preset, what changes no step of a run.
+NO_STEP = ("teacher_weights", "for_teacher", "methods", "fixed_size")
+
+
+class Ready(NamedTuple):
+    """A run before its first step: fresh networks, and the batches of both splits."""
+
+    distiller: Distiller
+    train: Loader
+    test: Loader
+    teacher: Teacher | None = None
+    assumed: bool = False  # that the teacher knows the same classes: only their number could be compared
+
+
+def load_images(run: Run) -> tuple[Images, Images]:
+    """The training images, limited, and the test images of a run. Raises InputError if they are not there."""
+    train, test = load_data(run.dataset, run.data_root, run.preset.stored(run.image_size), run.skip_damaged)
+    return train.limit(run.train_limit), test
+
+
+def loaders(run: Run, images: tuple[Images, Images]) -> tuple[Loader, Loader]:
+    """The augmented training batches of a run and its test batches, on its device."""
+    common = {"device": pick_device(run.device), "dtype": PRECISIONS[run.precision]}
+    augment = {"train": True, "seed": run.seed, "padding": run.preset.padding, "flip": run.preset.flip}
+    train = Loader(images[0], run.batch_size, run.image_size, **augment, **common)
+    return train, Loader(images[1], max(run.batch_size, 250), run.image_size, **common)
+
+
+def ready(run: Run, images: tuple[Images, Images] | None = None, teacher: Teacher | None = None) -> Ready:
+    """What a run starts from, on its device; its teacher, unless one is given, has to be trained. Raises InputError."""
+    images = images or load_images(run)
+    train, test = loaders(run, images)
+    classes = images[0].classes
+    teacher = teacher or (load_teacher(run) if run.teacher else None)
+    same, assumed = teacher.same_classes(classes) if teacher else (None, False)
+    example = next(iter(test.epoch())).images[:2].float()
+    with torch.random.fork_rng():
+        torch.manual_seed(run.seed)
+        student = create_model(run.student, len(classes)).to(train.device)
+        model = teacher.model.to(train.device) if teacher else None
+        distiller = Distiller(student, model, run.terms, example, same_classes=same, partly=run.named)
+    return Ready(distiller, train, test, teacher, assumed)
+
+
+def description(run: Run, start: Ready | None = None) -> dict:
+    """What config.json keeps of what is trained; start: where it starts from, if it is to be trained."""
+    asked = {"run": run.identity, "preset": asdict(run.preset), "changes": run.changes, "label": run.label}
+    if start:
+        asked |= {
+            "terms": [term._asdict() for term in start.distiller.terms],
+            "left_out": list(start.distiller.left_out),
+            "classes": list(start.train.images.classes),
+            "same_classes_assumed": start.assumed,
+            "teacher": start.teacher and start.teacher.about,
+        }
+    return json.loads(json.dumps(asked))  # as it will be read back: tuples are lists
+
+
+def check_same(run: Run, asked: dict) -> None:
+    """Raises InputError if the folder of a run holds another one than `asked`, a description."""
+
+    def facts(config: dict) -> dict:
+        found = {name: value for name, value in config["preset"].items() if name not in NO_STEP} | config["run"]
+        return found | {name: config[name] for name in ("classes",) if name in config}
+
+    try:
+        was, now = facts(run.config), facts(asked)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise damaged(run.folder / "config.json", f"it lacks {error}") from None
+    if differ := [name for name in now if name in was and was[name] != now[name]]:
+        changes = ", ".join(f"{name} was {was[name]!r} and is now {now[name]!r}" for name in differ)
+        raise InputError(f"{run.folder} holds another run: {changes}; move it away or change back")

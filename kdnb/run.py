@@ -1,0 +1,217 @@
+"""One description of a training: which run is this? Everything that tells runs apart follows from its fields."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from itertools import product
+from pathlib import Path
+
+from kdnb import parameters, store
+from kdnb.data import DATASETS, Preset
+from kdnb.device import pick_device, pick_precision
+from kdnb.errors import InputError, choose
+from kdnb.methods import Term, label, parse, serving, spell, taught
+from kdnb.models import model_name
+from kdnb.parameters import checked
+from kdnb.paths import data_folder, output_folder, run_folder
+from kdnb.teacher import teacher_source
+
+FOUND = {"found": True}  # metadata of fields that are no parameters: they are found out on construction
+ALWAYS = ("dataset", "student", "method", "teacher", "teacher_id", "seed", "precision", "data_id")  # no preset has them
+
+
+@dataclass(frozen=True)
+class Run(store.RunFolder):
+    """One training of one network. Its fields are the notebooks' parameters; "" and 0 mean the data set's preset.
+
+    Values are resolved and made canonical on construction, so that two spellings of one training are equal. What is
+    compared is what is trained; `field(compare=False)` marks where and how. Equality, the folder's name, config.json,
+    the check before going on, and a row of the results follow from that. Raises InputError for a value that cannot be.
+    """
+
+    dataset: str = "digits"  # digits, cifar100, stanford40, or folder: your own train/CLASS/*.jpg
+    student: str = ""  # the network that is trained: wrn_16_2, resnet18 ...; "": the preset's
+    method: str = "afd"  # none, kd, afd, or a mix of weighted losses: ce:0.1 + kd:0.9 + afd:200
+    teacher: str = ""  # wrn_40_2, resnet34 ...; "": the preset's
+    teacher_weights: str = field(default="", compare=False)  # imagenet, a file, none: train it first; "": the preset's
+    teacher_seed: int = 0  # of a teacher that is trained first
+    teacher_epochs: int = 0  # of a teacher that is trained first; 0: the preset's
+    seed: int = 0  # of the initial weights and the batches
+    epochs: int = 0  # 0: the preset's
+    batch_size: int = 0  # 0: the preset's
+    lr: float = 0.0  # the highest learning rate; 0: the preset's
+    image_size: int = 0  # side in pixels of what the networks see; 0: the preset's
+    train_limit: int = 0  # so many training images, of every class alike; -1: all; 0: the preset's
+    skip_damaged: bool = False  # leave out photographs that cannot be decoded
+    precision: str = "auto"  # float32, bfloat16, or auto: what the device multiplies fastest
+    device: str = field(default="auto", compare=False)  # auto, cpu, cuda, cuda:1, mps
+    compile: str = field(default="auto", compare=False)  # on, off, or auto: where it repays itself
+    threads: int = field(default=0, compare=False)  # of the CPU; 0: all
+    data_root: str = field(default="", compare=False)  # folder of the data; "": $KDNB_DATA, or data/ in the project
+    outputs: str = field(default="", compare=False)  # folder under which runs are kept; "": outputs/ in the project
+    teacher_id: str = field(default="", metadata=FOUND)  # "trained", "imagenet", or the start of a file's SHA-256
+    data_id: str = field(default="", metadata=FOUND)  # digest of the names and sizes of photographs
+    opened: str = field(default="", compare=False, metadata=FOUND)  # the folder, if it is not to follow from the rest
+
+    def __post_init__(self):
+        for f in fields(self):
+            self._set(**{f.name: checked(f.name, getattr(self, f.name), f.default)})
+        preset = self.preset
+        terms = parse(self.method, preset.methods)
+        self._set(method=spell(terms), student=model_name(self.student or preset.student))
+        self._set(**{name: getattr(self, name) or value for name, value in self.usual.items()})
+        preset.stored(self.image_size)  # raises for a size that the data set does not come in
+        self._set(precision=pick_precision(self.precision, pick_device(self.device)))
+        choose("compile", self.compile, ["auto", "on", "off"])
+        if self.batch_size == 1:
+            raise InputError("batch_size is 1: batch norm needs at least 2 images")
+        self._set(data_id=self.data_id or DATASETS[self.dataset].digest(data_folder(self.data_root)))
+        if not taught(terms):
+            self._set(teacher="", teacher_weights="", teacher_seed=0, teacher_epochs=0, teacher_id="")
+            return
+        self._set(teacher=model_name(self.teacher or preset.teacher))
+        if not self.teacher_id:
+            self._set(**teacher_source(self))
+        if self.teacher_id == "trained":
+            self._set(teacher_epochs=self.teacher_epochs or preset.usual(teacher=True)["epochs"])
+        else:
+            self._set(teacher_seed=0, teacher_epochs=0)
+        if self.teacher_id == "imagenet":  # whose classes are known without looking
+            serving(terms, same_classes=False, partly=self.named)
+
+    def _set(self, **values) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)  # as dataclasses themselves do while they are frozen
+
+    @classmethod
+    def parameters(cls) -> dict[str, object]:
+        """The names and defaults of what a notebook may set."""
+        return {f.name: f.default for f in fields(cls) if not f.metadata}
+
+    @classmethod
+    def from_notebook(cls, namespace: Mapping) -> "Run":
+        """The run that a notebook's `globals()` describe. Raises InputError for a misspelt parameter."""
+        return cls(**parameters.from_notebook(namespace, cls.parameters()))
+
+    @classmethod
+    def open(cls, folder: str | Path, outputs: str = "", **where) -> "Run":
+        """The run that a folder holds, by its path or its name under the outputs folder. Raises InputError.
+
+        Neither data nor networks are looked at, and it may have been trained on any machine. where: fields that say
+        where and how to go on with it, such as data_root or device.
+        """
+        path = run_folder(folder, outputs)
+        if path is None:
+            runs = output_folder(outputs) / "runs"
+            raise InputError(f"run {str(folder)!r}: no folder of a run (one with config.json), here or in {runs}")
+        config = store.read_json(path / "config.json")
+        kept, place, known = config.get("run"), config.get("where", {}), {f.name for f in fields(cls)}
+        if not (isinstance(kept, dict) and isinstance(place, dict)):
+            raise store.damaged(path / "config.json", "it describes no run")
+        if unknown := set(kept) - known:
+            raise InputError(f"{path} comes from another version of kdnb: unknown are {', '.join(sorted(unknown))}")
+        outputs = str(path.parent.parent) if path.parent.name == "runs" else outputs
+        return cls(**(place | kept | where), outputs=outputs, opened=str(path))
+
+    # What follows from the fields
+
+    @property
+    def preset(self) -> Preset:
+        return DATASETS[choose("dataset", self.dataset, DATASETS)].preset
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        return parse(self.method)
+
+    @property
+    def label(self) -> str:
+        """The method as legends and folders call it: its name, or the mix."""
+        return label(self.method, self.preset.methods)
+
+    @property
+    def named(self) -> bool:
+        """Whether the method has a name: then what of it this teacher cannot serve may be left out."""
+        return self.label != self.method
+
+    @property
+    def usual(self) -> dict[str, object]:
+        """What the preset gives this network: its own teacher, on its labels alone, is trained on all images."""
+        p = self.preset
+        return p.usual(teacher=self.student == p.teacher != p.student and self.method == "ce")
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """The compared fields: what is trained."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+
+    @property
+    def changes(self) -> dict[str, list]:
+        """{field: [value, the preset's]} of what is trained otherwise than the data set's preset has it."""
+        usual = {f.name: f.default for f in fields(self) if f.compare and f.name not in ALWAYS} | self.usual
+        if self.teacher_id == "trained":
+            usual["teacher_epochs"] = self.preset.usual(teacher=True)["epochs"]
+        return {name: [getattr(self, name), value] for name, value in usual.items() if getattr(self, name) != value}
+
+    @property
+    def name(self) -> str:
+        """Readable, plus six hex digits of all that is compared and is not the preset's.
+
+        So a field that is added later, and left as it is, renames no run.
+        """
+        changed = {name: value for name, (value, _) in self.changes.items()}
+        own = {name: getattr(self, name) for name in ALWAYS} | changed
+        digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:6]
+        words = [self.dataset, self.student, self.label.replace(" ", "").replace(":", "")]
+        words += [f"from={self.teacher}"] if self.teacher else []
+        words += [f"{name}={format(value, 'g' if type(value) is float else '')}" for name, value in changed.items()]
+        return "-".join([*words, f"seed={self.seed}"])[:220] + f"-{digest}"  # of 255 that file systems allow
+
+    def summary(self):
+        """The resolved parameters as a pandas table, for a notebook's reader."""
+        import pandas as pd
+
+        shown = {name: getattr(self, name) for name in self.parameters() if getattr(self, name) not in ("", 0)}
+        return pd.DataFrame({"value": shown.values()}, index=pd.Index(shown, name="parameter")).astype(str)
+
+    # Other runs
+
+    def beside(self, **changes) -> "Run":
+        """The run with other fields, in the same place."""
+        other = replace(self, opened="", **changes)
+        return replace(other, opened=str(self.folder.parent / other.name)) if self.opened else other
+
+    @property
+    def baseline(self) -> "Run":
+        """The same student on its labels alone: what distilling has to beat."""
+        return self.beside(method="none")
+
+    @property
+    def teacher_run(self) -> "Run | None":
+        """The run that trains the teacher, on all images; None where its weights are given, or nobody teaches."""
+        if self.teacher_id != "trained":
+            return None
+        own = self.preset.usual(teacher=True) | {"epochs": self.teacher_epochs, "image_size": self.image_size}
+        return self.beside(student=self.teacher, method="none", seed=self.teacher_seed, **own)
+
+    # What it left on disk
+
+    @property
+    def output_folder(self) -> Path:
+        return output_folder(self.outputs)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.opened) if self.opened else self.output_folder / "runs" / self.name
+
+
+def grid(**parameters) -> list[Run]:
+    """A Run for every combination of the parameters that are lists (or tuples, ranges), each once.
+
+    grid(dataset="cifar100", method=["none", "kd", "afd"], seed=range(5)); a teacher is each run's `teacher_run`.
+    """
+    several = {name: list(v) if isinstance(v, (list, tuple, range)) else [v] for name, v in parameters.items()}
+    if unknown := set(several) - set(Run.parameters()):
+        raise InputError(f"unknown parameter {min(unknown)!r}: choose from {', '.join(Run.parameters())}")
+    runs = [Run(**dict(zip(several, values, strict=True))) for values in product(*several.values())]
+    return list(dict.fromkeys(runs))

@@ -1,0 +1,216 @@
+"""What a run leaves on disk: atomic files, a lock, a checkpoint and the one before it; and how it is read again.
+
+Every file is written to a temporary name, flushed to disk and renamed, so that a reader sees the old or the new one
+and never half of either. The checkpoint carries its SHA-256 and the one before it is kept. Nothing that is read here is
+executed; what cannot be read is named in one sentence.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from kdnb.errors import InputError
+
+CHECKPOINT = "checkpoint"
+
+
+def write_atomically(path: Path, data: bytes | str, keep: Path | None = None) -> None:
+    """Write all of `data` to `path` or leave what is there; what it replaces becomes `keep`. Raises InputError."""
+    data = data.encode() if isinstance(data, str) else data
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            os.replace(path, keep)
+        os.replace(part, path)
+        if os.name == "posix":  # the names, too, have to reach the disk
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; what was there before is kept") from None
+    finally:
+        with contextlib.suppress(OSError):  # an interrupt leaves nothing half-written either
+            part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within it, `folder` is there and is this process's alone to write to. Raises InputError if it is another's."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"{folder} is being trained by another process: wait for it, or stop it") from None
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}") from None
+    try:
+        for part in folder.glob("*.part"):  # of a process that was killed while writing
+            part.unlink()
+        yield
+    finally:
+        lock.release()
+
+
+# Readers: data or one sentence
+
+
+def existing(path: Path) -> Path:
+    if not path.is_file():
+        raise InputError(f"{path.parent} has no {path.name}: the run has not come so far")
+    return path
+
+
+def damaged(path: Path, why: object) -> InputError:
+    first = (str(why).splitlines() or ["it is empty"])[0]
+    return InputError(f"{path} is damaged ({first}): delete the folder of its run")
+
+
+def read_json(path: Path) -> dict:
+    """The dictionary in a JSON file. Raises InputError if it is missing or damaged."""
+    data = existing(path).read_bytes()
+    try:
+        found = json.loads(data)
+    except ValueError as error:
+        raise damaged(path, error) from None
+    if not isinstance(found, dict):
+        raise damaged(path, f"it holds a {type(found).__name__}, not a dictionary")
+    return found
+
+
+def read_table(path: Path, columns: tuple[str, ...]):
+    """A CSV file as a pandas DataFrame of numbers. Raises InputError if it is missing, damaged or lacks a column."""
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(existing(path)).astype(float)
+        table = table.astype({"epoch": int})
+    except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
+        raise damaged(path, error) from None
+    if missing := [name for name in columns if name not in table]:
+        raise damaged(path, f"it has no column {missing[0]}")
+    return table
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file. Raises InputError if it is missing or damaged."""
+    data = io.BytesIO(existing(path).read_bytes())
+    try:
+        with np.load(data, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # NumPy raises nearly anything for files that are no archives
+        raise damaged(path, error) from None
+
+
+class RunFolder:
+    """What the `folder` of a run holds, read when it is asked for. Raises InputError for what is missing or damaged."""
+
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "result.json").is_file()
+
+    @property
+    def config(self) -> dict:
+        """What was asked for, and on which machines and commits it was computed; written when training started."""
+        return read_json(self.folder / "config.json")
+
+    @property
+    def result(self) -> dict:
+        """What was measured: accuracies in percent after the last and the best epoch, seconds, parameter counts."""
+        path = self.folder / "result.json"
+        result = read_json(path)
+        try:
+            accuracies = [float(value) for value in (result["top1"], result["top5"], result["best"]["top1"])]
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(path, f"no number: {error}") from None
+        if not all(0 <= value <= 100.001 for value in accuracies):
+            raise damaged(path, "an accuracy is not between 0 and 100 %")
+        return result
+
+    @property
+    def metrics(self):
+        """A pandas DataFrame, one row per finished epoch."""
+        return read_table(self.folder / "metrics.csv", ("epoch", "train_top1", "test_top1", "seconds"))
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """The losses' means by epoch, such as "afd.links" (epochs, T, S); names and shapes of the networks' blocks."""
+        return read_arrays(self.folder / "history.npz")
+
+    @property
+    def links(self) -> tuple[np.ndarray, list, list] | None:
+        """Which block taught which: means (epochs, T, S), the teacher's and the student's blocks; None without any."""
+        history = self.history if (self.folder / "history.npz").is_file() else {}
+        means = [values for name, values in history.items() if name.endswith(".links")]
+        try:
+            names = [f"{role}.{what}" for role in ("teacher", "student") for what in ("blocks", "shapes") if means]
+            arrays = [history[name] for name in names]
+        except KeyError as error:
+            raise damaged(self.folder / "history.npz", error) from None
+        return (means[0], [*zip(*arrays[:2], strict=True)], [*zip(*arrays[2:], strict=True)]) if means else None
+
+    @property
+    def weights(self) -> Path:
+        """The trained network of the last epoch."""
+        return existing(self.folder / "student.safetensors")
+
+    @property
+    def loss_weights(self) -> Path:
+        """The losses' own parameters after the last epoch, such as AFD's."""
+        return existing(self.folder / "losses.safetensors")
+
+
+def write_history(folder: Path, rows: list[dict], means: Mapping[str, np.ndarray]) -> None:
+    """metrics.csv and history.npz are those of a checkpoint: no line is missing or doubled after a resume."""
+    import pandas as pd
+
+    if rows:
+        write_atomically(folder / "metrics.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+    if means:
+        data = io.BytesIO()
+        np.savez_compressed(data, **means)
+        write_atomically(folder / "history.npz", data.getvalue())
+
+
+def save_checkpoint(folder: Path, state: dict) -> None:
+    """Keep a state (tensors, numbers and text in dicts and lists), and the one before it."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    digest = hashlib.sha256(payload).hexdigest().encode()
+    write_atomically(folder / CHECKPOINT, digest + b"\n" + payload, keep=folder / f"{CHECKPOINT}.previous")
+
+
+def load_checkpoint(folder: Path) -> dict | None:
+    """The newest checkpoint that is whole, or None. Warns if one is not."""
+    for path in (folder / CHECKPOINT, folder / f"{CHECKPOINT}.previous"):
+        if not path.is_file():
+            continue
+        digest, _, payload = path.read_bytes().partition(b"\n")
+        if hashlib.sha256(payload).hexdigest().encode() == digest:
+            with contextlib.suppress(pickle.UnpicklingError, RuntimeError):  # a checksum is no proof of who wrote it
+                return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        warnings.warn(f"{path} is damaged (its checksum differs): going on from the one before it", stacklevel=2)
+    return None
+
+
+def drop_checkpoints(folder: Path) -> None:
+    for name in (CHECKPOINT, f"{CHECKPOINT}.previous"):
+        (folder / name).unlink(missing_ok=True)

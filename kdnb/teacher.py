@@ -1,0 +1,97 @@
+"""The teacher: where its weights come from, what it knows, and whether it knows the student's classes."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from kdnb.errors import InputError
+from kdnb.models import class_count, fingerprint, has_imagenet_weights, imagenet_model, load_weights, read_metadata
+from kdnb.paths import located
+
+if TYPE_CHECKING:
+    from kdnb.run import Run
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained network that teaches. `about` is what a run's config.json keeps of it."""
+
+    model: nn.Module
+    classes: tuple[str, ...] = ()  # their names; (): the file does not know them
+    about: dict | None = None
+
+    def same_classes(self, classes: tuple[str, ...]) -> tuple[bool, bool]:
+        """Whether it knows these classes; and whether that is assumed, because only their number can be compared."""
+        if self.classes:
+            return tuple(self.classes) == tuple(classes), False
+        same = class_count(self.model) == len(classes)
+        return same, same
+
+
+def load_teacher(run: "Run") -> Teacher:
+    """The teacher of a run, from ImageNet's weights, its file or its own finished run. Raises InputError.
+
+    A run that was begun has the teacher that it began with, or none.
+    """
+    if run.teacher_id == "imagenet":
+        model, classes = imagenet_model(run.teacher)
+        kept, weights = {"dataset": "imagenet"}, "imagenet"
+    else:
+        path = run.teacher_run.weights if run.teacher_run else weights_file(run.teacher_weights)
+        model, kept = load_weights(run.teacher, path), read_metadata(path)
+        classes, weights = kept.get("classes") or (), run.teacher_run.name if run.teacher_run else path.name
+    told = {name: kept.get(name) for name in ("dataset", "top1", "changes")}
+    about = {"network": run.teacher, "weights": weights, "sha256": fingerprint(model), "classes": class_count(model)}
+    begun = (run.config.get("teacher") or {}).get("sha256") if (run.folder / "config.json").is_file() else None
+    if begun not in (None, about["sha256"]) or run.teacher_id not in ("trained", "imagenet", digest(path)):
+        raise InputError(
+            f"{weights} does not hold the weights that teach {run.name}: set teacher_weights to their file"
+        )
+    return Teacher(model, tuple(classes), about | told)
+
+
+def teacher_source(run: "Run") -> dict[str, str]:
+    """{"teacher_weights": imagenet, none or a file; "teacher_id": what it is}. Raises InputError for a missing file.
+
+    "" means: ImageNet's for a data set whose preset says so; the teacher that comes with the study,
+    outputs/teachers/NETWORK-DATASET.safetensors, if the run asks for no other; else one that is trained first.
+    """
+    weights, preset = run.teacher_weights, run.preset
+    if not weights:
+        kept = run.output_folder / "teachers" / f"{run.teacher}-{run.dataset}.safetensors"
+        asked = run.teacher_seed or run.teacher_epochs or run.image_size != preset.image_size
+        weights = preset.teacher_weights if asked or not kept.is_file() else str(kept)
+    if weights == "imagenet" and not has_imagenet_weights(run.teacher):
+        raise InputError(
+            f"there are no ImageNet weights for {run.teacher}: set teacher_weights to a file with trained weights "
+            f"(of {run.dataset} or another data set, such as CIFAR-100), or to 'none' to train one first"
+        )
+    if weights in ("none", "imagenet"):
+        return {"teacher_weights": weights, "teacher_id": {"none": "trained"}.get(weights, weights)}
+    path = weights_file(weights)
+    return {"teacher_weights": str(path), "teacher_id": digest(path)}
+
+
+def weights_file(weights: str) -> Path:
+    """The file that `teacher_weights` means, itself or in a run's folder. Raises InputError if it is not there."""
+    path = located(weights)
+    path = path / "student.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(f"teacher_weights {weights!r}: no such file; 'none' trains a teacher from scratch")
+    return Path(os.path.abspath(path))
+
+
+def digest(path: Path) -> str:
+    """The start of the SHA-256 of a file's bytes, read again only if the file has changed."""
+    status = path.stat()
+    return digest_once(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache
+def digest_once(path: Path, size: int, mtime: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

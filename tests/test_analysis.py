@@ -1,0 +1,119 @@
+"""What is read out of finished runs: the same links, maps and predictions that training computed."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import image_set
+
+from kdnb import analysis
+from kdnb.analysis import Networks, Survey
+from kdnb.data import Batch
+from kdnb.data.loader import Loader
+from kdnb.errors import InputError
+from kdnb.losses.afd import AFD
+from kdnb.models import blocks, create_model
+from kdnb.run import Run
+from kdnb.train import evaluate
+
+
+@pytest.fixture
+def networks():
+    loader = Loader(image_set(n=22), 8, 8)
+    names = {"teacher": "wrn_16_1", "baseline": "wrn_10_1", "distilled": "wrn_10_1"}
+    models = {role: create_model(name, 4) for role, name in names.items()}
+    batch = next(loader.epoch())
+    with torch.no_grad():
+        for model in models.values():  # running statistics other than 0 and 1, so that eval mode matters
+            model.train()(batch.images)
+        outputs = models["distilled"](batch.images), models["teacher"](batch.images)
+        afd = AFD(*outputs, qk_dim=8)
+        afd(*outputs, batch)
+    both = blocks(models["teacher"], 8), blocks(models["distilled"], 8)
+    return Networks({role: m.eval() for role, m in models.items()}, afd.eval(), both, np.zeros((1, 6, 3)), loader)
+
+
+def surveyed(links, labels, classes, predictions=None, confidence=None):
+    return Survey(classes, np.asarray(labels), links, {}, predictions, confidence)
+
+
+def test_survey_is_what_the_networks_say_of_all_images_at_once(networks):
+    survey = analysis.survey(networks)
+    images, labels, index = Loader(networks.loader.images, 22, 8).make({"index": torch.arange(22)})
+    with torch.no_grad():
+        out = {role: model(images) for role, model in networks.models.items()}
+        links = networks.afd.attention(out["distilled"], out["teacher"])
+        loss = networks.afd(out["distilled"], out["teacher"], Batch(images, labels, index))
+    assert (survey.labels == labels.numpy()).all()
+    np.testing.assert_allclose(survey.links, links, rtol=1e-4, atol=1e-6)
+    for role, output in out.items():
+        assert (survey.predictions[role] == output.logits.argmax(1).numpy()).all()
+        right = output.logits.softmax(1)[torch.arange(22), labels]
+        np.testing.assert_allclose(survey.confidence[role], right, rtol=1e-4, atol=1e-6)
+    half = np.array([h[0, 0].numel() / 2 for h in out["teacher"].feats])[:, None]
+    weighed = survey.links * survey.distances["distilled"] / half
+    assert weighed.sum((1, 2)).mean() == pytest.approx(loss.item(), rel=1e-4)
+    assert [t for t, _ in survey.pairs()] == survey.links.mean(0).argmax(0).tolist()
+    assert [s for _, s in survey.pairs(most=2)] == [0, 2]
+    stranger = analysis.survey(networks._replace(same_classes=False))
+    assert list(stranger.predictions) == list(stranger.confidence) == ["baseline", "distilled"]
+
+
+def test_a_gallery_has_the_pixels_that_the_networks_saw_and_their_maps(networks):
+    survey = analysis.survey(networks)
+    gallery = analysis.look(networks, survey, np.array([20, 3, 7]))
+    assert gallery.names == ["class 0", "class 3", "class 3"] and analysis.look(networks, survey, []) is None
+    assert gallery.said["teacher"] == [f"class {c}" for c in survey.predictions["teacher"][[20, 3, 7]]]
+    assert (gallery.pixels == networks.loader.images.images[[20, 3, 7]].permute(0, 2, 3, 1).numpy()).all()
+    assert [m.shape for m in gallery.maps["teacher"]] == [(3, 8, 8)] * 2 + [(3, 4, 4)] * 2 + [(3, 2, 2)] * 2
+    assert [(m**2).sum((1, 2)) for m in gallery.maps["teacher"]] == [pytest.approx([1] * 3)] * 6
+    for t, s in ((0, 0), (5, 0), (1, 2), (5, 2)):  # 1 - cosine, the student's map at the teacher's size
+        student, teacher = (torch.from_numpy(gallery.maps[role][i]) for role, i in (("baseline", s), ("teacher", t)))
+        pooled = F.normalize(F.adaptive_avg_pool2d(student, teacher.shape[1:]), dim=(1, 2))
+        expected = 1 - (pooled * teacher).sum((1, 2))
+        np.testing.assert_allclose(gallery.distances["baseline"][:, t, s], expected, atol=1e-5)
+    assert [analysis.choose_images(survey, n).tolist() for n in (3, 9)] == [[0, 2, 3], [0, 1, 2, 3]]
+
+
+def test_a_class_with_links_of_its_own_is_beyond_chance():
+    rng = np.random.default_rng(1)
+    labels, links = rng.choice([0, 1, 2, 4], 300), rng.dirichlet(np.ones(4), (300, 3))
+    even = analysis.by_class(surveyed(links, labels, "abcde"))
+    assert (even.deviation < 1.5 * even.chance).all()
+    links[labels == 2] = [0.7, 0.1, 0.1, 0.1]
+    told = analysis.by_class(surveyed(links, labels, "abcde"))
+    assert told.names == ["a", "b", "c", "e"]  # nobody is of class d
+    np.testing.assert_allclose(told.links[2], [[0.7, 0.1, 0.1, 0.1]] * 3, rtol=1e-5)
+    assert told.deviation[2] == pytest.approx(0.5 * np.abs(told.links[2] - links.mean(0)).sum(1).mean())
+    assert told.deviation[2] > 3 * told.chance[2]
+
+
+def test_mistakes_are_sorted_by_how_much_the_students_differ():
+    predictions = {"baseline": np.array([1, 0, 1, 0, 0]), "distilled": np.array([0, 1, 0, 0, 0])}
+    confidence = {"baseline": np.array([0.4, 0.9, 0.1, 0.9, 0.2]), "distilled": np.array([0.6, 0, 0.9, 1, 0])}
+    survey = surveyed(np.zeros((5, 1, 1)), [0, 0, 0, 0, 1], "ab", predictions, confidence)
+    assert [index.tolist() for index in analysis.mistakes(survey)] == [[2, 0], [1]]
+
+
+def test_finished_runs_are_read_back_as_training_left_them(tmp_path):
+    small = {"teacher": "wrn_10_1", "student": "wrn_10_1", "epochs": 1, "teacher_epochs": 1, "batch_size": 32}
+    small |= {"train_limit": 96, "device": "cpu", "precision": "float32", "compile": "off", "outputs": str(tmp_path)}
+    run = Run(method="ce + afd:20(qk_dim=8)", **small)
+    networks = analysis.load(run)  # trains what is missing
+    for role, its in (("distilled", run), ("baseline", run.baseline)):
+        assert evaluate(networks.models[role], networks.loader)["top1"] == pytest.approx(its.result["top1"], abs=1e-4)
+    assert networks.history.shape == (1, 3, 3) and networks.same_classes
+    trained = analysis.read_state_dict(run.loss_weights)
+    assert torch.equal(networks.afd.p_t, trained["afd.p_t"]) and not networks.afd.training
+    named = [analysis.run_from_notebook({"outputs": str(tmp_path), "run": name}) for name in ("", run.name)]
+    assert named == [run, run] and named[0].folder == run.folder
+    run.loss_weights.unlink()
+    with pytest.raises(InputError, match="losses"):
+        analysis.load(run)
+
+
+def test_without_afd_nothing_is_linked_nor_trained(tmp_path):
+    with pytest.raises(InputError, match="'kd' has no afd: nothing is linked"):
+        analysis.load(Run(method="kd", outputs=str(tmp_path)))
+    assert analysis.run_from_notebook({"outputs": str(tmp_path)}) == Run(outputs=str(tmp_path))
+    assert not any(tmp_path.iterdir())  # said before anything is trained

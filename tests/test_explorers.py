@@ -1,0 +1,68 @@
+"""Explorers: a move changes the picture, and a still picture stands in where nobody watches."""
+
+import base64
+
+import numpy as np
+import pytest
+from test_plots import blocks, some_gallery, some_links, survey_of
+
+from kdnb.analysis import by_class
+from kdnb.plots import explorers
+
+TEST, HISTORY = some_links(40, 16, 8), some_links(5, 16, 8, seed=1)
+
+
+@pytest.fixture
+def links():
+    told = by_class(survey_of(TEST, np.arange(40) % 4, ["a_class", "b", "c", "d"]))
+    return explorers.link_explorer(HISTORY, told, blocks(4, 4), blocks(4, 2))
+
+
+def test_the_slider_moves_through_the_epochs_and_back(links):
+    last, (now, change, _, title) = links.image.value, links.moving
+    links.controls["epoch"].value = 2
+    assert now.get_clim() == (0, 1) and links.image.value != last
+    np.testing.assert_array_equal(now.get_array(), HISTORY[1])
+    np.testing.assert_array_equal(change.get_array(), HISTORY[1] - HISTORY[0])
+    moved = 50 * np.abs(HISTORY[1] - HISTORY[0]).sum(-1).mean()
+    assert title.get_text() == f"minus epoch 1:\n{moved:.1f} % of attention differs"
+    links.controls["epoch"].value = 5
+    assert links.image.value == last  # nothing of the epochs between is left in the picture
+
+
+def test_a_class_shows_its_own_links(links):
+    whose, epoch, (now, change, *_) = links.controls["whose"], links.controls["epoch"], links.moving
+    assert [label for label, _ in whose.options[2:]] == ["a class", "b", "c", "d"]
+    before, whose.value = links.image.value, 1
+    np.testing.assert_allclose(now.get_array(), TEST[1::4].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(change.get_array(), TEST[1::4].mean(0) - TEST.mean(0), atol=1e-6)
+    assert epoch.disabled and links.image.value != before
+    whose.value = -1
+    assert not epoch.disabled and links.image.value == before
+
+
+def test_each_control_of_the_maps_changes_the_picture_and_its_titles():
+    maps = explorers.map_explorer(some_gallery(), (1, 1))
+    for name, control in maps.controls.items():
+        before, control.value = maps.image.value, 3 if name == "image" else 0
+        assert maps.image.value != before
+        control.value = 1
+        assert maps.image.value == before
+    maps.controls["t"].value = 4
+    students = [f"{role} 2.1\n128×28×28\ndistance 0.41" for role in ("baseline", "distilled")]
+    titles = [text.get_text() for text in maps.moving[4:]]
+    assert titles == ["writing on a book", "teacher 3.1\n256×14×14", *students]
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_still_picture_stands_in(links, monkeypatch, watched):
+    """A widget where somebody watches, and always a picture of its own, which needs no kernel."""
+    shown = []
+    monkeypatch.setattr(explorers, "watched", lambda: watched)
+    monkeypatch.setattr(explorers, "display", lambda what, raw=False: shown.append(what))
+    links._ipython_display_()
+    bundles = [what for what in shown if isinstance(what, dict)]
+    widgets = ["application/vnd.jupyter.widget-view+json" in bundle for bundle in bundles]
+    assert widgets == ([True, False] if watched else [False])
+    assert base64.b64decode(bundles[-1]["image/png"]) == links.image.value
+    assert len(shown) == (3 if watched else 1)  # the last one tells the page which of the two to show
