@@ -26,7 +26,7 @@ from kdnb.teacher import Teacher
 
 def alternate(functions: dict[str, Callable], device: torch.device, repeats: int = 10) -> dict[str, float]:
     """Median seconds of each function, called in turn, there and back, `repeats` times after two warm-ups each."""
-    wait = torch.accelerator.synchronize if device.type != "cpu" else lambda: None
+    wait = partial(torch.accelerator.synchronize, device) if device.type != "cpu" else lambda: None
     seconds = {name: [] for name in functions}
     for turn in range(repeats + 2):
         for name in list(functions)[:: 1 if turn % 2 else -1]:  # nobody always follows the same neighbour
@@ -111,10 +111,10 @@ class Speed:
             value.backward()
 
         functions = {"batch": partial(self.loader.make, rows), "student": student}
-        if distiller.teacher is not None:
-            with autocast:
-                ours, guide = Output(*leaves(distiller.student(batch.images))), teacher()
-            functions |= {"teacher": teacher} | {name: partial(loss, name) for name in distiller.losses}
+        functions |= {"teacher": teacher} if distiller.teacher is not None else {}
+        with autocast:
+            ours, guide = Output(*leaves(distiller.student(batch.images))), distiller.teacher and teacher()
+        functions |= {name: partial(loss, name) for name in distiller.losses if name != "ce"}  # the student's has it
         seconds = alternate(functions, self.device, self.repeats)
         table = pd.DataFrame({"part": seconds.keys(), "ms": [1000 * s for s in seconds.values()]})
         return table.assign(**{"share (%)": 100 * table["ms"] / table["ms"].sum()})

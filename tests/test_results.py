@@ -11,14 +11,17 @@ from kdnb import InputError, results, study, tables, train
 KEPT = {"network": "wrn_40_2", "dataset": "cifar100", "weights": "wrn_40_2.pth", "sha256": "aaaa1111", "changes": {}}
 AFD, ALONE = ("wrn_16_2", "afd", "75.50 ± 0.50"), ("wrn_16_2", "labels", "73.00 ± 1.00")  # the sample's: n - 1
 
+ONE_LINE = [{"result": {"train_images": 49_999}}, {"left_out": ["kd"]}, {"teacher": {"changes": {"epochs": [4, 240]}}}]
+TWO_LINES = [{"run": {"precision": "bfloat16"}}, {"run": {"data_id": "0123abcd"}}, {"teacher": {"sha256": "bbbb2222"}}]
+
 
 def make(outputs, top1, network="wrn_16_2", method="none", seed=0, changes=None, teacher=None, result=None, **config):
     """The folder of a finished run, as training leaves it, without weights; `config`: other entries of config.json."""
-    asked = {"dataset": "cifar100", "student": network, "seed": seed, "epochs": 240, "precision": "float32"}
-    told = {"run": asked | {"data_id": ""} | config.pop("run", {}), "label": method, "changes": changes or {}}
+    asked = {"dataset": "cifar100", "student": network, "seed": seed, "epochs": 240, "data_id": ""}
+    asked |= {"precision": "float32"} | config.pop("run", {})
+    told = {"run": asked, "label": method, "changes": changes or {}, "left_out": [], "classes": ["a", "b"]}
     machine = {"device": "NVIDIA H200", "versions": {"torch": "2.11.0"}, "commit": "abc123"}
-    told |= {"machines": [machine], "teacher": None if method == "none" else KEPT | (teacher or {})}
-    told |= {"left_out": [], "classes": ["a", "b"]} | config
+    told |= {"machines": [machine], "teacher": None if method == "none" else KEPT | (teacher or {})} | config
     measured = {"top1": top1, "top5": 93.0, "best": {"epoch": 2, "top1": top1 + 0.25, "top5": 93.0}}
     measured |= {"epoch_seconds": 10.0, "parameters": 703_284, "train_images": 50_000} | (result or {})
     folder = Path(outputs, "runs", f"{network}-{method}-{seed}-{top1}")
@@ -44,7 +47,6 @@ def frame(outputs):
 
 
 def rows(outputs):
-    """{(network, trained with, top-1): row} of the table of all runs."""
     told = tables.table(frame(outputs)).to_dict("records")
     return {(row["network"], row["trained with"], row[tables.TOP1]): row for row in told}
 
@@ -61,22 +63,12 @@ def test_seeds_are_averaged_and_what_is_short_is_said(outputs):
     assert all(top1 in pages["headline"] for _, _, top1 in table) and "There is no" in pages["first"]
 
 
-@pytest.mark.parametrize(
-    ("other", "together"),  # whether one line may be drawn through both
-    [
-        ({"run": {"precision": "bfloat16"}}, False),
-        ({"run": {"data_id": "0123abcd"}}, False),
-        ({"teacher": {"sha256": "bbbb2222"}}, False),
-        ({"changes": {"lr": [0.1, 0.05]}}, False),
-        ({"result": {"train_images": 49_999}}, True),
-        ({"left_out": ["kd"]}, True),
-    ],
-)
-def test_nothing_is_averaged_that_differs_in_more_than_its_seed(outputs, other, together):
+@pytest.mark.parametrize("other", [*ONE_LINE, *TWO_LINES])
+def test_nothing_is_averaged_that_differs_in_more_than_its_seed(outputs, other):
     make(outputs, 50.0, method="afd", seed=3, **{"run": {}} | other)
     assert {("wrn_16_2", "afd", "50.00"), AFD} <= rows(outputs).keys()
     drawn = {(name, line) for name, part in results.lines(frame(outputs)).items() for line in part["line"]}
-    assert sum("afd" in line for _, line in drawn) == 2 - together
+    assert sum("afd" in line for _, line in drawn) == 1 + (other in TWO_LINES)
 
 
 def test_another_device_is_said_and_changes_are_words(outputs):
@@ -88,18 +80,15 @@ def test_another_device_is_said_and_changes_are_words(outputs):
     assert results.words(likewise, likewise) == "epochs 4 instead of 240; its teacher likewise"
 
 
-def test_empty_rows_say_what_fills_them_and_the_study_understands_it(outputs):
+def test_what_was_published_has_sources_and_an_empty_row_says_what_fills_it(outputs):
     empty = tables.with_empty_rows(frame(outputs).query("changed == ''")).query("seeds == ''")
     assert len(empty) == 5 and set(empty[tables.TOP1]) == {""} and "74.92 (Tian 2020)" in set(empty[tables.CITED])
     for command in empty["to fill it"]:
         words = command.strip("`").replace("outputs/teachers/wrn_40_2-cifar100.safetensors", "none").split()
         assert words[:3] == ["python", "-m", "kdnb.study"]
         assert study.main([*words[3:], "--dry-run", "--outputs", str(outputs)]) == 0
-
-
-def test_published_numbers_have_sources_and_stand_beside(outputs, tmp_path):
     cited, sources = tables.published().query("top1 != ''"), set(tables.kept("sources.csv")["source"])
-    page = tables.pages(frame(tmp_path / "nowhere"))["results"]
+    page = tables.pages(frame(outputs))["results"]
     assert set(cited["source"]) == sources and all(text in page for text in [*cited[tables.CITED], *sources])
     beside = tables.with_published(frame(outputs))["cifar100"].groupby("study")["top1"].agg(list)
     assert sorted(beside["this study"]) == [72.0, 73.0, 74.0, 75.0, 75.5, 76.0, 76.0] and 75.47 in beside["published"]
@@ -112,14 +101,6 @@ def test_curves_are_drawn_by_line(outputs):
     assert dict(zip(parts["cifar100"]["line"], parts["cifar100"]["role"], strict=True)) == roles
     curves = results.curves(parts["cifar100"].query("role == 'teacher'"))
     assert list(curves["spent"]) == [30.0, 40.0] and list(curves["test_top1"]) == [56.0, 76.0]
-
-
-def test_nothing_finished_is_no_error(tmp_path):
-    runs = frame(tmp_path)
-    assert (
-        results.curves(runs).empty and results.lines(runs) == results.links(runs) == tables.with_published(runs) == {}
-    )
-    assert "There is no finished run yet." in tables.pages(runs)["headline"]
 
 
 @pytest.mark.parametrize("content", ["{", "", "[]", '{"top1": 5}', '{"top1": NaN, "top5": 1, "best": {"top1": 1}}'])
@@ -139,18 +120,18 @@ def test_a_record_is_a_run_without_its_weights(tmp_path):
     assert told.to_dict() == {"wrn_10_1": str(run.folder), "wrn_16_1": str(run.teacher_run.folder)}  # own runs first
     assert results.links(results.frame(tmp_path / "records"))[run.name][0].shape == (1, 6, 3)
     table = tables.network_table({"teacher": run.teacher_run, "distilled": run})
-    assert (
-        table.loc["top1", "distilled"] == round(run.result["top1"], 2) and table.loc["network", "teacher"] == "wrn_16_1"
-    )
+    assert list(table.loc["network"]) == ["wrn_16_1", "wrn_10_1"]
+    assert table.loc["top1", "distilled"] == round(run.result["top1"], 2)
     assert list(results.run_curves({"distilled": run})["line"]) == ["distilled"]
 
 
-def test_the_notebook_finds_its_folders(tmp_path):
-    def found(**given):
-        return results.from_notebook({"outputs": str(tmp_path), "In": []} | given)
-
-    both = [tmp_path / "records", tmp_path / "runs"]
-    assert found() == (both, tmp_path / "runs") and found(source="records") == (both[:1], tmp_path)
+def test_the_notebook_finds_its_folders_and_nothing_in_them_is_no_error(tmp_path):
+    given, both = {"outputs": str(tmp_path), "In": []}, [tmp_path / "records", tmp_path / "runs"]
+    assert results.from_notebook(given) == (both, tmp_path / "runs")
+    assert results.from_notebook(given | {"source": "records"}) == (both[:1], tmp_path)
     for wrong in ({"source": "all"}, {"outputs": str(tmp_path / "nowhere")}, {"In": ["# Parameters\noutput = 'x'\n"]}):
         with pytest.raises(InputError, match=r"unknown (source 'all'|parameter 'output')|no such folder"):
-            found(**wrong)
+            results.from_notebook(given | wrong)
+    runs = results.frame(*both)
+    assert runs.empty and results.curves(runs).empty and "no finished run yet" in tables.pages(runs)["headline"]
+    assert results.lines(runs) == results.links(runs) == tables.with_published(runs) == {}
