@@ -65,6 +65,10 @@ class Training:
         self.engine = Engine(start.distiller, run, device, compiled=self.write_config(machine))
         self.epoch, self.step, self.seconds = 0, 0, 0.0  # finished epochs; steps and seconds into the next one
         self.rows, self.means = [], {}  # per epoch: of metrics.csv; running means of the losses
+        self.axes = {}  # of those means: names and shapes of both networks' blocks
+        for role in ("teacher", "student") if start.distiller.teacher is not None else ():
+            names, shapes = zip(*blocks(getattr(start.distiller, role), run.image_size), strict=True)
+            self.axes |= {f"{role}.blocks": np.array(names), f"{role}.shapes": np.array(shapes)}
 
     def write_config(self, machine: dict) -> bool:
         """Keep what is asked for and where it is computed, before the first step; whether steps are compiled.
@@ -150,12 +154,8 @@ class Training:
 
     def write_history(self) -> None:
         """metrics.csv and history.npz, as they belong to the checkpoint; to the means, what their axes are."""
-        distiller, arrays = self.start.distiller, {}
-        if self.means:
-            arrays = {name: torch.stack(means).float().numpy() for name, means in self.means.items()}
-            for role, model in (("teacher", distiller.teacher), ("student", distiller.student)):
-                names, shapes = zip(*blocks(model, self.run.image_size), strict=True)
-                arrays |= {f"{role}.blocks": np.array(names), f"{role}.shapes": np.array(shapes)}
+        arrays = {name: torch.stack(means).float().numpy() for name, means in self.means.items()}
+        arrays |= self.axes if arrays else {}
         store.write_history(self.run.folder, self.rows, arrays)
 
     def resume(self) -> None:
