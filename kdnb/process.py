@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from kdnb.run import Run
 
 STOP_SECONDS = 60  # that a stopped run has to write its checkpoint
 CHILDREN: list[subprocess.Popen] = []  # the notebooks that are running
+STOPPING = threading.Event()  # none is started any more
 
 
 def papermill(notebook: str, written: Path, parameters: dict[str, object]) -> list[str]:
@@ -36,6 +38,8 @@ def command(run: Run) -> list[str]:
 
 def execute(words: list[str], log: Path, env: dict[str, str]) -> str:
     """Run a command to its end; "" or the sentence of the error that ended it, from what is kept in `log`."""
+    if STOPPING.is_set():
+        return "stopped before it began"
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as file:  # a session of its own, so that Ctrl-C reaches it once, from here
         own = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file, "start_new_session": True}
@@ -55,16 +59,19 @@ def stop_children() -> None:
     papermill, interrupted, gives its kernel 5 seconds; a step of a large network may take longer. So the kernel itself
     is interrupted: its notebook then ends with the sentence that it was stopped, and papermill with it.
     """
-    children, until = list(CHILDREN), time.monotonic() + STOP_SECONDS
+    STOPPING.set()
+    children = list(CHILDREN)
+    for seconds in (STOP_SECONDS, 10):  # twice: a kernel between two cells does not listen
+        until = time.monotonic() + seconds
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                for kernel in psutil.Process(child.pid).children() or [child]:
+                    kernel.send_signal(signal.SIGINT)
+        for child in children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(max(0, until - time.monotonic()))
     for child in children:
-        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-            for kernel in psutil.Process(child.pid).children() or [child]:
-                kernel.send_signal(signal.SIGINT)
-    for child in children:
-        try:
-            child.wait(max(0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            child.kill()
+        child.kill()  # of what has ended, nothing
 
 
 def make(run: Run, env: dict[str, str], *teachers: str) -> str:

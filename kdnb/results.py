@@ -130,21 +130,18 @@ def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
     Adds the columns line, what a legend calls a network that was trained so, role, and run, as plots expect them.
     """
-    if runs.empty:
-        return {}
-    teacher, alone = runs["teacher"].str.partition(" ")[0], runs["method"] == "none"
-    line = runs["network"] + ", " + (runs["method"] + " from " + teacher).mask(alone, "alone")
-    several = runs.groupby(line)["teacher_sha256"].transform("nunique") > 1  # teachers of one name are not one teacher
-    line += (" (weights " + runs["teacher_sha256"].str[:4] + ")").where(several, "")
-    role = runs["method"].replace({"none": "baseline", Run.method: "distilled"})
-    role = role.mask(alone & runs["network"].isin(teacher), "teacher")
-    order = role.map({"teacher": 0, "baseline": 1}).fillna(2)
-    runs = runs.assign(line=line, role=role, run=runs["folder"], own=runs["changes"].map(words), order=order)
-    out = {}
-    for key, part in runs.sort_values(["order", "line", "seed"]).groupby(["dataset", "own", "precision", "data_id"]):
+    out, runs = {}, runs.assign(run=runs["folder"], own=runs["changes"].map(words))
+    for key, part in runs.groupby(["dataset", "own", "precision", "data_id"]):
+        teacher, alone = part["teacher"].str.partition(" ")[0], part["method"] == "none"
+        line = part["network"] + ", " + (part["method"] + " from " + teacher).mask(alone, "alone")
+        several = part.groupby(line)["teacher_sha256"].transform("nunique") > 1  # one name, several teachers
+        line += (" (weights " + part["teacher_sha256"].str[:4] + ")").where(several, "")
+        role = part["method"].replace({"none": "baseline", Run.method: "distilled"})
+        role = role.mask(alone & part["network"].isin(teacher), "teacher")
+        part = part.assign(line=line, role=role, order=role.map({"teacher": 0, "baseline": 1}).fillna(2))
         changed = [f"{name}-{value}" for name, (value, _) in part["changes"].iloc[0].items()]
         name = "-".join(filter(None, [key[0], *changed, key[2] * (key[2] != "float32"), key[3]]))
-        out[re.sub(r"[^A-Za-z0-9.]+", "-", name)] = part
+        out[re.sub(r"[^A-Za-z0-9.]+", "-", name)] = part.sort_values(["order", "line", "seed"])
     return out
 
 

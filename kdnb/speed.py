@@ -93,27 +93,20 @@ class Speed:
         """Milliseconds of each part of the eager engine's step, losses with their way back, and their shares."""
         distiller, batch = self.fresh(self.run)[0], self.batches[0]
         distiller.to(self.device, memory_format=torch.channels_last).train()
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.run.precision == "bfloat16")
         rows = {name: choice[: len(batch.labels)] for name, choice in self.loader.plan(0).items()}
-
-        def student() -> None:
-            with autocast:
-                logits = distiller.student(batch.images).logits
-            nn.functional.cross_entropy(logits.float(), batch.labels).backward()
-
-        def teacher() -> Output:
-            with torch.no_grad(), autocast:
-                return distiller.teacher(batch.images)
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.run.precision == "bfloat16")
+        student = partial(autocast(distiller.student), batch.images)
+        teacher = distiller.teacher and partial(torch.no_grad()(autocast(distiller.teacher)), batch.images)
+        ours, guide = Output(*leaves(student())), teacher and teacher()
 
         def loss(name: str) -> None:
-            with autocast:
-                value = distiller.losses[name](ours, guide, batch)
-            value.backward()
+            autocast(distiller.losses[name])(ours, guide, batch).backward()
 
-        functions = {"batch": partial(self.loader.make, rows), "student": student}
-        functions |= {"teacher": teacher} if distiller.teacher is not None else {}
-        with autocast:
-            ours, guide = Output(*leaves(distiller.student(batch.images))), distiller.teacher and teacher()
+        functions = {
+            "batch": lambda: self.loader.make(rows),
+            "student": lambda: nn.functional.cross_entropy(student().logits.float(), batch.labels).backward(),
+        }
+        functions |= {"teacher": teacher} if teacher else {}
         functions |= {name: partial(loss, name) for name in distiller.losses if name != "ce"}  # the student's has it
         seconds = alternate(functions, self.device, self.repeats)
         table = pd.DataFrame({"part": seconds.keys(), "ms": [1000 * s for s in seconds.values()]})

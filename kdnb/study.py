@@ -10,6 +10,7 @@ on, a failure does not stop the others. Exit status: 0, 1 if a run failed, 2 for
 import argparse
 import ast
 import contextlib
+import logging
 import os
 import re
 import shlex
@@ -34,6 +35,7 @@ def make_all(runs: list[Run], jobs: int) -> dict[str, str]:
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     env = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"} if jobs > 1 else {}
     options = {"processes": False, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what Dask leaves behind when it is stopped
     with Client(n_workers=jobs, **options) as client:
         tasks = {}
         for run in runs:
@@ -82,7 +84,7 @@ def typed(text: str) -> object:
 
 def study(a: argparse.Namespace) -> int:
     """Plan, make, record, sum up; the exit status. Raises InputError for bad arguments."""
-    outputs, own = Path(a.outputs).expanduser().absolute(), dict(a.p)
+    outputs, own = Path(a.outputs).expanduser().absolute(), {str(name): value for name, value in a.p}
     if twice := {"dataset", "method", "seed", "outputs"} & own.keys():
         raise InputError(f"-p {min(twice)}: it has an option of its own")
     if a.jobs < 1:

@@ -90,15 +90,18 @@ def pages(runs: pd.DataFrame) -> dict[str, str]:
     first = full[(full["dataset"] == Run.dataset) & full["method"].isin(["none", Run.method])]  # the first command's
     others = named(published().query("command == ''"))[[*MAIN[:4], CITED]]
     cited = ["## As published", markdown(others), markdown(kept("sources.csv"))]
-    machines = "; ".join(dict.fromkeys(runs["device"] + ", " + runs["precision"] + ", torch " + runs["torch"]))
-    measured = f"Last epoch, mean ± standard deviation over the seeds; measured on: {machines}."
     parts = {
-        "first": ["What comes out of it", markdown(table(first), MAIN[1:6]), measured],
-        "headline": ["All runs", markdown(table(runs), MAIN), measured],
+        "first": ["What comes out of it", markdown(table(first), MAIN[1:6]), measured(first)],
+        "headline": ["All runs", markdown(table(runs), MAIN), measured(runs)],
         "results": ["Results", markdown(with_empty_rows(full)), *cited],
         "short-runs": ["Shortened and changed runs", markdown(table(runs[runs["changed"] != ""]))],
     }
     return {name: "# " + "\n\n".join(texts) + "\n" for name, texts in parts.items()}
+
+
+def measured(runs: pd.DataFrame) -> str:
+    machines = dict.fromkeys(runs["device"] + ", " + runs["precision"] + ", torch " + runs["torch"])
+    return f"Last epoch, mean ± standard deviation over the seeds; measured on: {'; '.join(machines)}."
 
 
 def save(texts: Mapping[str, str], folder: Path) -> None:
