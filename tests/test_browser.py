@@ -180,7 +180,7 @@ class Explorer:
             const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
             return btoa(bytes.reduce((text, byte) => text + String.fromCharCode(byte), ""));
         }"""
-        assert self.image.evaluate("image => image.complete && image.naturalWidth > 0")
+        until(lambda: self.image.evaluate("image => image.complete && image.naturalWidth > 0"), "a whole picture")
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(self.image.evaluate(read)))))
 
     def moved(self, before):
