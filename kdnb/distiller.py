@@ -18,6 +18,7 @@ class Distiller(nn.Module):
     method: a name in METHODS, a mix, or parsed terms.
     example: images (2+, 3, height, width) from which the losses learn the shapes of both networks' maps.
     same_classes: whether the teacher's predictions are of the student's classes; None: as many classes count as such.
+    labels: (n,) of the whole training set, for losses that remember its images; they raise InputError without.
     partly: leave out losses that this teacher cannot serve (`left_out` names them); else they are an InputError.
     """
 
@@ -29,6 +30,7 @@ class Distiller(nn.Module):
         example: Tensor | None = None,
         *,
         same_classes: bool | None = None,
+        labels: Tensor | None = None,
         partly: bool = False,
     ):
         super().__init__()
@@ -46,6 +48,8 @@ class Distiller(nn.Module):
             examples = [example_output(model, example) for model in (student, teacher)]
         for term in self.terms:
             self.losses[term.loss] = LOSSES[term.loss](*examples, **term.options)
+            if labels is not None:
+                self.losses[term.loss].remember(labels)
         # On the device, since a recorded step would keep a number for ever.
         self.register_buffer("weights", torch.tensor([term.weight for term in self.terms]), persistent=False)
         self.to(next(student.parameters()).device)

@@ -56,7 +56,8 @@ def ready(run: Run, images: tuple[Images, Images] | None = None, teacher: Teache
         torch.manual_seed(run.seed)
         student = create_model(run.student, len(classes)).to(train.device)
         model = teacher.model.to(train.device) if teacher else None
-        distiller = Distiller(student, model, run.terms, example, same_classes=same, partly=run.named)
+        known = {"same_classes": same, "labels": images[0].labels}
+        distiller = Distiller(student, model, run.terms, example, partly=run.named, **known)
     return Ready(distiller, train, test, teacher, assumed)
 
 

@@ -37,6 +37,9 @@ class Loss(nn.Module):
         if method:
             METHODS[name] = method
 
+    def remember(self, labels: Tensor) -> None:
+        """Told once, before training: the labels (n,) of the training set, whose images `batch.index` counts."""
+
     def running(self, name: str, shape: tuple[int, ...]) -> None:
         """Register a running mean of this shape: `track` adds to it, the loop keeps one per epoch in history.npz."""
         self.register_buffer(f"{name}_sum", torch.zeros(shape), persistent=False)

@@ -19,12 +19,14 @@ class Output(NamedTuple):
         feats: one (batch, channels, height, width) per block, shallow to deep, after the ReLU.
         stages: the last map of each resolution, as published recipes see it (of a WRN the raw residual sum, signed).
         pooled: (batch, channels), what the classifier reads.
+        preacts: stages after batch norm and before the ReLU, of networks that have such; else empty.
     """
 
     logits: Tensor
     feats: tuple[Tensor, ...]
     stages: tuple[Tensor, ...] = ()
     pooled: Tensor | None = None
+    preacts: tuple[Tensor, ...] = ()
 
 
 class Block(NamedTuple):

@@ -19,12 +19,13 @@ class WideBlock(nn.Module):
         equal = in_channels == out_channels
         self.convShortcut = None if equal else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(block output, the activation relu(bn1(x)) that entered it)."""
-        entry = F.relu(self.bn1(x))
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(block output, bn1(x) of its input, the activation relu(bn1(x)) that entered it)."""
+        preact = self.bn1(x)
+        entry = F.relu(preact)
         out = self.conv2(F.relu(self.bn2(self.conv1(entry))))
         shortcut = x if self.convShortcut is None else self.convShortcut(entry)
-        return shortcut + out, entry
+        return shortcut + out, preact, entry
 
 
 class WideGroup(nn.Module):
@@ -69,15 +70,17 @@ class WideResNet(nn.Module):
     def forward(self, x: Tensor) -> Output:
         """Images (batch, 3, height, width), normalised -> Output."""
         x = self.conv1(x)
-        entries, stages = [], []
+        entries, stages, preacts = [], [], []
         for group in (self.block1, self.block2, self.block3):
             for block in group.layer:
-                x, entry = block(x)
+                x, preact, entry = block(x)
                 entries.append(entry)
+                preacts += [preact] if block is group.layer[0] and stages else []  # of the stage before
             stages.append(x)
-        last = F.relu(self.bn1(x))
+        preacts.append(self.bn1(x))
+        last = F.relu(preacts[-1])
         pooled = last.mean((2, 3))
-        return Output(self.fc(pooled), (*entries[1:], last), tuple(stages), pooled)
+        return Output(self.fc(pooled), (*entries[1:], last), tuple(stages), pooled, tuple(preacts))
 
     @property
     def block_names(self) -> list[str]:
