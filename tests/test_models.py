@@ -47,10 +47,11 @@ def test_parameter_counts_and_taps(name, classes, count, taps):
 def test_wide_resnets_taps_are_activations_and_its_stages_raw_sums():
     model = create_model("wrn_16_1", 3).eval()
     images = torch.randn(2, 3, 16, 16)
-    x, _ = model.block1.layer[0](model.conv1(images))
+    x, _, _ = model.block1.layer[0](model.conv1(images))
     output = model(images)
     assert torch.equal(output.feats[0], torch.relu(model.block1.layer[1].bn1(x)))
     assert torch.equal(output.feats[-1], torch.relu(model.bn1(output.stages[-1]))) and output.stages[-1].min() < 0
+    assert all(torch.equal(torch.relu(p), output.feats[2 * g + 1]) for g, p in enumerate(output.preacts))
 
 
 @pytest.mark.parametrize(
