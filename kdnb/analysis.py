@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kdnb import parameters
+from kdnb.compare import Predictions
 from kdnb.data.loader import Loader
 from kdnb.errors import InputError
 from kdnb.losses.afd import AFD, energy
@@ -74,12 +75,9 @@ def load(run: Run) -> Networks:
 class Survey(NamedTuple):
     """What the networks make of every test image, in order; by role where it is a dictionary."""
 
-    classes: Sequence[str]
-    labels: np.ndarray  # (n,)
     links: np.ndarray  # (n, T, S), AFD's attention between teacher and distilled student, rows sum to one
     distances: dict[str, np.ndarray]  # (n, T, S), 1 - cosine of teacher's and student's maps, pooled to the same size
-    predictions: dict[str, np.ndarray]  # (n,), without a teacher that knows other classes
-    confidence: dict[str, np.ndarray]  # (n,), the probability of the right class; of the same networks
+    predictions: Predictions  # without a teacher that knows other classes
 
     def pairs(self, most: int = 8) -> list[tuple[int, int]]:
         """Student blocks, shallow to deep, each with the teacher block that listens to it most: [(t, s)]."""
@@ -92,17 +90,16 @@ class Survey(NamedTuple):
 def survey(networks: Networks) -> Survey:
     """Links, map distances and predictions of all test images, in one pass."""
     loader, afd, parts = networks.loader, networks.afd, []
-    for images, labels, _ in counted(loader.epoch(), len(loader), "survey"):
-        outputs = {role: model(images) for role, model in networks.models.items()}
+    for batch in counted(loader.epoch(), len(loader), "survey"):
+        outputs = {role: model(batch.images) for role, model in networks.models.items()}
         teacher = outputs["teacher"]
         # Of maps of length 1 the mean squared difference, AFD's distance, is 2 / hw times 1 - cosine.
-        half = torch.tensor([h[0, 0].numel() / 2 for h in teacher.feats], device=labels.device)[:, None]  # t 1
+        half = torch.tensor([h[0, 0].numel() / 2 for h in teacher.feats], device=loader.device)[:, None]  # t 1
         distances = {role: half * afd.distances(outputs[role], teacher) for role in STUDENTS}
         logits = {role: o.logits for role, o in outputs.items() if networks.same_classes or role in STUDENTS}
-        predictions = {role: rows.argmax(1) for role, rows in logits.items()}
-        confidence = {role: rows.softmax(1).gather(1, labels[:, None])[:, 0] for role, rows in logits.items()}
-        parts.append((labels, afd.attention(outputs["distilled"], teacher), distances, predictions, confidence))
-    return Survey(loader.images.classes, *map(joined, zip(*parts, strict=True)))
+        parts.append((afd.attention(outputs["distilled"], teacher), distances, logits))
+    links, distances, logits = map(joined, zip(*parts, strict=True))
+    return Survey(links, distances, Predictions(loader.images.classes, loader.images.labels.numpy(), logits))
 
 
 def joined(parts: Sequence) -> np.ndarray | dict:
@@ -124,7 +121,7 @@ class ClassLinks(NamedTuple):
 
 def by_class(survey: Survey, draws: int = 40) -> ClassLinks:
     """What the links are in each class; chance: from so many random `draws`."""
-    there, labels, sizes = np.unique(survey.labels, return_inverse=True, return_counts=True)
+    there, labels, sizes = np.unique(survey.predictions.labels, return_inverse=True, return_counts=True)
     shares = np.eye(len(there), dtype=np.float32)[labels] / sizes.astype(np.float32)  # n classes
     mean, rng = survey.links.mean(0), np.random.default_rng(0)
 
@@ -134,19 +131,21 @@ def by_class(survey: Survey, draws: int = 40) -> ClassLinks:
 
     links, deviation = means(shares)
     chance = np.quantile([means(rng.permutation(shares))[1] for _ in range(draws)], 0.95, axis=0)
-    return ClassLinks([survey.classes[c] for c in there], links, mean, deviation, chance)
+    return ClassLinks([survey.predictions.classes[c] for c in there], links, mean, deviation, chance)
 
 
 def choose_images(survey: Survey, n: int) -> np.ndarray:
     """Indices of n test images, the first ones of classes spread evenly over the set."""
-    _, first = np.unique(survey.labels, return_index=True)
+    _, first = np.unique(survey.predictions.labels, return_index=True)
     return first[np.linspace(0, len(first) - 1, min(n, len(first))).round().astype(int)]
 
 
 def mistakes(survey: Survey) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the images that only the distilled student, or only the baseline, gets right; the clearest first."""
-    baseline, distilled = (survey.predictions[role] == survey.labels for role in STUDENTS)
-    gain = survey.confidence["distilled"] - survey.confidence["baseline"]
+    told = survey.predictions
+    baseline, distilled = map(told.right, STUDENTS)
+    of_label = {role: np.exp(told.log_probabilities(role))[range(len(told.labels)), told.labels] for role in STUDENTS}
+    gain = of_label["distilled"] - of_label["baseline"]
     corrected, spoilt = np.flatnonzero(distilled & ~baseline), np.flatnonzero(baseline & ~distilled)
     return corrected[np.argsort(-gain[corrected])], spoilt[np.argsort(gain[spoilt])]
 
@@ -167,12 +166,13 @@ def look(networks: Networks, survey: Survey, index: np.ndarray) -> Gallery | Non
     """The networks' maps of the test images at `index`; None of none."""
     if not len(index):
         return None
-    loader, rows = networks.loader, torch.as_tensor(index, device=networks.loader.device)
-    images = loader.make({key: value[rows] for key, value in loader.plan(0).items()}).images
+    loader = networks.loader
+    images = loader.take(index).images
     pixels = ((images - loader.shift) / loader.scale).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
     outputs = {role: model(images) for role, model in networks.models.items()}
     maps = {role: [F.normalize(energy(h), dim=(1, 2)).cpu().numpy() for h in o.feats] for role, o in outputs.items()}
     distances = {role: values[index] for role, values in survey.distances.items()}
-    names = [survey.classes[c] for c in survey.labels[index]]
-    said = {role: [survey.classes[c] for c in values[index]] for role, values in survey.predictions.items()}
+    told = survey.predictions
+    names = [told.classes[c] for c in told.labels[index]]
+    said = {role: [told.classes[c] for c in told.top1(role)[index]] for role in told.logits}
     return Gallery(names, pixels.cpu().numpy(), maps, distances, said, networks.blocks)

@@ -8,6 +8,7 @@ from conftest import image_set
 
 from kdnb import analysis
 from kdnb.analysis import Networks, Survey
+from kdnb.compare import Predictions
 from kdnb.data import Batch
 from kdnb.data.loader import Loader
 from kdnb.errors import InputError
@@ -33,8 +34,8 @@ def networks():
     return Networks({role: m.eval() for role, m in models.items()}, afd.eval(), both, np.zeros((1, 6, 3)), loader)
 
 
-def surveyed(links, labels, classes, predictions=None, confidence=None):
-    return Survey(classes, np.asarray(labels), links, {}, predictions, confidence)
+def surveyed(links, labels, classes, logits=None):
+    return Survey(links, {}, Predictions(classes, np.asarray(labels), logits or {}))
 
 
 def test_survey_is_what_the_networks_say_of_all_images_at_once(networks):
@@ -44,26 +45,27 @@ def test_survey_is_what_the_networks_say_of_all_images_at_once(networks):
         out = {role: model(images) for role, model in networks.models.items()}
         links = networks.afd.attention(out["distilled"], out["teacher"])
         loss = networks.afd(out["distilled"], out["teacher"], Batch(images, labels, index))
-    assert (survey.labels == labels.numpy()).all()
+    told = survey.predictions
+    assert (told.labels == labels.numpy()).all()
     np.testing.assert_allclose(survey.links, links, rtol=1e-4, atol=1e-6)
     for role, output in out.items():
-        assert (survey.predictions[role] == output.logits.argmax(1).numpy()).all()
-        right = output.logits.softmax(1)[torch.arange(22), labels]
-        np.testing.assert_allclose(survey.confidence[role], right, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(told.logits[role], output.logits, rtol=1e-4, atol=1e-5)
+        confidence = output.logits.softmax(1).max(1).values
+        np.testing.assert_allclose(told.confidence(role), confidence, rtol=1e-4, atol=1e-6)
     half = np.array([h[0, 0].numel() / 2 for h in out["teacher"].feats])[:, None]
     weighed = survey.links * survey.distances["distilled"] / half
     assert weighed.sum((1, 2)).mean() == pytest.approx(loss.item(), rel=1e-4)
     assert [t for t, _ in survey.pairs()] == survey.links.mean(0).argmax(0).tolist()
     assert [s for _, s in survey.pairs(most=2)] == [0, 2]
     stranger = analysis.survey(networks._replace(same_classes=False))
-    assert list(stranger.predictions) == list(stranger.confidence) == ["baseline", "distilled"]
+    assert list(stranger.predictions.logits) == ["baseline", "distilled"]
 
 
 def test_a_gallery_has_the_pixels_that_the_networks_saw_and_their_maps(networks):
     survey = analysis.survey(networks)
     gallery = analysis.look(networks, survey, np.array([20, 3, 7]))
     assert gallery.names == ["class 0", "class 3", "class 3"] and analysis.look(networks, survey, []) is None
-    assert gallery.said["teacher"] == [f"class {c}" for c in survey.predictions["teacher"][[20, 3, 7]]]
+    assert gallery.said["teacher"] == [f"class {c}" for c in survey.predictions.top1("teacher")[[20, 3, 7]]]
     assert (gallery.pixels == networks.loader.images.images[[20, 3, 7]].permute(0, 2, 3, 1).numpy()).all()
     assert [m.shape for m in gallery.maps["teacher"]] == [(3, 8, 8)] * 2 + [(3, 4, 4)] * 2 + [(3, 2, 2)] * 2
     assert [(m**2).sum((1, 2)) for m in gallery.maps["teacher"]] == [pytest.approx([1] * 3)] * 6
@@ -89,9 +91,9 @@ def test_a_class_with_links_of_its_own_is_beyond_chance():
 
 
 def test_mistakes_are_sorted_by_how_much_the_students_differ():
-    predictions = {"baseline": np.array([1, 0, 1, 0, 0]), "distilled": np.array([0, 1, 0, 0, 0])}
-    confidence = {"baseline": np.array([0.4, 0.9, 0.1, 0.9, 0.2]), "distilled": np.array([0.6, 0, 0.9, 1, 0])}
-    survey = surveyed(np.zeros((5, 1, 1)), [0, 0, 0, 0, 1], "ab", predictions, confidence)
+    of_a = {"baseline": [0.4, 0.9, 0.1, 0.9, 0.8], "distilled": [0.6, 0.1, 0.9, 0.99, 0.9]}  # its probability
+    logits = {role: np.log([[p, 1 - p] for p in ps]) for role, ps in of_a.items()}
+    survey = surveyed(np.zeros((5, 1, 1)), [0, 0, 0, 0, 1], "ab", logits)
     assert [index.tolist() for index in analysis.mistakes(survey)] == [[2, 0], [1]]
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from kdnb import plots
 from kdnb.analysis import Gallery, Survey, by_class
+from kdnb.compare import Predictions
 from kdnb.data.loader import Loader
 from kdnb.plots import maps
 
@@ -40,7 +41,7 @@ def some_links(*shape, seed=0):
 
 
 def survey_of(links, labels, names):
-    return Survey(names, labels, links, {}, {}, {})
+    return Survey(links, {}, Predictions(names, labels, {}))
 
 
 def normalised(maps):

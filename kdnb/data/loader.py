@@ -81,6 +81,11 @@ class Loader:
             rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
             yield self.make({k: v[rows] for k, v in plan.items()})
 
+    def take(self, index) -> Batch:
+        """The batch of the images at the places `index` of its epoch 0, which are their own unless it is shuffled."""
+        rows = torch.as_tensor(index, device=self.device)
+        return self.make({k: v[rows] for k, v in self.plan(0).items()})
+
     def make(self, plan: dict[str, Tensor]) -> Batch:
         """The batch that some rows of a plan describe."""
         index, flip = plan["index"], plan.get("flip")
