@@ -74,8 +74,8 @@ def difference(before: np.ndarray, after: np.ndarray) -> Difference:
 
 
 def interval(values: np.ndarray) -> str:
-    """The mean of one value an image, and half the width of its interval."""
-    return f"{values.mean():.3g} ± {SIGMAS * values.std(ddof=1) / np.sqrt(len(values)):.2g}"
+    """The mean of a value per image, or per seed, and half the width of its interval (Student's t)."""
+    return f"{values.mean():.3g} ± {stats.t.ppf(0.975, len(values) - 1) * stats.sem(values):.2g}"
 
 
 def fidelity(predictions: Predictions, teacher: str = "teacher") -> pd.DataFrame:

@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kdnb.analysis import Gallery, Networks, Survey, look
+from kdnb.analysis import STUDENTS, Gallery, Networks, Survey, load, look
+from kdnb.compare import cka, interval
 from kdnb.losses.afd import AFD, energy
 from kdnb.methods import weight_at
 from kdnb.models import load_weights, read_state_dict
@@ -35,8 +36,10 @@ def links_of_seeds(runs: Sequence[Run]) -> np.ndarray:
 
 
 @torch.no_grad()
-def link_controls(networks: Networks, survey: Survey) -> dict[str, np.ndarray]:
+def link_controls(networks: Networks, survey: Survey, seeds: np.ndarray) -> dict[str, np.ndarray]:
     """The links (T, S) that were learned, and two that were not, as means over the test images, by name.
+
+    seeds: `links_of_seeds`; of several, mean and standard deviation stand first.
 
     An attention as it is initialised (with the statistics of each batch, having none of its own) tells what the
     networks' maps bring about without learning; the learned one, given the teacher's maps of another image, how much
@@ -55,7 +58,28 @@ def link_controls(networks: Networks, survey: Survey) -> dict[str, np.ndarray]:
         for name, links in zip(sums, (fresh.attention(s, t), afd.attention(s, other)), strict=True):
             sums[name] = sums[name] + links.sum(0)
     means = {name: (links / len(loader.images)).cpu().numpy() for name, links in sums.items()}
-    return {"learned": survey.links.mean(0), **means}
+    found = {"this run": survey.links.mean(0), **means}
+    if len(seeds) > 1:
+        found = {f"mean of {len(seeds)} seeds": seeds.mean(0), "their standard deviation": seeds.std(0, ddof=1)} | found
+    return found
+
+
+def links_and_cka(runs: Sequence[Run]) -> pd.DataFrame:
+    """Correlation of each run's links with `compare.cka`, over all pairs of blocks: a row per run.
+
+    With the baseline's: do links follow a likeness that is there without distilling? With the distilled student's: do
+    the blocks end alike that were linked? Below several runs stand their mean and its interval.
+    """
+    rows = {}
+    for run in runs:
+        networks = load(run)
+        alike = cka(networks.models, networks.loader)
+        rows[f"seed {run.seed}"] = {r: np.corrcoef(networks.history[-1].flat, alike[r].flat)[0, 1] for r in STUDENTS}
+    table = pd.DataFrame.from_dict(rows, "index").add_prefix("CKA with the ")
+    told = table.round(3).astype(str)
+    if len(runs) > 1:
+        told.loc["mean, 95 %"] = [interval(table[name].to_numpy()) for name in table]
+    return told
 
 
 class Inside(NamedTuple):
