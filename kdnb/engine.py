@@ -27,7 +27,7 @@ class Engine:
     def __init__(self, distiller: Distiller, run: Run, device: torch.device, compiled: bool):
         self.device, self.batch_size, self.precision = device, run.batch_size, run.precision
         self.distiller = distiller.to(device, memory_format=torch.channels_last).train()
-        self.trained = distiller.trained()
+        self.trained, self.lr = distiller.trained(), run.lr
         replayed = replays(device, compiled)
         lr = torch.tensor(run.lr, device=device) if replayed else run.lr  # a number would be recorded
         how = {"momentum": run.preset.momentum, "weight_decay": run.preset.weight_decay}
@@ -72,8 +72,9 @@ class Engine:
         self.sums[-1] += bad * self.sums[-2]
 
     def set_lr(self, lr: float) -> None:
-        for group in self.optimizer.param_groups:
+        for group in self.optimizer.param_groups if lr != self.lr else ():  # filling a tensor is a kernel to launch
             group["lr"] = group["lr"].fill_(lr) if isinstance(group["lr"], Tensor) else lr
+        self.lr = lr
 
     def start_epoch(self, epoch: int) -> None:
         """Forget what was measured, and set the losses' weights for an epoch (from 0)."""

@@ -1,6 +1,7 @@
 """Parameters as a notebook or papermill hands them over: which were set, and of which type they are."""
 
 import ast
+import contextlib
 import math
 from collections.abc import Collection, Mapping
 
@@ -24,6 +25,13 @@ def checked(name: str, value: object, default: object) -> object:
     if kind in (int, float) and value < (least := -1 if name == "train_limit" else 0):
         raise InputError(f"{name} is {value}: it must be {least} or more")
     return value
+
+
+def typed(text: str) -> object:
+    """What papermill takes `text` for in `-p name text`."""
+    with contextlib.suppress(ValueError, SyntaxError):
+        return ast.literal_eval(text)
+    return text
 
 
 def from_notebook(namespace: Mapping, known: Collection[str]) -> dict[str, object]:

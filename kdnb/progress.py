@@ -1,8 +1,10 @@
 """Whether a person watches, and what is shown then: a bar for a person, lines for a log."""
 
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -69,18 +71,26 @@ class StopButton:
     """Turns the first interrupt (JupyterLab's stop button, Ctrl-C) into a wish that is met between two steps.
 
     In the middle of a step the weights are half updated and not worth keeping. A second interrupt stops at once.
+    until: when it presses itself, by the clock of time.monotonic().
     """
 
+    def __init__(self, until: float = math.inf):
+        self.until = until
+
+    @property
+    def pressed(self) -> bool:
+        return self.wished or time.monotonic() >= self.until
+
     def __enter__(self) -> "StopButton":
-        self.pressed, self.before = False, None
+        self.wished, self.before = False, None
         with suppress(ValueError):  # outside the main thread, which alone hears signals
             self.before = signal.signal(signal.SIGINT, self.press)
         return self
 
     def press(self, *_) -> None:
-        if self.pressed:
+        if self.wished:
             raise KeyboardInterrupt
-        self.pressed = True
+        self.wished = True
 
     def __exit__(self, *_) -> None:
         if self.before is not None:

@@ -95,10 +95,11 @@ def words(changes: Mapping[str, list], teachers: Mapping[str, list] | None = Non
     return "; ".join(said)
 
 
-def record(run: RunFolder) -> Path:
-    """Copy a finished run's small files to records/ of its outputs folder: what is committed of it, all but weights."""
-    target = run.output_folder / "records" / run.name
-    run.result  # noqa: B018  raises for a run that is not finished
+def record(run: Run, outputs: Path | None = None) -> Path:
+    """Copy a finished run's small files to records/ of its (or another) outputs folder: what is committed of it, all
+    but weights. Raises InputError for a run that is not finished, or damaged."""
+    target = (outputs or run.output_folder) / "records" / run.name
+    row(run), run.metrics, run.links
     config = {name: value for name, value in run.config.items() if name != "where"}
     write_atomically(target / "config.json", json.dumps(config, indent=2))
     for name in ("metrics.csv", "history.npz", "result.json"):

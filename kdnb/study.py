@@ -8,8 +8,6 @@ on, a failure does not stop the others. Exit status: 0, 1 if a run failed, 2 for
 """
 
 import argparse
-import ast
-import contextlib
 import logging
 import os
 import re
@@ -22,6 +20,7 @@ from pathlib import Path
 from kdnb.data import DATASETS
 from kdnb.errors import InputError
 from kdnb.methods import parse
+from kdnb.parameters import typed
 from kdnb.paths import project_root
 from kdnb.process import command, execute, make, papermill, stop_children
 from kdnb.results import record
@@ -73,13 +72,6 @@ def seeds(text: str) -> list[int]:
     """ "0-2,7" -> [0, 1, 2, 7]."""
     ends = [part.split("-") for part in text.split(",")]
     return [seed for end in ends for seed in range(int(end[0]), int(end[-1]) + 1)]
-
-
-def typed(text: str) -> object:
-    """What papermill takes `text` for in `-p name text`."""
-    with contextlib.suppress(ValueError, SyntaxError):
-        return ast.literal_eval(text)
-    return text
 
 
 def study(a: argparse.Namespace) -> int:

@@ -1,14 +1,23 @@
-"""The DataFrame of kdnb.results -> the study's Markdown tables, beside what was published (published.csv)."""
+"""The DataFrame of kdnb.results -> the study's Markdown tables, beside what was published (published.csv).
 
+    python -m kdnb.tables FOLDER ...    # the finished runs below it, of any machine, become records; then the tables
+
+Exit status: 0; 1 if a run was damaged, and so left out; 2 for a folder that is not there.
+"""
+
+import argparse
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from kdnb.engine import evaluate
+from kdnb.errors import InputError
 from kdnb.models import parameter_count
+from kdnb.paths import output_folder
 from kdnb.prepare import load_images, loaders
-from kdnb.results import row
+from kdnb.results import frame, record, row
 from kdnb.run import Run
 from kdnb.store import RunFolder, write_atomically
 from kdnb.teacher import load_teacher
@@ -147,3 +156,44 @@ def teacher_table(run: Run) -> pd.DataFrame:
         "top-1 (%)": f"{evaluate(model, test, run.precision)['top1']:.2f}" if same else "it knows other classes",
     }
     return pd.DataFrame({"value": shown.values()}, index=pd.Index(shown, name="teacher")).astype(str)
+
+
+def gather(folders: list[Path], outputs: Path) -> int:
+    """Make records of the finished runs below some folders, then the tables anew; how many were damaged.
+
+    Says a line of each run that is new, is not finished, or cannot be read. Raises InputError.
+    """
+    if missing := [folder for folder in folders if not folder.is_dir()]:
+        raise InputError(f"{missing[0]}: no such folder")
+    damaged = 0
+    for path in sorted(found for folder in folders for found in folder.rglob("config.json")):
+        try:
+            run = Run.open(path.parent)
+            known = (outputs / "records" / run.name).is_dir()
+            if not run.done:
+                print(f"not finished: {run.name}")
+            elif record(run, outputs) and not known:
+                print(f"new: {run.name}, top-1 {run.result['top1']:.2f} %")
+        except InputError as error:
+            damaged += 1
+            print(f"left out: {error}", file=sys.stderr)
+    save(pages(frame(outputs / "records")), outputs / "tables")
+    return damaged
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit status; see the top of this file."""
+    form = {"formatter_class": argparse.RawTextHelpFormatter}
+    parser = argparse.ArgumentParser("python -m kdnb.tables", description=__doc__, **form)
+    add = parser.add_argument
+    add("folders", nargs="*", type=Path, metavar="FOLDER", help="under which runs lie; none: only the tables")
+    add("--outputs", default="", help="folder of records/ and tables/ (outputs/)")
+    given = parser.parse_args(argv)
+    try:
+        return min(1, gather(given.folders, output_folder(given.outputs)))
+    except InputError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

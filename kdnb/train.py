@@ -1,6 +1,7 @@
 """The loop: `train` makes a run, from its first step or from its checkpoint. One code path for CPU, CUDA and MPS."""
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -24,15 +25,16 @@ CHECK_SECONDS = 5  # between looks at whether the loss is finite: each makes an 
 
 
 class Interrupted(InputError):
-    """Training was stopped by the person who started it; everything is kept."""
+    """Training was stopped by the person who started it, or its time is over; everything is kept."""
 
 
-def train(run: Run, say: Callable[[str], None] = print) -> Run:
+def train(run: Run, say: Callable[[str], None] = print, until: float = math.inf) -> Run:
     """Train a run, and first the teacher that it needs; returns it, finished.
 
     A finished run is only read. One that was broken off goes on at its last checkpoint, on a CPU to the same bits.
-    Raises InputError for data or weights that are not there, a loss that is not finite, a folder that cannot be written
-    or that holds another run, and Interrupted when the person watching stops it.
+    until: the time.monotonic() at which it stops by itself, after one step at least. Raises InputError for data or
+    weights that are not there, a loss that is not finite, a folder that cannot be written or that holds another run,
+    and Interrupted when the person watching or the clock stops it.
     """
     if not run.done:
         images = load_images(run)
@@ -43,14 +45,14 @@ def train(run: Run, say: Callable[[str], None] = print) -> Run:
         return run
     if run.teacher_run is not None and not run.teacher_run.done:
         say(f"its teacher is trained first, {run.teacher_run.epochs} epochs: {run.teacher_run.name}")
-        train(run.teacher_run, say)
+        train(run.teacher_run, say, until)
     set_threads(run.threads)
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
         start = ready(run, images)  # before there is a folder: it may not be possible
         with store.locked(run.folder):
             if not run.done:  # another process may have just finished it
-                Training(run, start, say).go()
+                Training(run, start, say).go(until)
     return run
 
 
@@ -89,10 +91,10 @@ class Training:
         store.write_atomically(path, json.dumps(config, indent=2))
         return machine["compile"]
 
-    def go(self) -> None:
+    def go(self, until: float) -> None:
         self.resume()
         epochs, steps = self.run.epochs, len(self.start.train)
-        with StopButton() as stop, bar(epochs * steps, "epoch", "step") as shown:
+        with StopButton(until) as stop, bar(epochs * steps, "epoch", "step") as shown:
             progress = Progress(self.run.name, epochs, steps, shown, self.say)
             while self.epoch < epochs:
                 self.one_epoch(stop, progress)
