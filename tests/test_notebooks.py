@@ -47,7 +47,9 @@ class TestEvery:
         told, fields = said(lines), said((ROOT / "kdnb/run.py").read_text().splitlines())
         fields = {name: fields[name] for name in Run.parameters()}
         assert tagged == [0] and len(told) == len(lines)
-        extra = {"attention": {"run"}, "results": {"outputs", "source"}}.get(path.stem, set())
+        extra = {"attention": {"run"}, "results": {"outputs", "source"}, "methods": {"methods", "seeds"}}.get(
+            path.stem, set()
+        )
         assert {name: told[name] for name in told if name not in extra} == {
             name: fields[name] for name in fields if name in told and name not in extra
         }
@@ -96,6 +98,7 @@ def test_the_others_run_on_what_it_left(outputs, tmp_path):
         "train": ("train.ipynb", QUICK | {"method": "none", "outputs": tmp_path}),  # finished before
         "data": ("data.ipynb", {"image_size": 8}),
         "results": ("results.ipynb", {"outputs": tmp_path, "source": "records"}),
+        "methods": ("methods.ipynb", QUICK | {"methods": "kd,at", "seeds": 1, "outputs": tmp_path}),
         "speed": ("speed.ipynb", TINY | {"outputs": tmp_path}),
     }
 
@@ -108,6 +111,7 @@ def test_the_others_run_on_what_it_left(outputs, tmp_path):
     assert failed == {}
     drawn = {job: pictures(tmp_path / f"{job}.ipynb") for job in jobs}
     assert drawn["attention"] >= 9 and drawn["train"] == 1 and drawn["data"] >= 4 and drawn["speed"] == 1
+    assert drawn["methods"] == 4
     assert "finished before" in (tmp_path / "train.ipynb").read_text()
     names = {"first.md", "headline.md", "results.md", "short-runs.md"}
     made = {path.name for path in (tmp_path / "tables").iterdir()}
