@@ -14,7 +14,7 @@ from torch import nn
 
 from kdnb import parameters
 from kdnb.compare import Predictions
-from kdnb.data.loader import Loader
+from kdnb.data.loader import Loader, central
 from kdnb.errors import InputError
 from kdnb.losses.afd import AFD, energy
 from kdnb.models import Block, blocks, load_weights, read_state_dict
@@ -79,11 +79,16 @@ class Survey(NamedTuple):
     distances: dict[str, np.ndarray]  # (n, T, S), 1 - cosine of teacher's and student's maps, pooled to the same size
     predictions: Predictions  # without a teacher that knows other classes
 
-    def pairs(self, most: int = 8) -> list[tuple[int, int]]:
-        """Student blocks, shallow to deep, each with the teacher block that listens to it most: [(t, s)]."""
-        listener = self.links.mean(0).argmax(0)
-        chosen = np.unique(np.linspace(0, len(listener) - 1, most).round().astype(int))
-        return [(int(listener[s]), int(s)) for s in chosen]
+    def pairs(self, blocks: tuple[list[Block], list[Block]], most: int = 8) -> list[tuple[int, int]]:
+        """Student blocks, shallow to deep, each with the teacher block that listens to it most: [(t, s)].
+
+        blocks: the teacher's and the student's; those whose maps are smaller than 4 x 4 show no place.
+        """
+        large = [[i for i, (_, shape) in enumerate(its) if min(shape[1:]) >= 4] or [*range(len(its))] for its in blocks]
+        teachers, students = map(np.array, large)
+        students = students[np.unique(np.linspace(0, len(students) - 1, most).round().astype(int))]
+        listener = teachers[self.links.mean(0)[teachers].argmax(0)]
+        return [(int(listener[s]), int(s)) for s in students]
 
 
 @torch.no_grad()
@@ -150,11 +155,17 @@ def mistakes(survey: Survey) -> tuple[np.ndarray, np.ndarray]:
     return corrected[np.argsort(-gain[corrected])], spoilt[np.argsort(gain[spoilt])]
 
 
+def one_a_pair(survey: Survey, index: np.ndarray, role: str) -> np.ndarray:
+    """Of the images at `index` the first of every pair of classes: its own, and what the network `role` says."""
+    pairs = np.stack([survey.predictions.labels[index], survey.predictions.top1(role)[index]])
+    return index[np.sort(np.unique(pairs, axis=1, return_index=True)[1])]
+
+
 class Gallery(NamedTuple):
     """Some images, every network's maps of them and what it says, as arrays, so that pictures need no network."""
 
     names: list[str]  # of the classes of the n images
-    pixels: np.ndarray  # (n, size, size, 3) uint8, as the networks saw them
+    pixels: list[np.ndarray]  # uint8 (side, side, 3), cut as the networks saw them, of photographs from the file
     maps: dict[str, list[np.ndarray]]  # by role, (n, h, w) per block: channel energy of length 1 (L2)
     distances: dict[str, np.ndarray]  # (n, T, S), as in Survey
     said: dict[str, list[str]]  # the classes that were predicted, by role
@@ -167,12 +178,13 @@ def look(networks: Networks, survey: Survey, index: np.ndarray) -> Gallery | Non
     if not len(index):
         return None
     loader = networks.loader
-    images = loader.take(index).images
-    pixels = ((images - loader.shift) / loader.scale).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+    images, files = loader.take(index).images, loader.images.files
+    pixels = ((images - loader.shift) / loader.scale).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     outputs = {role: model(images) for role, model in networks.models.items()}
     maps = {role: [F.normalize(energy(h), dim=(1, 2)).cpu().numpy() for h in o.feats] for role, o in outputs.items()}
     distances = {role: values[index] for role, values in survey.distances.items()}
     told = survey.predictions
     names = [told.classes[c] for c in told.labels[index]]
     said = {role: [told.classes[c] for c in told.top1(role)[index]] for role in told.logits}
-    return Gallery(names, pixels.cpu().numpy(), maps, distances, said, networks.blocks)
+    shown = [central(files[i]) for i in index] if files else [*pixels]
+    return Gallery(names, shown, maps, distances, said, networks.blocks)
