@@ -13,7 +13,7 @@ from kdnb.errors import InputError
 from kdnb.methods import METHODS
 from kdnb.models import blocks, load_weights
 from kdnb.prepare import load_images
-from kdnb.results import row, words
+from kdnb.results import look, row, words
 from kdnb.run import Run, grid
 from kdnb.tables import published
 from kdnb.teacher import load_teacher
@@ -40,19 +40,14 @@ def train_all(runs: Mapping[str, list[Run]]) -> None:
         train(run)
 
 
-def role(label: str) -> str:
-    """What a figure draws a method as."""
-    return {"none": "baseline", Run.method: "distilled"}.get(label, label)
-
-
 def accuracies(runs: Mapping[str, list[Run]]) -> pd.DataFrame:
     """A row per finished run, and per published number of the same full-length training, as plots expect them."""
-    rows = [row(run) | {"line": label, "role": role(label)} for label, several in runs.items() for run in several]
+    rows = [row(run) | {"line": label, "order": look(label)} for label, several in runs.items() for run in several]
     ours = pd.DataFrame(rows).assign(study="this study")
     if any(ours["changes"].map(words)):
         return ours
     keys = ["dataset", "network", "method", "teacher"]
-    cited = published().query("top1 != ''").merge(ours[[*keys, "line", "role"]].drop_duplicates(), on=keys)
+    cited = published().query("top1 != ''").merge(ours[[*keys, "line", "order"]].drop_duplicates(), on=keys)
     study = cited["source"].where(cited["source"] == "earlier study", "published")
     return pd.concat([ours, cited.astype({"top1": float}).assign(study=study)], ignore_index=True)
 

@@ -134,21 +134,26 @@ def run_curves(runs: Mapping[str, RunFolder]) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
+def look(method: str) -> int:
+    """The number of a student's look in plots: by its method, of `ROLES`, then of METHODS, then one for mixes."""
+    numbers = {name: len(ROLES) + i for i, name in enumerate(METHODS)} | {"none": 1, Run.method: 2}
+    return numbers.get(method, len(ROLES) + len(METHODS))
+
+
 def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The runs of a frame by what may be drawn together: {title: rows}, one data set, changed in one way.
 
-    Adds the columns line, what a legend calls a network that was trained so, order, its number among the looks (of
-    `ROLES`, then of METHODS), and run, as plots expect them.
+    Adds the columns line, what a legend calls a network that was trained so, order, its `look`, and run, as plots
+    expect them.
     """
     out, runs = {}, runs.assign(run=runs["folder"], own=runs["changes"].map(words))
-    numbers = {name: len(ROLES) + i for i, name in enumerate(METHODS)} | {"none": 1, Run.method: 2}
     for key, part in runs.groupby(["dataset", "own", "precision", "data_id"]):
         teacher, alone = part["teacher"].str.partition(" ")[0], part["method"] == "none"
         line = part["network"] + ", " + (part["method"] + " from " + teacher).mask(alone, "alone")
         for column, told in APART.items():  # one name, several trainings
             several = part.groupby(line)[column].transform("nunique") > 1
             line += part[column].map(told.format).where(several, "")
-        order = part["method"].map(numbers).fillna(len(ROLES) + len(METHODS)).astype(int)
+        order = part["method"].map(look)
         part = part.assign(line=line, order=order.mask(alone & part["network"].isin(teacher), 0))
         changed = [f"{name} {value}" for name, (value, _) in part["changes"].iloc[0].items()]
         title = ", ".join(filter(None, [key[0], *changed, key[2] * (key[2] != "float32"), key[3]]))

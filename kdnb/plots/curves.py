@@ -78,7 +78,12 @@ def with_published(table: pd.DataFrame, title: str = "") -> Figure | None:
         return None
     fig, ax = figure("Test accuracy here and as published", title, 1.4 + 0.4 * table["line"].nunique())
     marks = {"order": table["line"].unique(), "palette": [NEUTRAL, "black", PALE], "markers": ["o", "D", "s"]}
-    marks |= {"linestyle": "none", "dodge": 0.5, "markersize": 6, "err_kws": {"linewidth": 1.5}}
+    marks |= {
+        "linestyle": "none",
+        "dodge": 0.5 * (table["study"].nunique() > 1),
+        "markersize": 6,
+        "err_kws": {"linewidth": 1.5},
+    }
     sns.pointplot(table, x="top1", y="line", hue="study", hue_order=STUDIES, errorbar="sd", ax=ax, **marks)
     ax.set(xlabel=f"{TOP1}; here: last epoch, mean ± sd of the seeds", ylabel="")
     ax.grid(axis="x", alpha=0.3)
