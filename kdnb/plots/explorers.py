@@ -68,8 +68,8 @@ class Explorer(ipywidgets.VBox):
         if watched():
             self.add_class("kdnb-explorer")
             display(super()._repr_mimebundle_(), raw=True)
-        figure = self.canvas.figure
-        show(self.image.value, round(figure.bbox.width / 2), f"Still picture of an explorer: {described(figure)}")
+        text = "Still picture of an explorer: " + described(self.canvas.figure)
+        show(self.image.value, round(self.canvas.figure.bbox.width / 2), text)
         if watched():
             display(HTML(f'<style>{ONE_OF_TWO}</style><span class="kdnb-still"></span>'))
 
@@ -124,7 +124,7 @@ def map_explorer(gallery, pair: tuple[int, int]) -> Explorer:
     titles = [ax.set_title("one\ntwo\nthree", fontsize=8) for ax in axes]
     for ax in axes:
         ax.axis("off")
-    map_bar(figure, axes, "energy (1: map's RMS)")
+    map_bar(figure, axes)
 
     narrow = {"width": "270px"}  # three in a row
     controls = {"image": ipywidgets.IntSlider(1, 1, len(gallery.pixels), description="image", layout=narrow)}

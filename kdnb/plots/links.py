@@ -90,7 +90,7 @@ def links_by_class(by_class, teacher_blocks, student_blocks, title: str = "", mo
     differences = by_class.links[first[:2]] - by_class.mean
     extreme = max(np.abs(differences).max(), 1e-6)
     for ax, difference, name in zip(maps, differences, names, strict=False):
-        heatmap(ax, difference, teacher_blocks, student_blocks, reach=extreme, every=(1, S // 6))
+        heatmap(ax, difference, teacher_blocks, student_blocks, reach=extreme, every=(1, S // 5))
         ax.set_title(in_lines(name, 20), fontsize=8)
     fig.colorbar(maps[0].images[0], ax=maps, label="attention, class minus mean", pad=0.02)
     return fig

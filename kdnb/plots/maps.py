@@ -91,8 +91,8 @@ def over(in_rms: np.ndarray, ground: np.ndarray | float) -> np.ndarray:
     return OPACITY * share * plt.get_cmap(SEQUENTIAL)(share[..., 0])[..., :3] + (1 - OPACITY * share) * ground
 
 
-def map_bar(fig: Figure, axes, label: str = "energy (1: the map's root mean square)") -> None:
+def map_bar(fig: Figure, axes) -> None:
     """The colours of maps over mid-grey."""
     colours = ListedColormap(over(np.linspace(0, MAP_TOP, 256), 0.5))
     mappable = ScalarMappable(Normalize(0, MAP_TOP), colours)
-    fig.colorbar(mappable, ax=axes, label=label, extend="max", pad=0.01, aspect=30)
+    fig.colorbar(mappable, ax=axes, label="energy (1: map's RMS)", extend="max", pad=0.01, aspect=30)
