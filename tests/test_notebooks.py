@@ -125,9 +125,7 @@ def test_the_others_run_on_what_it_left(outputs, tmp_path):
 
 
 def test_an_exported_page_has_sharp_figures_with_alternative_text(tmp_path):
-    code = (
-        "from kdnb import plots\nplots.link_matrix(plots.links.np.eye(1), *[[('1.1', (8, 4, 4))]] * 2, 'my run');"
-    )
+    code = "from kdnb import plots\nplots.link_matrix(plots.links.np.eye(1), *[[('1.1', (8, 4, 4))]] * 2, 'my run');"
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     notebook = new_notebook(cells=[new_code_cell(code)], metadata=kernel)
     nbformat.write(notebook, tmp_path / "in.ipynb")
