@@ -1,10 +1,13 @@
 """What is read out of finished runs: the same links, maps and predictions that training computed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import image_set
+from conftest import image_set, picture
+from PIL import Image
 
 from kdnb import analysis
 from kdnb.analysis import Networks, Survey
@@ -55,8 +58,9 @@ def test_survey_is_what_the_networks_say_of_all_images_at_once(networks):
     half = np.array([h[0, 0].numel() / 2 for h in out["teacher"].feats])[:, None]
     weighed = survey.links * survey.distances["distilled"] / half
     assert weighed.sum((1, 2)).mean() == pytest.approx(loss.item(), rel=1e-4)
-    assert [t for t, _ in survey.pairs()] == survey.links.mean(0).argmax(0).tolist()
-    assert [s for _, s in survey.pairs(most=2)] == [0, 2]
+    large = [[("", (8, side, side)) for side in sides] for sides in ((8, 8, 8, 8, 4, 2), (8, 4, 2))]
+    assert survey.pairs(large) == [(t, s) for s, t in enumerate(survey.links.mean(0)[:5].argmax(0)[:2])]
+    assert [s for _, s in survey.pairs([large[0], large[1][-1:] * 3], most=2)] == [0, 2]  # none is large enough
     stranger = analysis.survey(networks._replace(same_classes=False))
     assert list(stranger.predictions.logits) == ["baseline", "distilled"]
 
@@ -77,6 +81,17 @@ def test_a_gallery_has_the_pixels_that_the_networks_saw_and_their_maps(networks)
     assert [analysis.choose_images(survey, n).tolist() for n in (3, 9)] == [[0, 2, 3], [0, 1, 2, 3]]
 
 
+def test_a_gallery_shows_photographs_from_their_files(networks, tmp_path):
+    survey = analysis.survey(networks)
+    files = [tmp_path / f"{i}.png" for i in range(2)]
+    for file, size in zip(files, ((400, 800), (160, 80)), strict=True):
+        picture(*size, seed=1).save(file)
+    networks.loader.images = replace(networks.loader.images, files=files)
+    tall, wide = analysis.look(networks, survey, np.array([0, 1])).pixels
+    assert tall.shape == (320, 320, 3) and wide.shape == (70, 70, 3)  # 7/8 of the shorter side, made smaller
+    assert (wide == np.asarray(Image.open(files[1]))[5:75, 45:115]).all()
+
+
 def test_a_class_with_links_of_its_own_is_beyond_chance():
     rng = np.random.default_rng(1)
     labels, links = rng.choice([0, 1, 2, 4], 300), rng.dirichlet(np.ones(4), (300, 3))
@@ -95,6 +110,8 @@ def test_mistakes_are_sorted_by_how_much_the_students_differ():
     logits = {role: np.log([[p, 1 - p] for p in ps]) for role, ps in of_a.items()}
     survey = surveyed(np.zeros((5, 1, 1)), [0, 0, 0, 0, 1], "ab", logits)
     assert [index.tolist() for index in analysis.mistakes(survey)] == [[2, 0], [1]]
+    one = [analysis.one_a_pair(survey, np.array(index, int), "baseline").tolist() for index in ([4, 2, 0, 1, 3], [])]
+    assert one == [[4, 2, 1], []]
 
 
 def test_finished_runs_are_read_back_as_training_left_them(tmp_path):

@@ -1,12 +1,16 @@
 """Which block teaches which: figures of links, and of how far the maps that they join are apart."""
 
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.text import Text
+from matplotlib.path import Path
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import Affine2D, IdentityTransform
 
 from kdnb.plots.style import NEUTRAL, PALE, ROLES, SEQUENTIAL, Style, figure, in_lines, legend_below, size
 
@@ -19,7 +23,7 @@ def link_matrix(links: np.ndarray, teacher_blocks, student_blocks, title: str = 
     what = "Mean attention of each teacher block on the student's blocks"
     fig, ax = figure(what, title, max(3.7, 1.6 + 0.27 * T), width=3 + 0.72 * S)
     heatmap(ax, links, teacher_blocks, student_blocks, "mean attention (each row sums to 1)", sizes=True)
-    write(numbers(ax), links, ax.images[0])
+    Numbers(ax)
     return fig
 
 
@@ -90,7 +94,7 @@ def links_by_class(by_class, teacher_blocks, student_blocks, title: str = "", mo
     differences = by_class.links[first[:2]] - by_class.mean
     extreme = max(np.abs(differences).max(), 1e-6)
     for ax, difference, name in zip(maps, differences, names, strict=False):
-        heatmap(ax, difference, teacher_blocks, student_blocks, reach=extreme, every=(1, S // 6))
+        heatmap(ax, difference, teacher_blocks, student_blocks, reach=extreme, every=(1, S // 5))
         ax.set_title(in_lines(name, 20), fontsize=8)
     fig.colorbar(maps[0].images[0], ax=maps, label="attention, class minus mean", pad=0.02)
     return fig
@@ -138,28 +142,39 @@ def heatmap(ax, values, teacher_blocks, student_blocks, label="", reach=0.0, siz
         ax.figure.colorbar(image, ax=ax, label=label, pad=0.02)
 
 
-class Number(Text):
-    """What the cell of a heatmap holds; drawn only where it fits into it."""
+class Numbers(PathCollection):
+    """What the cells of the heatmap in `ax` hold, drawn where the cells have room; as one artist, which is quick."""
+
+    def __init__(self, ax: Axes):
+        self.rows, self.columns = ax.images[0].get_array().shape
+        places = [(s, t) for t, s in np.ndindex(self.rows, self.columns)]
+        super().__init__([], [1], offsets=places, offset_transform=ax.transData, linewidth=0, in_layout=False)
+        self.set_transform(IdentityTransform())  # the size, 1, makes points of the letters' units
+        ax.add_collection(self, autolim=False)
+        self.write(ax.images[0])
+
+    def write(self, image: AxesImage) -> None:
+        """The values of the image, those near zero left out, black on light colours and white on dark ones."""
+        values, light = image.get_array(), image.to_rgba(image.get_array())[..., :3] @ (0.299, 0.587, 0.114) > 0.5
+        self.texts = [f"{value:.2f}" if abs(value) >= 0.005 else "" for value in values.flat]
+        self.set_paths([letters(text) for text in self.texts])
+        self.set_facecolor(np.where(light.ravel(), "black", "white"))
 
     def draw(self, renderer) -> None:
-        box, cell = self.get_window_extent(renderer), self.axes.bbox
-        rows, columns = self.axes.images[0].get_array().shape
-        if box.width < 0.95 * cell.width / columns and box.height < 0.95 * cell.height / rows:
+        box, point = self.axes.bbox, self.figure.dpi / 72
+        text = letters(max(self.texts, key=len)).get_extents()
+        if text.width * point < 0.9 * box.width / self.columns and text.height * point < 0.9 * box.height / self.rows:
             super().draw(renderer)
 
 
-def numbers(ax: Axes) -> list[Number]:
-    """Room for a number in every cell of the heatmap in `ax`, row by row; see `write`."""
-    look = {"ha": "center", "va": "center", "fontsize": 7, "in_layout": False}
-    cells = np.ndindex(ax.images[0].get_array().shape)
-    return [ax.add_artist(Number(s, t, "", **look)) for t, s in cells]
-
-
-def write(numbers: list[Number], values: np.ndarray, image: AxesImage) -> None:
-    """Write values (T, S) into the cells of a heatmap, those near zero not at all, black on light colours."""
-    light = image.to_rgba(values)[..., :3] @ (0.299, 0.587, 0.114) > 0.5
-    for number, value, black in zip(numbers, values.flat, light.flat, strict=True):
-        number.set(text=f"{value:.2f}" if abs(value) >= 0.005 else "", color="black" if black else "white")
+@cache
+def letters(text: str) -> Path:
+    """A small text around (0, 0), in points."""
+    if not text:
+        return Path(np.empty((0, 2)))
+    path = TextPath((0, 0), text, size=7)
+    (left, bottom), (right, top) = path.get_extents().get_points()
+    return path.transformed(Affine2D().translate(-(left + right) / 2, -(bottom + top) / 2))
 
 
 def stacked(blocks) -> list[str]:

@@ -13,10 +13,11 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from kdnb.plots.style import SEQUENTIAL, in_lines, pictures, size, words
+from kdnb.plots.style import in_lines, pictures, size, words
 
 __all__ = ["map_depth", "map_grid"]
 
+ENERGY = "inferno"  # stands out from what photographs show
 MAP_TOP = 3.0  # where the colours of spatial maps end, one scale for all figures
 OPACITY = 0.85  # of a map over its image, where it has most energy
 SMALLEST = 256  # pixels of a picture's side: a digit's few are enlarged
@@ -88,11 +89,11 @@ def blend(pixels: np.ndarray, energies: np.ndarray) -> np.ndarray:
 def over(in_rms: np.ndarray, ground: np.ndarray | float) -> np.ndarray:
     """The colours (..., 3) of energies over a ground, from 0 to 1."""
     share = np.clip(in_rms / MAP_TOP, 0, 1)[..., None]
-    return OPACITY * share * plt.get_cmap(SEQUENTIAL)(share[..., 0])[..., :3] + (1 - OPACITY * share) * ground
+    return OPACITY * share * plt.get_cmap(ENERGY)(share[..., 0])[..., :3] + (1 - OPACITY * share) * ground
 
 
-def map_bar(fig: Figure, axes, label: str = "energy (1: the map's root mean square)") -> None:
+def map_bar(fig: Figure, axes) -> None:
     """The colours of maps over mid-grey."""
     colours = ListedColormap(over(np.linspace(0, MAP_TOP, 256), 0.5))
     mappable = ScalarMappable(Normalize(0, MAP_TOP), colours)
-    fig.colorbar(mappable, ax=axes, label=label, extend="max", pad=0.01, aspect=30)
+    fig.colorbar(mappable, ax=axes, label="energy (1: map's RMS)", extend="max", pad=0.01, aspect=30)

@@ -18,6 +18,7 @@ from anyascii import anyascii
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager, get_font
+from matplotlib.text import Text
 from PIL import Image
 
 __all__ = ["ROLES", "STYLES", "Style", "each", "line_styles", "save"]
@@ -40,7 +41,7 @@ ROLES = {  # a role looks alike in every figure, also to a colour-blind reader a
     "baseline": Style("#de8f05", (4, 1.5), "s"),
     "distilled": Style("#0173b2", "", "o"),
 }
-COLOURS = ["#029e73", "#cc78bc", "#56b4e9", "#d55e00", "#949494", "#8c613c", "#7a3fa0", "#b5b000"]
+COLOURS = ["#029e73", "#cc78bc", "#7a3fa0", "#d55e00", "#949494", "#8c613c", "#b5b000", "#56b4e9"]
 DASHES = [(6, 1.5, 1.2, 1.5), (2.5, 1), (6, 1.5, 1.2, 1.5, 1.2, 1.5), (8, 2), (3, 1, 1.2, 1), (1, 2), (5, 3), (9, 1)]
 # The roles, then every colour with four of the dashes: 35 looks, no two alike.
 STYLES = [*ROLES.values()]
@@ -55,13 +56,24 @@ def line_styles(lines: Mapping[str, int]) -> dict[str, Style]:
 
 
 class Picture(Figure):
-    """A figure that a notebook shows at twice the density of its screen, with alternative text."""
+    """A figure with a `title`, which a notebook shows at twice the usual density and with alternative text."""
+
+    title = ""
+
+    def fit(self, width: float) -> None:
+        """Lay it out anew for so many inches, unless it is narrower; below a page's 7 letters shrink as well."""
+        before = self.get_figwidth()
+        width = min(width, before)
+        self.set_size_inches(width, self.get_figheight() * max(width / before, 0.75))
+        for text in self.findobj(Text):
+            text.set_fontsize(text.get_fontsize() * max(0.6, min(1, width / 7)) / max(0.6, min(1, before / 7)))
+        self.suptitle(textwrap.fill(self.title, round(115 * width / self._suptitle.get_fontsize())))
 
     def _ipython_display_(self) -> None:
         from IPython.core.pylabtools import retina_figure
 
         png, size = retina_figure(self)
-        show(png, size["width"], described(self))
+        show(png, size["width"], described(self, self.title))
 
 
 def show(png: bytes, width: int, text: str) -> None:
@@ -74,22 +86,24 @@ def show(png: bytes, width: int, text: str) -> None:
     display({"text/html": html, "image/png": data, "text/plain": text}, metadata=about, raw=True)
 
 
-def described(fig: Figure) -> str:
+def described(fig: Figure, title: str = "") -> str:
     """A figure in words: its title, and how its panels, axes and lines are called."""
-    said = [fig.get_suptitle()]
+    said = [title]
     for ax in fig.axes:
         said += [ax.get_title(), ax.get_title("left"), ax.get_ylabel(), ax.get_xlabel()]
     said += [text.get_text() for legend in fig.legends for text in legend.get_texts()]
     return "; ".join(dict.fromkeys(" ".join(text.split()) for text in said if text))
 
 
-def figure(what: str, title: str, height: float, width: float = WIDTH, parts=(), **grid) -> tuple[Figure, Axes]:
+def figure(what: str, title: str, height: float, width: float = WIDTH, parts=(), **grid) -> tuple[Picture, Axes]:
     """A figure under what it shows, and of which data set or run, if that is said; and its axes, see matplotlib.
 
     parts: heights of parts to be filled one by one, which are returned in place of the axes.
     """
     fig = plt.figure(FigureClass=Picture, figsize=(min(width, WIDTH), height), layout="constrained")
-    fig.suptitle(f"{what} – {title}" if title else what, fontsize=10, wrap=True)
+    fig.suptitle("", fontsize=10)
+    fig.title = f"{what} – {title}" if title else what
+    fig.fit(WIDTH)
     axes = fig.subfigures(len(parts), 1, height_ratios=parts) if parts else fig.subplots(**grid)
     sns.despine(fig)
     return fig, axes
@@ -126,19 +140,16 @@ def short(title: str, most: int = 48) -> str:
     return name if len(name) <= most else f"{cut}-{hashlib.sha256(title.encode()).hexdigest()[:6]}"
 
 
-def save(
-    figures: Mapping[str, Figure | None], folder: str | Path, kind: str = "png", width: float | None = None
-) -> list[Path]:
+def save(figures: Mapping[str, Picture | None], folder: str | Path, kind="png", width: float = WIDTH) -> list[Path]:
     """Keep {name: figure} as NAME.png in `folder`, without those that are None, and README.md, which shows all of it.
 
-    kind: png, or pdf or svg for a paper. width: inches, such as a column's, to which the figures are laid out anew.
+    kind: png, or pdf or svg for a paper. width: inches, such as a column's, which no figure is to exceed.
     """
     folder, drawn = Path(folder), {name: fig for name, fig in figures.items() if fig is not None}
     folder.mkdir(parents=True, exist_ok=True)
     for name, fig in drawn.items():
-        fig.set_figwidth(width or fig.get_figwidth())
-        about = {"Title": fig.get_suptitle()}
-        fig.savefig(folder / f"{name}.{kind}", dpi=150 if kind == "png" else 300, metadata=about)
+        fig.fit(width)
+        fig.savefig(folder / f"{name}.{kind}", dpi=150 if kind == "png" else 300, metadata={"Title": fig.title})
     titles = {path.name: Image.open(path).info.get("Title", path.stem) for path in sorted(folder.glob("*.png"))}
     page = ["# Figures", *(f"![{title}]({name})" for name, title in titles.items())]
     (folder / "README.md").write_text("\n\n".join(page) + "\n", "utf-8")
