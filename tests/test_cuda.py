@@ -9,7 +9,7 @@ from conftest import image_set
 from helpers import TINY, break_off, quiet, tiny, tiny_run, weights  # noqa: F401
 from torch.testing import assert_close
 
-from kdnb import Distiller, Run, create_model, train
+from kdnb import METHODS, Distiller, Run, create_model, train
 from kdnb.data.loader import Loader, resample
 from kdnb.engine import Engine
 
@@ -53,11 +53,14 @@ def test_a_run_of_a_gpu_goes_on_and_is_read_on_a_cpu(tmp_path):
     assert made.metrics["epoch"].tolist() == [1, 2, 3]
 
 
+@pytest.mark.filterwarnings("error:.*not replayed")
 @pytest.mark.parametrize("compiled", [False, True])
-def test_no_step_waits_for_the_gpu(tiny, tmp_path, compiled):  # noqa: F811
+@pytest.mark.parametrize("method", METHODS)
+def test_no_step_waits_for_the_gpu(tiny, tmp_path, method, compiled):  # noqa: F811
     teacher, student = (create_model(name, 4).cuda() for name in ("wrn_16_1", "wrn_10_1"))
-    distiller = Distiller(student, teacher, "afd", torch.randn(2, 3, 8, 8, device="cuda"))
-    loader = Loader(image_set(n=160), 16, 8, train=True, padding=1, device="cuda")
+    images, example = image_set(n=160), torch.randn(2, 3, 8, 8, device="cuda")
+    distiller = Distiller(student, teacher, method, example, labels=images.labels)
+    loader = Loader(images, 16, 8, train=True, padding=1, device="cuda")
     run = tiny_run(tmp_path, device="cuda", precision="bfloat16")
     engine = Engine(distiller, run, torch.device("cuda"), compiled)
     engine.start_epoch(0)
