@@ -149,7 +149,8 @@ def save(figures: Mapping[str, Picture | None], folder: str | Path, kind="png", 
     folder.mkdir(parents=True, exist_ok=True)
     for name, fig in drawn.items():
         fig.fit(width)
-        fig.savefig(folder / f"{name}.{kind}", dpi=150 if kind == "png" else 300, metadata={"Title": fig.title})
+        with plt.rc_context({"pdf.fonttype": 42}):  # journals refuse matplotlib's usual Type 3 fonts
+            fig.savefig(folder / f"{name}.{kind}", dpi=150 if kind == "png" else 300, metadata={"Title": fig.title})
     titles = {path.name: Image.open(path).info.get("Title", path.stem) for path in sorted(folder.glob("*.png"))}
     page = ["# Figures", *(f"![{title}]({name})" for name, title in titles.items())]
     (folder / "README.md").write_text("\n\n".join(page) + "\n", "utf-8")
