@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from kdnb.data.loader import Loader, resample
 from kdnb.engine import Engine
 
 TAUGHT = [name for name, loss in LOSSES.items() if loss.taught]
+STEPS = [*product(TAUGHT, ["usual", "recorded"]), ("afd", "compiled")]  # compiling each would take many minutes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -55,13 +57,10 @@ def test_a_run_of_a_gpu_goes_on_and_is_read_on_a_cpu(tmp_path):
     assert made.metrics["epoch"].tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("name", TAUGHT)
-@pytest.mark.parametrize("how", ["usual", "recorded", "compiled"])
+@pytest.mark.parametrize(("name", "how"), STEPS)
 def test_no_step_waits_for_the_gpu(tiny, tmp_path, monkeypatch, name, how):  # noqa: F811
-    if how == "recorded":  # as it is, which every loss has to stand; compiling each takes a minute
+    if how == "recorded":
         monkeypatch.setattr(torch, "compile", lambda step, **_: step)
-    elif how == "compiled" and name != "afd":
-        pytest.skip("one will do")
     images = image_set(n=160, size=32)
     teacher, student = (create_model(network, 4).cuda() for network in ("wrn_16_1", "wrn_10_1"))
     example = torch.randn(2, 3, 32, 32, device="cuda")
