@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from kdnb import parameters
-from kdnb.data.loader import Loader
+from kdnb.compare import Predictions
+from kdnb.data.loader import Loader, central
 from kdnb.errors import InputError
 from kdnb.losses.afd import AFD, energy
 from kdnb.models import Block, blocks, load_weights, read_state_dict
@@ -74,35 +75,36 @@ def load(run: Run) -> Networks:
 class Survey(NamedTuple):
     """What the networks make of every test image, in order; by role where it is a dictionary."""
 
-    classes: Sequence[str]
-    labels: np.ndarray  # (n,)
     links: np.ndarray  # (n, T, S), AFD's attention between teacher and distilled student, rows sum to one
     distances: dict[str, np.ndarray]  # (n, T, S), 1 - cosine of teacher's and student's maps, pooled to the same size
-    predictions: dict[str, np.ndarray]  # (n,), without a teacher that knows other classes
-    confidence: dict[str, np.ndarray]  # (n,), the probability of the right class; of the same networks
+    predictions: Predictions  # without a teacher that knows other classes
 
-    def pairs(self, most: int = 8) -> list[tuple[int, int]]:
-        """Student blocks, shallow to deep, each with the teacher block that listens to it most: [(t, s)]."""
-        listener = self.links.mean(0).argmax(0)
-        chosen = np.unique(np.linspace(0, len(listener) - 1, most).round().astype(int))
-        return [(int(listener[s]), int(s)) for s in chosen]
+    def pairs(self, blocks: tuple[list[Block], list[Block]], most: int = 8) -> list[tuple[int, int]]:
+        """Student blocks, shallow to deep, each with the teacher block that listens to it most: [(t, s)].
+
+        blocks: the teacher's and the student's; those whose maps are smaller than 4 x 4 show no place.
+        """
+        large = [[i for i, (_, shape) in enumerate(its) if min(shape[1:]) >= 4] or [*range(len(its))] for its in blocks]
+        teachers, students = map(np.array, large)
+        students = students[np.unique(np.linspace(0, len(students) - 1, most).round().astype(int))]
+        listener = teachers[self.links.mean(0)[teachers].argmax(0)]
+        return [(int(listener[s]), int(s)) for s in students]
 
 
 @torch.no_grad()
 def survey(networks: Networks) -> Survey:
     """Links, map distances and predictions of all test images, in one pass."""
     loader, afd, parts = networks.loader, networks.afd, []
-    for images, labels, _ in counted(loader.epoch(), len(loader), "survey"):
-        outputs = {role: model(images) for role, model in networks.models.items()}
+    for batch in counted(loader.epoch(), len(loader), "survey"):
+        outputs = {role: model(batch.images) for role, model in networks.models.items()}
         teacher = outputs["teacher"]
         # Of maps of length 1 the mean squared difference, AFD's distance, is 2 / hw times 1 - cosine.
-        half = torch.tensor([h[0, 0].numel() / 2 for h in teacher.feats], device=labels.device)[:, None]  # t 1
+        half = torch.tensor([h[0, 0].numel() / 2 for h in teacher.feats], device=loader.device)[:, None]  # t 1
         distances = {role: half * afd.distances(outputs[role], teacher) for role in STUDENTS}
         logits = {role: o.logits for role, o in outputs.items() if networks.same_classes or role in STUDENTS}
-        predictions = {role: rows.argmax(1) for role, rows in logits.items()}
-        confidence = {role: rows.softmax(1).gather(1, labels[:, None])[:, 0] for role, rows in logits.items()}
-        parts.append((labels, afd.attention(outputs["distilled"], teacher), distances, predictions, confidence))
-    return Survey(loader.images.classes, *map(joined, zip(*parts, strict=True)))
+        parts.append((afd.attention(outputs["distilled"], teacher), distances, logits))
+    links, distances, logits = map(joined, zip(*parts, strict=True))
+    return Survey(links, distances, Predictions(loader.images.classes, loader.images.labels.numpy(), logits))
 
 
 def joined(parts: Sequence) -> np.ndarray | dict:
@@ -124,7 +126,7 @@ class ClassLinks(NamedTuple):
 
 def by_class(survey: Survey, draws: int = 40) -> ClassLinks:
     """What the links are in each class; chance: from so many random `draws`."""
-    there, labels, sizes = np.unique(survey.labels, return_inverse=True, return_counts=True)
+    there, labels, sizes = np.unique(survey.predictions.labels, return_inverse=True, return_counts=True)
     shares = np.eye(len(there), dtype=np.float32)[labels] / sizes.astype(np.float32)  # n classes
     mean, rng = survey.links.mean(0), np.random.default_rng(0)
 
@@ -134,28 +136,36 @@ def by_class(survey: Survey, draws: int = 40) -> ClassLinks:
 
     links, deviation = means(shares)
     chance = np.quantile([means(rng.permutation(shares))[1] for _ in range(draws)], 0.95, axis=0)
-    return ClassLinks([survey.classes[c] for c in there], links, mean, deviation, chance)
+    return ClassLinks([survey.predictions.classes[c] for c in there], links, mean, deviation, chance)
 
 
 def choose_images(survey: Survey, n: int) -> np.ndarray:
     """Indices of n test images, the first ones of classes spread evenly over the set."""
-    _, first = np.unique(survey.labels, return_index=True)
+    _, first = np.unique(survey.predictions.labels, return_index=True)
     return first[np.linspace(0, len(first) - 1, min(n, len(first))).round().astype(int)]
 
 
 def mistakes(survey: Survey) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the images that only the distilled student, or only the baseline, gets right; the clearest first."""
-    baseline, distilled = (survey.predictions[role] == survey.labels for role in STUDENTS)
-    gain = survey.confidence["distilled"] - survey.confidence["baseline"]
+    told = survey.predictions
+    baseline, distilled = map(told.right, STUDENTS)
+    of_label = {role: np.exp(told.log_probabilities(role))[range(len(told.labels)), told.labels] for role in STUDENTS}
+    gain = of_label["distilled"] - of_label["baseline"]
     corrected, spoilt = np.flatnonzero(distilled & ~baseline), np.flatnonzero(baseline & ~distilled)
     return corrected[np.argsort(-gain[corrected])], spoilt[np.argsort(gain[spoilt])]
+
+
+def one_a_pair(survey: Survey, index: np.ndarray, role: str) -> np.ndarray:
+    """Of the images at `index` the first of every pair of classes: its own, and what the network `role` says."""
+    pairs = np.stack([survey.predictions.labels[index], survey.predictions.top1(role)[index]])
+    return index[np.sort(np.unique(pairs, axis=1, return_index=True)[1])]
 
 
 class Gallery(NamedTuple):
     """Some images, every network's maps of them and what it says, as arrays, so that pictures need no network."""
 
     names: list[str]  # of the classes of the n images
-    pixels: np.ndarray  # (n, size, size, 3) uint8, as the networks saw them
+    pixels: list[np.ndarray]  # uint8 (side, side, 3), cut as the networks saw them, of photographs from the file
     maps: dict[str, list[np.ndarray]]  # by role, (n, h, w) per block: channel energy of length 1 (L2)
     distances: dict[str, np.ndarray]  # (n, T, S), as in Survey
     said: dict[str, list[str]]  # the classes that were predicted, by role
@@ -167,12 +177,14 @@ def look(networks: Networks, survey: Survey, index: np.ndarray) -> Gallery | Non
     """The networks' maps of the test images at `index`; None of none."""
     if not len(index):
         return None
-    loader, rows = networks.loader, torch.as_tensor(index, device=networks.loader.device)
-    images = loader.make({key: value[rows] for key, value in loader.plan(0).items()}).images
-    pixels = ((images - loader.shift) / loader.scale).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+    loader = networks.loader
+    images, files = loader.take(index).images, loader.images.files
+    pixels = ((images - loader.shift) / loader.scale).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     outputs = {role: model(images) for role, model in networks.models.items()}
     maps = {role: [F.normalize(energy(h), dim=(1, 2)).cpu().numpy() for h in o.feats] for role, o in outputs.items()}
     distances = {role: values[index] for role, values in survey.distances.items()}
-    names = [survey.classes[c] for c in survey.labels[index]]
-    said = {role: [survey.classes[c] for c in values[index]] for role, values in survey.predictions.items()}
-    return Gallery(names, pixels.cpu().numpy(), maps, distances, said, networks.blocks)
+    told = survey.predictions
+    names = [told.classes[c] for c in told.labels[index]]
+    said = {role: [told.classes[c] for c in told.top1(role)[index]] for role in told.logits}
+    shown = [central(files[i]) for i in index] if files else [*pixels]
+    return Gallery(names, shown, maps, distances, said, networks.blocks)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from kdnb.data import Batch
 from kdnb.errors import InputError
-from kdnb.methods import LOSSES, Term, parse, serving, spell, taught
+from kdnb.methods import LOSSES, Term, parse, serving, spell, taught, weight_at
 from kdnb.models import Output, class_count
 
 
@@ -61,11 +61,8 @@ class Distiller(nn.Module):
         return self
 
     def start_epoch(self, epoch: int) -> None:
-        """Set the weights of an epoch, counted from 0: those of losses with a warm-up rise, (epoch + 1) / warm-up."""
-        ramps = [LOSSES[term.loss].warmup for term in self.terms]
-        shares = [min(1.0, (epoch + 1) / ramp) if ramp else 1.0 for ramp in ramps]
-        weights = [term.weight * share for term, share in zip(self.terms, shares, strict=True)]
-        self.weights.copy_(torch.tensor(weights))
+        """Set the weights of an epoch, counted from 0."""
+        self.weights.copy_(torch.tensor([weight_at(term.loss, term.weight, epoch) for term in self.terms]))
 
     def forward(self, images: Tensor, labels: Tensor, index: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """Images (batch, 3, height, width), labels (batch,), index (batch,) of the images in the training set, which

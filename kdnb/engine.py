@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,9 @@ from kdnb.data import Batch
 from kdnb.data.loader import Loader
 from kdnb.distiller import Distiller
 from kdnb.graph import Replayed, aside
-from kdnb.run import Run
+
+if TYPE_CHECKING:
+    from kdnb.run import Run
 
 
 def replays(device: torch.device, compiled: bool) -> bool:
@@ -24,7 +27,7 @@ class Engine:
     A full batch's step is worth compiling; that of the last, smaller one of an epoch is not.
     """
 
-    def __init__(self, distiller: Distiller, run: Run, device: torch.device, compiled: bool):
+    def __init__(self, distiller: Distiller, run: "Run", device: torch.device, compiled: bool):
         self.device, self.batch_size, self.precision = device, run.batch_size, run.precision
         self.distiller = distiller.to(device, memory_format=torch.channels_last).train()
         self.trained, self.lr = distiller.trained(), run.lr

@@ -78,6 +78,12 @@ def taught(terms: Sequence[Term]) -> bool:
     return any(LOSSES[term.loss].taught for term in terms)
 
 
+def weight_at(loss: str, weight: float, epoch):
+    """The weight of a loss in an epoch (from 0; or an array of them): warming up it rises, (epoch + 1) / warm-up."""
+    ramp = LOSSES[loss].warmup
+    return weight * (np.minimum(1.0, (epoch + 1) / ramp) if ramp else 1.0)
+
+
 def spell(terms: Sequence[Term]) -> str:
     """The mix of some terms, one spelling for each: what makes two runs the same."""
 

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -12,9 +12,11 @@ from kdnb.device import PRECISIONS, pick_device
 from kdnb.distiller import Distiller
 from kdnb.errors import InputError
 from kdnb.models import create_model
-from kdnb.run import Run
 from kdnb.store import damaged
 from kdnb.teacher import Teacher, load_teacher
+
+if TYPE_CHECKING:
+    from kdnb.run import Run
 
 # Of a preset, what changes no step of a run.
 NO_STEP = ("teacher_weights", "for_teacher", "methods", "fixed_size")
@@ -30,13 +32,13 @@ class Ready(NamedTuple):
     assumed: bool = False  # that the teacher knows the same classes: only their number could be compared
 
 
-def load_images(run: Run) -> tuple[Images, Images]:
+def load_images(run: "Run") -> tuple[Images, Images]:
     """The training images, limited, and the test images of a run. Raises InputError if they are not there."""
     train, test = load_data(run.dataset, run.data_root, run.preset.stored(run.image_size), run.skip_damaged)
     return train.limit(run.train_limit), test
 
 
-def loaders(run: Run, images: tuple[Images, Images]) -> tuple[Loader, Loader]:
+def loaders(run: "Run", images: tuple[Images, Images]) -> tuple[Loader, Loader]:
     """The augmented training batches of a run and its test batches, on its device."""
     common = {"device": pick_device(run.device), "dtype": PRECISIONS[run.precision]}
     augment = {"train": True, "seed": run.seed, "padding": run.preset.padding, "flip": run.preset.flip}
@@ -44,7 +46,7 @@ def loaders(run: Run, images: tuple[Images, Images]) -> tuple[Loader, Loader]:
     return train, Loader(images[1], max(run.batch_size, 250), run.image_size, **common)
 
 
-def ready(run: Run, images: tuple[Images, Images] | None = None, teacher: Teacher | None = None) -> Ready:
+def ready(run: "Run", images: tuple[Images, Images] | None = None, teacher: Teacher | None = None) -> Ready:
     """What a run starts from, on its device; its teacher, unless one is given, has to be trained. Raises InputError."""
     images = images or load_images(run)
     train, test = loaders(run, images)
@@ -61,7 +63,7 @@ def ready(run: Run, images: tuple[Images, Images] | None = None, teacher: Teache
     return Ready(distiller, train, test, teacher, assumed)
 
 
-def description(run: Run, start: Ready | None = None) -> dict:
+def description(run: "Run", start: Ready | None = None) -> dict:
     """What config.json keeps of what is trained; start: where it starts from, if it is to be trained."""
     asked = {"run": run.identity, "preset": asdict(run.preset), "changes": run.changes, "label": run.label}
     if start:
@@ -75,7 +77,7 @@ def description(run: Run, start: Ready | None = None) -> dict:
     return json.loads(json.dumps(asked))  # as it will be read back: tuples are lists
 
 
-def check_same(run: Run, asked: dict) -> None:
+def check_same(run: "Run", asked: dict) -> None:
     """Raises InputError if the folder of a run holds another one than `asked`, a description."""
 
     def facts(config: dict) -> dict:

@@ -1,82 +1,186 @@
-"""A run's notebook in a process of its own, and how it is stopped without losing the run.
-
-Apart from study.py, for Dask would give its workers copies of what a program's own file defines.
-"""
+"""A run's notebook in a process of its own, on whichever machine a task of Dask's is: what a worker does."""
 
 import contextlib
+import hashlib
 import os
-import signal
+import platform
 import subprocess
 import sys
-import threading
+import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from queue import PriorityQueue
+from typing import NamedTuple
 
-import psutil
+import torch
 
-from kdnb.paths import data_folder, project_root
+from kdnb.data import DATASETS
+from kdnb.device import commit
+from kdnb.lease import Busy, locked
+from kdnb.paths import project_root
 from kdnb.run import Run
+from kdnb.store import write_atomically
 
 STOP_SECONDS = 60  # that a stopped run has to write its checkpoint
-CHILDREN: list[subprocess.Popen] = []  # the notebooks that are running
-STOPPING = threading.Event()  # none is started any more
+LOOK_SECONDS = 1  # between looks at whether the study was stopped, or another process has let go of a run
 
 
-def papermill(notebook: str, written: Path, parameters: dict[str, object]) -> list[str]:
+class Made(NamedTuple):
+    """What became of a run: why there is none, or its accuracy in percent and the seconds it took."""
+
+    why: str
+    top1: float = 0.0
+    seconds: float = 0.0
+
+
+class Study(NamedTuple):
+    """What the tasks of one study share."""
+
+    name: str  # of Dask's event that stops it, and of the topic under which starts are told
+    per_gpu: int  # runs side by side on a GPU
+    runs: Path  # their folder
+    data: dict[str, str]  # {data set: its folder}
+    alike: dict[str, str] = {}  # noqa: RUF012  what `surroundings` were where it was planned
+
+    def surroundings(self) -> dict[str, str]:
+        """What has to be the same wherever runs are made; "" where there is nothing to compare."""
+        code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
+        mark = self.runs / ".study"
+        found = {"kdnb's commit": commit(), "kdnb's code": hashlib.sha256(code).hexdigest()[:12]}
+        found[f"the folder {self.runs}"] = mark.read_text() if mark.is_file() else ""
+        for name, root in self.data.items():
+            found[f"the folder {root}"] = "there" if Path(root).is_dir() else ""
+            found[f"the data of {name} in {root}"] = DATASETS[name].digest(Path(root))
+        return found
+
+    def differs(self) -> str:
+        """What is not the same here, in a sentence, or ""."""
+        now, host = self.surroundings(), platform.node()
+        told = ((what, now[what] or "not there", was) for what, was in self.alike.items() if was)
+        return next((f"{what} is {own} on {host}, and {was} here" for what, own, was in told if own != was), "")
+
+
+def papermill(notebook: str, written: Path, parameters: Mapping[str, object]) -> list[str]:
     """The command that executes a notebook into `written`."""
     words = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
     source = [str(project_root() / "notebooks" / notebook), str(written)]
     return [sys.executable, "-m", "papermill", *source, *words, "--log-output", "--no-progress-bar"]
 
 
-def command(run: Run) -> list[str]:
+def command(run: Run, written: Path | None = None) -> list[str]:
     """The command that makes a run; every parameter is said, so that it is the same run wherever it is made."""
     said = {n: getattr(run, n) for n, default in Run.parameters().items() if getattr(run, n) != default}
-    said["data_root"] = str(data_folder(run.data_root).absolute())  # a process may have another folder
-    return papermill("train.ipynb", run.folder / "notebook.ipynb", said)
+    return papermill("train.ipynb", written or run.folder / "notebook.ipynb", said)
 
 
-def execute(words: list[str], log: Path, env: dict[str, str]) -> str:
-    """Run a command to its end; "" or the sentence of the error that ended it, from what is kept in `log`."""
-    if STOPPING.is_set():
-        return "stopped before it began"
+def execute(words: list[str], log: Path, env: Mapping[str, str], stopped: Callable[[], bool] = lambda: False) -> str:
+    """Run a command to its end; "" or the sentence of the error that ended it, from what is kept in `log`.
+
+    It ends with this process, and is interrupted, as JupyterLab's stop button does it, once it is `stopped`.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "wb") as file:  # a session of its own, so that Ctrl-C reaches it once, from here
-        own = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file, "start_new_session": True}
-        child = subprocess.Popen(words, cwd=project_root(), env=os.environ | env, **own)
-    CHILDREN.append(child)
-    code = child.wait()
-    CHILDREN.remove(child)
-    if code:
+    log.unlink(missing_ok=True)  # a process that hung may still write to it
+    how = {"stdin": subprocess.PIPE, "cwd": project_root(), "env": os.environ | env, "bufsize": 0}
+    how["start_new_session"] = True  # Ctrl-C reaches it once, from here
+    words = [sys.executable, "-P", str(Path(__file__).with_name("watch.py")), *words]
+    with open(log, "xb") as file, subprocess.Popen(words, stdout=file, stderr=file, **how) as child:
+        while child.poll() is None and not stopped():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(LOOK_SECONDS)
+        for seconds in (STOP_SECONDS, 10):  # twice: a kernel between two cells does not listen
+            with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
+                if child.poll() is None:
+                    child.stdin.write(b"\n")
+                    child.wait(seconds)
+    if child.returncode:
         return f"{log.read_text(errors='replace').strip().rpartition(chr(10))[2]} (see {log})"
     log.unlink()
     return ""
 
 
-def stop_children() -> None:
-    """Interrupt each, as JupyterLab's stop button does, wait for their checkpoints, and end those that go on.
+def make(run: Run, study: Study, *teachers: Made) -> Made:
+    """Make a run, unless it is there; if another process is at it, wait until that has made it or let go of it.
 
-    papermill, interrupted, gives its kernel 5 seconds; a step of a large network may take longer. So the kernel itself
-    is interrupted: its notebook then ends with the sentence that it was stopped, and papermill with it.
+    teachers: what this returned of the runs that it needs.
     """
-    STOPPING.set()
-    children = list(CHILDREN)
-    for seconds in (STOP_SECONDS, 10):  # twice: a kernel between two cells does not listen
-        until = time.monotonic() + seconds
-        for child in children:
-            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-                for kernel in psutil.Process(child.pid).children() or [child]:
-                    kernel.send_signal(signal.SIGINT)
-        for child in children:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(max(0, until - time.monotonic()))
-    for child in children:
-        child.kill()  # of what has ended, nothing
+    from dask.distributed import Event, get_worker
+
+    def stopped() -> bool:
+        with contextlib.suppress(Exception):
+            return Event(study.name).is_set()
+        return True  # the scheduler is gone
+
+    why = "its teacher failed" if any(teacher.why for teacher in teachers) else study.differs()
+    if why:
+        return Made(f"not started: {why}")
+    with share(run, study.per_gpu) as env:
+        while not run.done:
+            if stopped():
+                return Made(why or "stopped before it began")
+            if busy(run.folder):
+                why = ""
+                time.sleep(LOOK_SECONDS)
+            elif why:
+                return Made(why)
+            else:
+                get_worker().log_event(study.name, run.name)
+                why = notebook(run, env, stopped)
+                run = run if why else replace(run, data_id="")  # its data may just have been downloaded
+    return Made("", run.result["top1"], run.result["total_seconds"])
 
 
-def make(run: Run, env: dict[str, str], *teachers: str) -> str:
-    """Execute the notebook of a run; "" or why it failed. teachers: what this returned of the runs that it needs."""
-    failed = any(teachers)
-    why = "not started: its teacher failed" if failed else execute(command(run), run.folder / "notebook.log", env)
-    print(f"failed    {run.name}: {why}" if why else f"finished  {run.name}", flush=True)
+def notebook(run: Run, env: Mapping[str, str], stopped: Callable[[], bool]) -> str:
+    """Execute the notebook of a run, which comes to its folder whole, and only if no other process is at it."""
+    with tempfile.TemporaryDirectory(prefix="kdnb-") as folder:
+        written = Path(folder) / "notebook.ipynb"
+        why = execute(command(run, written), run.folder / "notebook.log", env, stopped)
+        if written.is_file() and not busy(run.folder):
+            write_atomically(run.folder / written.name, written.read_bytes())
     return why
+
+
+def busy(folder: Path) -> bool:
+    """Whether another process writes to the folder of a run."""
+    try:
+        with locked(folder):
+            return False
+    except Busy:
+        return True
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    count = torch.cuda.device_count()
+    return (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))).split(",")[:count]
+
+
+@cache
+def places(per_gpu: int) -> PriorityQueue:
+    """Where this worker has room for runs, `per_gpu` of them on a GPU, one on each GPU first."""
+    found = PriorityQueue()
+    for place in ((turn, order, name) for turn in range(per_gpu) for order, name in enumerate(gpus())):
+        found.put(place)
+    return found
+
+
+@contextlib.contextmanager
+def share(run: Run, per_gpu: int) -> Iterator[dict[str, str]]:
+    """The environment that gives a run its part of the machine's cores and, if it may choose, a GPU with room."""
+    from dask.distributed import get_client, get_worker
+    from dask.system import CPU_COUNT
+
+    workers = get_client().scheduler_info()["workers"]
+    host = workers[get_worker().address]["host"]
+    runs = sum(worker["nthreads"] for worker in workers.values() if worker["host"] == host)
+    env = {"OMP_NUM_THREADS": str(max(1, CPU_COUNT // runs))} | ({"OMP_WAIT_POLICY": "PASSIVE"} if runs > 1 else {})
+    if not gpus() or run.device not in ("auto", "cuda"):
+        yield env
+        return
+    place = places(per_gpu).get()
+    try:
+        yield env | {"CUDA_VISIBLE_DEVICES": place[-1]}
+    finally:
+        places(per_gpu).put(place)

@@ -1,7 +1,6 @@
 """Run folders -> one DataFrame, a row a finished run, and what plots draw of it; kdnb.tables makes the pages."""
 
 import json
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import pandas as pd
 
 from kdnb import parameters
 from kdnb.errors import InputError, choose
+from kdnb.losses import METHODS
 from kdnb.paths import output_folder
 from kdnb.run import Run
 from kdnb.store import RunFolder, damaged, write_atomically
@@ -17,6 +17,9 @@ from kdnb.store import RunFolder, damaged, write_atomically
 COLUMNS = "folder dataset network teacher method seed top1 top5 best_top1 epochs changed left_out train_images"
 COLUMNS += " test_images parameters teacher_parameters epoch_seconds total_seconds shared precision device torch commit"
 COLUMNS += " classes changes data_id teacher_sha256"
+
+ROLES = ["teacher", "baseline", "distilled"]  # in the order of their looks in plots
+APART = {"teacher_sha256": " (weights {:.4})", "left_out": " (without: {})", "train_images": " ({:,} images)"}
 
 
 class Finished(RunFolder):
@@ -109,40 +112,52 @@ def record(run: Run, outputs: Path | None = None) -> Path:
 
 
 def curves(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per epoch of each run of a frame: its columns, epoch, test_top1 (%) and spent (s since the start)."""
-    parts = [pd.DataFrame(columns=["epoch", "test_top1", "spent"])]
+    """One row per epoch of each run of a frame: its columns, epoch, test_top1 (%), lr and spent (s since the start)."""
+    parts = [pd.DataFrame(columns=["epoch", "test_top1", "lr", "spent"])]
     for told in runs.to_dict("records"):
         try:
             metrics = Finished(told["folder"]).metrics
         except InputError as error:
             warnings.warn(f"left out of the curves: {error}", stacklevel=2)
         else:
-            parts.append(metrics[["epoch", "test_top1"]].assign(spent=metrics["seconds"].cumsum(), **told))
+            own = metrics.reindex(columns=["epoch", "test_top1", "lr"])  # an older run kept no lr
+            parts.append(own.assign(spent=metrics["seconds"].cumsum(), **told))
     return pd.concat(parts[1:] or parts, ignore_index=True)
 
 
 def run_curves(runs: Mapping[str, RunFolder]) -> pd.DataFrame:
     """The epochs of {role: run} as plots draw them."""
-    return pd.concat([run.metrics.assign(line=role, role=role, run=run.name) for role, run in runs.items()])
+    rows = [
+        run.metrics.assign(line=role, order=ROLES.index(role), run=run.name, classes=len(run.config["classes"]))
+        for role, run in runs.items()
+    ]
+    return pd.concat(rows, ignore_index=True)
+
+
+def look(method: str) -> int:
+    """The number of a student's look in plots: by its method, of `ROLES`, then of METHODS, then one for mixes."""
+    numbers = {name: len(ROLES) + i for i, name in enumerate(METHODS)} | {"none": 1, Run.method: 2}
+    return numbers.get(method, len(ROLES) + len(METHODS))
 
 
 def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The runs of a frame by what may be drawn together: {file name: rows}, one data set, changed in one way.
+    """The runs of a frame by what may be drawn together: {title: rows}, one data set, changed in one way.
 
-    Adds the columns line, what a legend calls a network that was trained so, role, and run, as plots expect them.
+    Adds the columns line, what a legend calls a network that was trained so, order, its `look`, and run, as plots
+    expect them.
     """
     out, runs = {}, runs.assign(run=runs["folder"], own=runs["changes"].map(words))
     for key, part in runs.groupby(["dataset", "own", "precision", "data_id"]):
         teacher, alone = part["teacher"].str.partition(" ")[0], part["method"] == "none"
         line = part["network"] + ", " + (part["method"] + " from " + teacher).mask(alone, "alone")
-        several = part.groupby(line)["teacher_sha256"].transform("nunique") > 1  # one name, several teachers
-        line += (" (weights " + part["teacher_sha256"].str[:4] + ")").where(several, "")
-        role = part["method"].replace({"none": "baseline", Run.method: "distilled"})
-        role = role.mask(alone & part["network"].isin(teacher), "teacher")
-        part = part.assign(line=line, role=role, order=role.map({"teacher": 0, "baseline": 1}).fillna(2))
-        changed = [f"{name}-{value}" for name, (value, _) in part["changes"].iloc[0].items()]
-        name = "-".join(filter(None, [key[0], *changed, key[2] * (key[2] != "float32"), key[3]]))
-        out[re.sub(r"[^A-Za-z0-9.]+", "-", name)] = part.sort_values(["order", "line", "seed"])
+        for column, told in APART.items():  # one name, several trainings
+            several = part.groupby(line)[column].transform("nunique") > 1
+            line += part[column].map(told.format).where(several, "")
+        order = part["method"].map(look)
+        part = part.assign(line=line, order=order.mask(alone & part["network"].isin(teacher), 0))
+        changed = [f"{name} {value}" for name, (value, _) in part["changes"].iloc[0].items()]
+        title = ", ".join(filter(None, [key[0], *changed, key[2] * (key[2] != "float32"), key[3]]))
+        out[title] = part.sort_values(["order", "line", "seed"])
     return out
 
 

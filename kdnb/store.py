@@ -1,4 +1,4 @@
-"""What a run leaves on disk: atomic files, a lock, a checkpoint and the one before it; and how it is read again.
+"""What a run leaves on disk: atomic files, a checkpoint and the one before it; and how it is read again.
 
 Every file is written to a temporary name, flushed to disk and renamed, so that a reader sees the old or the new one
 and never half of either. The checkpoint carries its SHA-256 and the one before it is kept. Nothing that is read here is
@@ -12,22 +12,26 @@ import json
 import os
 import pickle
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from kdnb.errors import InputError
+from kdnb.lease import HELD, LEASE_SECONDS
 
 CHECKPOINT = "checkpoint"
 
 
 def write_atomically(path: Path, data: bytes | str, keep: Path | None = None) -> None:
-    """Write all of `data` to `path` or leave what is there; what it replaces becomes `keep`. Raises InputError."""
+    """Write all of `data` to `path` or leave what is there; what it replaces becomes `keep`. Raises InputError.
+
+    In a folder that is `locked` it goes through the lease: a process that has lost it moves nothing any more.
+    """
     data = data.encode() if isinstance(data, str) else data
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    place = HELD.get(path.parent, path.parent)
+    part = place / f"{path.name}.{os.getpid()}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
@@ -35,36 +39,21 @@ def write_atomically(path: Path, data: bytes | str, keep: Path | None = None) ->
             file.flush()
             os.fsync(file.fileno())
         if keep is not None and path.exists():
-            os.replace(path, keep)
+            os.replace(path, place / keep.name)
+            os.replace(place / keep.name, keep)
         os.replace(part, path)
         if os.name == "posix":  # the names, too, have to reach the disk
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)
     except OSError as error:
+        if path.parent in HELD and not place.is_dir():
+            lost = f"it gave no sign of life for {LEASE_SECONDS} s, and another has gone on with the run"
+            raise InputError(f"{path.parent} is no longer this process's to write to: {lost}") from None
         raise InputError(f"cannot write {path}: {error.strerror}; what was there before is kept") from None
     finally:
         with contextlib.suppress(OSError):  # an interrupt leaves nothing half-written either
             part.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Within it, `folder` is there and is this process's alone to write to. Raises InputError if it is another's."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise InputError(f"{folder} is being trained by another process: wait for it, or stop it") from None
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror}") from None
-    try:
-        for part in folder.glob("*.part"):  # of a process that was killed while writing
-            part.unlink()
-        yield
-    finally:
-        lock.release()
 
 
 # Readers: data or one sentence

@@ -8,64 +8,51 @@ on, a failure does not stop the others. Exit status: 0, 1 if a run failed, 2 for
 """
 
 import argparse
-import logging
-import os
 import re
 import shlex
 import signal
 import sys
+import uuid
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
+from kdnb.cluster import cluster, make_all
 from kdnb.data import DATASETS
-from kdnb.errors import InputError
+from kdnb.errors import InputError, choose
 from kdnb.methods import parse
 from kdnb.parameters import typed
-from kdnb.paths import project_root
-from kdnb.process import command, execute, make, papermill, stop_children
+from kdnb.paths import data_folder, project_root
+from kdnb.process import Study, command, execute, gpus, papermill
 from kdnb.results import record
 from kdnb.run import Run, grid
+from kdnb.store import write_atomically
 
 
-def make_all(runs: list[Run], jobs: int) -> dict[str, str]:
-    """Make each run, `jobs` side by side, a teacher before its students; {run: why} of what failed."""
-    from dask.distributed import Client
-
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    env = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"} if jobs > 1 else {}
-    options = {"processes": False, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what Dask leaves behind when it is stopped
-    with Client(n_workers=jobs, **options) as client:
-        tasks = {}
-        for run in runs:
-            needs = [tasks[run.teacher_run]] if run.teacher_run in tasks else []
-            tasks[run] = client.submit(make, run, env, *needs, pure=False)
-        try:
-            told = [task.result() for task in tasks.values()]
-        except KeyboardInterrupt:
-            client.cancel(list(tasks.values()))
-            stop_children()
-            raise
-    return {run.name: why for run, why in zip(runs, told, strict=True) if why}
-
-
-def plan(datasets: list[str], methods: list[str], **own) -> list[Run]:
+def plan(datasets: list[str], methods: list[str], pairs: tuple[dict, ...] = ({},), **own) -> list[Run]:
     """The runs of the grid, teachers first; a method that a data set's teacher cannot serve is said and left out."""
-    teachers, students = [], []
-    for dataset in datasets:
-        for method in methods:
-            try:
-                runs = grid(dataset=dataset, method="afd" if method == "teacher" else method, **own)
-            except InputError as error:
-                grid(dataset=dataset, method="afd", **own)  # a wrong parameter is no reason to go on without it,
-                parse(method, DATASETS[dataset].preset.methods)  # nor is a misspelt method
-                print(f"left out: {dataset}, {method}: {error}")
-                continue
-            teachers += [run.teacher_run for run in runs if run.teacher_run]
-            students += runs if method != "teacher" else []
-    if not teachers + students:
+    students = []
+    for dataset, pair, method in product(datasets, pairs, methods):
+        fixed = {"dataset": dataset, **own, **pair}
+        try:
+            students += [(method, run) for run in grid(method="afd" if method == "teacher" else method, **fixed)]
+        except InputError as error:
+            grid(method="afd", **fixed)  # a wrong parameter is no reason to go on without it,
+            parse(method, DATASETS[dataset].preset.methods)  # nor is a misspelt method
+            print(f"left out: {dataset}, {method}: {error}")
+    teachers = [run.teacher_run for _, run in students]
+    runs = list(dict.fromkeys([*filter(None, teachers), *(run for method, run in students if method != "teacher")]))
+    if not runs:
         raise InputError("nothing is left to run")
-    return list(dict.fromkeys(teachers + students))
+    return runs
+
+
+def pairs(names: list[str]) -> list[dict[str, str]]:
+    """The teachers and students of `--pair`; one that leaves both to the data set, without."""
+    from kdnb.models import PAIRS
+
+    chosen = PAIRS if names == ["all"] else [choose("pair", name, [*PAIRS, "all"]) for name in names]
+    return [dict(zip(("teacher", "student"), PAIRS[name], strict=True)) for name in chosen]
 
 
 def seeds(text: str) -> list[int]:
@@ -77,16 +64,26 @@ def seeds(text: str) -> list[int]:
 def study(a: argparse.Namespace) -> int:
     """Plan, make, record, sum up; the exit status. Raises InputError for bad arguments."""
     outputs, own = Path(a.outputs).expanduser().absolute(), {str(name): value for name, value in a.p}
-    if twice := {"dataset", "method", "seed", "outputs"} & own.keys():
+    options = {"dataset", "method", "seed", "outputs"} | ({"teacher", "student"} if a.pair else set())
+    if twice := options & own.keys():
         raise InputError(f"-p {min(twice)}: it has an option of its own")
-    if a.jobs < 1:
-        raise InputError(f"--jobs is {a.jobs}: it must be 1 or more")
-    runs = plan(a.dataset, a.methods, seed=a.seeds, outputs=str(outputs), **own)
+    jobs = max(1, a.per_gpu * len(gpus())) if a.jobs is None else a.jobs
+    for name, value in {"jobs": jobs, "per-gpu": a.per_gpu}.items():
+        if value < 1:
+            raise InputError(f"--{name} is {value}: it must be 1 or more")
+    own["data_root"] = str(data_folder(own.get("data_root", "")).absolute())  # a worker may have another
+    runs = plan(a.dataset, a.methods, pairs(a.pair) if a.pair else [{}], seed=a.seeds, outputs=str(outputs), **own)
     for run in runs:
         print(f"finished  {run.folder}" if run.done else f"to run    {shlex.join(command(run))}", flush=True)
     if a.dry_run:
         return 0
-    failed = make_all([run for run in runs if not run.done], a.jobs)
+    mark, name = outputs / "runs" / ".study", f"kdnb-{uuid.uuid4().hex[:8]}"
+    if not mark.is_file():
+        write_atomically(mark, name)  # workers that see it see the same folder
+    planned, failed = Study(name, a.per_gpu, mark.parent, dict.fromkeys(a.dataset, own["data_root"])), {}
+    if missing := [run for run in runs if not run.done]:
+        with cluster(a.scheduler, jobs) as client:
+            failed = make_all(client, missing, planned._replace(alike=planned.surroundings()))
     runs = [replace(run, data_id="") for run in runs]  # a digest of what is there now: it may just have been downloaded
     for run in (run for run in runs if a.record and run.done):
         record(run)
@@ -106,7 +103,10 @@ def main(argv: list[str] | None = None) -> int:
     add("--dataset", default="cifar100", type=commas, help=f"of {', '.join(DATASETS)}; several with commas (cifar100)")
     add("--methods", default="none,kd,afd", type=commas, help="names or mixes; 'teacher' alone: only what teaches")
     add("--seeds", default="0", type=seeds, help="of the students, such as 0-4 or 0,1,2 (0)")
-    add("--jobs", default=1, type=int, help="runs side by side (1)")
+    add("--pair", default=[], type=commas, help="teacher-student, of kdnb.models.PAIRS; several with commas, or all")
+    add("--jobs", type=int, help="runs side by side on this machine (1, or as many as its GPUs have room for)")
+    add("--per-gpu", default=1, type=int, help="runs side by side on a GPU (1)")
+    add("--scheduler", default="", metavar="ADDRESS", help="of a running Dask cluster that sees the same folders")
     add("--dry-run", action="store_true", help="only list what would run, what is finished, and the commands")
     add("--record", action="store_true", help="copy finished runs, but weights, to records/ of the outputs folder")
     add("--outputs", default=str(project_root() / "outputs"), help="folder under which runs are kept (outputs/)")
@@ -118,7 +118,6 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         parser.error(str(error))
     except KeyboardInterrupt:
-        stop_children()
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
 

@@ -15,6 +15,7 @@ from kdnb import store
 from kdnb.device import environment, pick_compile, set_threads
 from kdnb.engine import Engine, evaluate
 from kdnb.errors import InputError
+from kdnb.lease import locked
 from kdnb.models import blocks, parameter_count
 from kdnb.prepare import Ready, check_same, description, load_images, ready
 from kdnb.progress import Progress, StopButton, bar
@@ -50,7 +51,7 @@ def train(run: Run, say: Callable[[str], None] = print, until: float = math.inf)
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
         start = ready(run, images)  # before there is a folder: it may not be possible
-        with store.locked(run.folder):
+        with locked(run.folder):
             if not run.done:  # another process may have just finished it
                 Training(run, start, say).go(until)
     return run

@@ -52,7 +52,8 @@ def quiet(line):
 
 
 def weights(run):
-    return run.weights.read_bytes(), run.loss_weights.read_bytes()
+    """The bytes of what was trained; not every loss has something of its own."""
+    return {path.name: path.read_bytes() for path in run.folder.glob("*.safetensors")}
 
 
 def same(one, other):

@@ -1,13 +1,17 @@
 """What is read out of finished runs: the same links, maps and predictions that training computed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import image_set
+from conftest import image_set, picture
+from PIL import Image
 
 from kdnb import analysis
 from kdnb.analysis import Networks, Survey
+from kdnb.compare import Predictions
 from kdnb.data import Batch
 from kdnb.data.loader import Loader
 from kdnb.errors import InputError
@@ -33,8 +37,8 @@ def networks():
     return Networks({role: m.eval() for role, m in models.items()}, afd.eval(), both, np.zeros((1, 6, 3)), loader)
 
 
-def surveyed(links, labels, classes, predictions=None, confidence=None):
-    return Survey(classes, np.asarray(labels), links, {}, predictions, confidence)
+def surveyed(links, labels, classes, logits=None):
+    return Survey(links, {}, Predictions(classes, np.asarray(labels), logits or {}))
 
 
 def test_survey_is_what_the_networks_say_of_all_images_at_once(networks):
@@ -44,26 +48,28 @@ def test_survey_is_what_the_networks_say_of_all_images_at_once(networks):
         out = {role: model(images) for role, model in networks.models.items()}
         links = networks.afd.attention(out["distilled"], out["teacher"])
         loss = networks.afd(out["distilled"], out["teacher"], Batch(images, labels, index))
-    assert (survey.labels == labels.numpy()).all()
+    told = survey.predictions
+    assert (told.labels == labels.numpy()).all()
     np.testing.assert_allclose(survey.links, links, rtol=1e-4, atol=1e-6)
     for role, output in out.items():
-        assert (survey.predictions[role] == output.logits.argmax(1).numpy()).all()
-        right = output.logits.softmax(1)[torch.arange(22), labels]
-        np.testing.assert_allclose(survey.confidence[role], right, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(told.logits[role], output.logits, rtol=1e-4, atol=1e-5)
+        confidence = output.logits.softmax(1).max(1).values
+        np.testing.assert_allclose(told.confidence(role), confidence, rtol=1e-4, atol=1e-6)
     half = np.array([h[0, 0].numel() / 2 for h in out["teacher"].feats])[:, None]
     weighed = survey.links * survey.distances["distilled"] / half
     assert weighed.sum((1, 2)).mean() == pytest.approx(loss.item(), rel=1e-4)
-    assert [t for t, _ in survey.pairs()] == survey.links.mean(0).argmax(0).tolist()
-    assert [s for _, s in survey.pairs(most=2)] == [0, 2]
+    large = [[("", (8, side, side)) for side in sides] for sides in ((8, 8, 8, 8, 4, 2), (8, 4, 2))]
+    assert survey.pairs(large) == [(t, s) for s, t in enumerate(survey.links.mean(0)[:5].argmax(0)[:2])]
+    assert [s for _, s in survey.pairs([large[0], large[1][-1:] * 3], most=2)] == [0, 2]  # none is large enough
     stranger = analysis.survey(networks._replace(same_classes=False))
-    assert list(stranger.predictions) == list(stranger.confidence) == ["baseline", "distilled"]
+    assert list(stranger.predictions.logits) == ["baseline", "distilled"]
 
 
 def test_a_gallery_has_the_pixels_that_the_networks_saw_and_their_maps(networks):
     survey = analysis.survey(networks)
     gallery = analysis.look(networks, survey, np.array([20, 3, 7]))
     assert gallery.names == ["class 0", "class 3", "class 3"] and analysis.look(networks, survey, []) is None
-    assert gallery.said["teacher"] == [f"class {c}" for c in survey.predictions["teacher"][[20, 3, 7]]]
+    assert gallery.said["teacher"] == [f"class {c}" for c in survey.predictions.top1("teacher")[[20, 3, 7]]]
     assert (gallery.pixels == networks.loader.images.images[[20, 3, 7]].permute(0, 2, 3, 1).numpy()).all()
     assert [m.shape for m in gallery.maps["teacher"]] == [(3, 8, 8)] * 2 + [(3, 4, 4)] * 2 + [(3, 2, 2)] * 2
     assert [(m**2).sum((1, 2)) for m in gallery.maps["teacher"]] == [pytest.approx([1] * 3)] * 6
@@ -73,6 +79,17 @@ def test_a_gallery_has_the_pixels_that_the_networks_saw_and_their_maps(networks)
         expected = 1 - (pooled * teacher).sum((1, 2))
         np.testing.assert_allclose(gallery.distances["baseline"][:, t, s], expected, atol=1e-5)
     assert [analysis.choose_images(survey, n).tolist() for n in (3, 9)] == [[0, 2, 3], [0, 1, 2, 3]]
+
+
+def test_a_gallery_shows_photographs_from_their_files(networks, tmp_path):
+    survey = analysis.survey(networks)
+    files = [tmp_path / f"{i}.png" for i in range(2)]
+    for file, size in zip(files, ((400, 800), (160, 80)), strict=True):
+        picture(*size, seed=1).save(file)
+    networks.loader.images = replace(networks.loader.images, files=files)
+    tall, wide = analysis.look(networks, survey, np.array([0, 1])).pixels
+    assert tall.shape == (320, 320, 3) and wide.shape == (70, 70, 3)  # 7/8 of the shorter side, made smaller
+    assert (wide == np.asarray(Image.open(files[1]))[5:75, 45:115]).all()
 
 
 def test_a_class_with_links_of_its_own_is_beyond_chance():
@@ -89,10 +106,12 @@ def test_a_class_with_links_of_its_own_is_beyond_chance():
 
 
 def test_mistakes_are_sorted_by_how_much_the_students_differ():
-    predictions = {"baseline": np.array([1, 0, 1, 0, 0]), "distilled": np.array([0, 1, 0, 0, 0])}
-    confidence = {"baseline": np.array([0.4, 0.9, 0.1, 0.9, 0.2]), "distilled": np.array([0.6, 0, 0.9, 1, 0])}
-    survey = surveyed(np.zeros((5, 1, 1)), [0, 0, 0, 0, 1], "ab", predictions, confidence)
+    of_a = {"baseline": [0.4, 0.9, 0.1, 0.9, 0.8], "distilled": [0.6, 0.1, 0.9, 0.99, 0.9]}  # its probability
+    logits = {role: np.log([[p, 1 - p] for p in ps]) for role, ps in of_a.items()}
+    survey = surveyed(np.zeros((5, 1, 1)), [0, 0, 0, 0, 1], "ab", logits)
     assert [index.tolist() for index in analysis.mistakes(survey)] == [[2, 0], [1]]
+    one = [analysis.one_a_pair(survey, np.array(index, int), "baseline").tolist() for index in ([4, 2, 0, 1, 3], [])]
+    assert one == [[4, 2, 1], []]
 
 
 def test_finished_runs_are_read_back_as_training_left_them(tmp_path):

@@ -1,13 +1,45 @@
+import copy
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from kdnb import LOSSES, Distiller, InputError, Output, create_model
 from kdnb.data import Batch
 from kdnb.losses.afd import AFD, Statistics
+from kdnb.losses.base import fit, paired
+from kdnb.losses.crd import CRD
+from kdnb.losses.fitnet import regressor
 from kdnb.losses.kd import KD
+from kdnb.losses.vid import VID
 
 NO_BATCH = Batch(None, None, None)
+LABELS = torch.arange(20) % 5  # of a training set
+BATCH = Batch(torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1)), LABELS[4:10], torch.arange(4, 10))
+# Biases whose gradient is 0 but for rounding, because batch norm follows.
+BEFORE_BATCH_NORM = r"fitnet\.conv\.bias|afd\.(queries\.\d+|keys\.\d+|bilinear)\.0\.bias"
+LAYERED = {"afd", "fitnet", "reviewkd", "vid"}  # layers of theirs compute under autocast as a network's do
+taught = pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name].taught])
+
+
+def made(name, pair):
+    """A loss between two networks, in train mode, that has heard of the training set."""
+    loss = LOSSES[name](*pair)
+    loss.remember(LABELS)
+    return loss
+
+
+def cast(value, dtype):
+    return tuple(cast(v, dtype) for v in value) if isinstance(value, tuple) else value.detach().to(dtype)
+
+
+def dead_like(value):
+    """Zeros in place of a tensor, or of a tuple of them."""
+    if isinstance(value, tuple):
+        return tuple(map(dead_like, value))
+    return torch.zeros_like(value).requires_grad_()
 
 
 @pytest.fixture
@@ -19,8 +51,7 @@ def networks():
 @pytest.fixture
 def pair(networks):
     """Their outputs on the same images."""
-    images = torch.randn(6, 3, 16, 16)
-    return tuple(network(images) for network in networks)
+    return tuple(network(BATCH.images) for network in networks)
 
 
 def test_kd_is_the_kl_divergence_of_the_softened_predictions():
@@ -59,14 +90,6 @@ def test_statistics_have_the_gradients_of_their_definition():
     assert torch.allclose(own, torch.autograd.grad(usual, feat)[0], rtol=1e-4, atol=1e-6)
 
 
-def test_dead_maps_have_finite_losses_and_gradients(pair):
-    student, teacher = pair
-    feats = tuple(torch.zeros_like(f).requires_grad_() for f in student.feats)
-    loss = AFD(student, teacher)(Output(student.logits, feats), teacher, NO_BATCH)
-    loss.backward()
-    assert torch.isfinite(loss) and all(torch.isfinite(f.grad).all() for f in feats)
-
-
 def test_links_are_the_mean_attention_since_they_were_zeroed(pair):
     afd = AFD(*pair).train()
     seen = []
@@ -80,20 +103,135 @@ def test_links_are_the_mean_attention_since_they_were_zeroed(pair):
     assert set(afd.running_buffers()) == {"links_sum", "links_count"}
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name].taught])
-def test_every_loss_trains_the_student_and_never_the_teacher(networks, name):
+@taught
+def test_every_loss_trains_the_student_and_itself_and_never_the_teacher(networks, name):
     student, teacher = networks
-    images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
-    distiller = Distiller(student, teacher, f"{name}:1", images).train()
+    distiller = Distiller(student, teacher, f"{name}:1", BATCH.images, labels=LABELS).train()
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
-    terms, logits = distiller(images, labels, torch.arange(4))
-    assert list(terms) == ["total", name] and terms[name].shape == () and logits.shape == (4, 5)
+    terms, logits = distiller(*BATCH)
+    assert list(terms) == ["total", name] and terms[name].shape == () and logits.shape == (6, 5)
     terms["total"].backward()
     assert float(student.conv1.weight.grad.abs().sum()) > 0
+    own = {k: float(p.grad.abs().sum()) for k, p in distiller.losses.named_parameters()}
+    assert {k for k, size in own.items() if not size} <= {k for k in own if re.fullmatch(BEFORE_BATCH_NORM, k)}
     assert all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(v, teacher.state_dict()[k]) for k, v in before.items())
     assert not teacher.training
     assert not any("teacher" in k for k in distiller.trained().state_dict())
+
+
+@taught
+def test_dead_maps_have_finite_losses_and_gradients(pair, name):
+    loss = made(name, pair)
+    dead = Output(*(dead_like(value) for value in pair[0]))
+    for teacher in (pair[1], Output(*(dead_like(value) for value in pair[1]))):
+        value = loss(dead, teacher, BATCH)
+        value.backward()
+        leaves = [dead.logits, *dead.feats, *dead.stages, dead.pooled, *loss.parameters()]
+        grads = [leaf.grad for leaf in leaves if leaf.grad is not None]
+        assert torch.isfinite(value) and grads and all(torch.isfinite(grad).all() for grad in grads)
+
+
+@taught
+def test_under_autocast_a_loss_is_computed_in_float32(pair, name):
+    """The digits that its inputs lost are gone, but it loses none: it is what it is of the same inputs in float32."""
+    half = [Output(*(cast(value, torch.bfloat16) for value in output)) for output in pair]
+    loss = made(name, pair)
+    torch.manual_seed(1)
+    exact = copy.deepcopy(loss)(*(Output(*(cast(value, torch.float32) for value in output)) for output in half), BATCH)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(*half, BATCH)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(exact.item(), rel=0.05 if name in LAYERED else 1e-5)
+
+
+@taught
+def test_a_compiled_loss_is_one_graph_and_the_same(pair, name):
+    """One graph: nothing in it depends on values, as .item() and boolean indexing would."""
+    loss = made(name, pair)
+    torch.manual_seed(1)
+    eager = copy.deepcopy(loss)(*pair, BATCH)
+    torch.compiler.reset()
+    torch.manual_seed(1)
+    compiled = torch.compile(loss, backend="eager", fullgraph=True, dynamic=False)(*pair, BATCH)
+    assert compiled.item() == pytest.approx(eager.item(), rel=1e-5)
+
+
+@taught
+@pytest.mark.parametrize("names", [("resnet18", "wrn_16_1"), ("wrn_10_1", "resnet18"), ("wrn_10_2", "wrn_10_1")])
+def test_every_loss_takes_any_two_networks_or_says_why_not(name, names):
+    """Other numbers of stages, other widths and sizes of maps, and other classes."""
+    student, teacher = create_model(names[0], 5), create_model(names[1], 5 if LOSSES[name].same_classes else 7)
+    images = torch.randn(6, 3, 24, 24)
+    try:
+        distiller = Distiller(student, teacher, f"{name}:1", images, labels=LABELS).train()
+    except InputError as error:
+        assert name == "fitnet" and "has no convolution from maps of" in str(error)
+    else:
+        terms, _ = distiller(images, BATCH.labels, BATCH.index)
+        terms["total"].backward()
+        assert torch.isfinite(terms["total"]) and float(student.conv1.weight.grad.abs().sum()) > 0
+
+
+def test_maps_are_paired_from_the_deepest_on_and_fit_to_the_smaller():
+    assert paired("abcd", "xyz") == [("b", "x"), ("c", "y"), ("d", "z")] and paired("ab", "xyz")[0] == ("a", "y")
+    wide, high = torch.randn(2, 3, 4, 8), torch.randn(2, 5, 6, 2, dtype=torch.bfloat16)
+    h_s, h_t = fit(wide, high)
+    assert h_s.shape == (2, 3, 4, 2) and h_t.shape == (2, 5, 4, 2) and h_t.dtype == torch.float32
+    assert torch.allclose(h_s, wide.unflatten(3, (2, 4)).mean(4)) and fit(wide, wide)[0] is wide
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kernel", "kind"),
+    [
+        (((6, 4), (6, 4)), (1, 1), nn.Conv2d),
+        (((6, 4), (3, 2)), (3, 3), nn.Conv2d),
+        (((3, 2), (6, 4)), (4, 4), nn.ConvTranspose2d),
+        (((7, 4), (5, 3)), (3, 2), nn.Conv2d),
+    ],
+)
+def test_the_regressor_of_fitnet_gives_maps_of_the_teachers_shape(sizes, kernel, kind):
+    h_s, h_t = (torch.randn(2, 3 + i, *size) for i, size in enumerate(sizes))
+    conv = regressor(h_s, h_t)
+    assert isinstance(conv, kind) and conv.kernel_size == kernel and conv(h_s).shape == h_t.shape
+
+
+def test_vid_starts_at_its_variance(pair):
+    for variance in (5.0, 0.1, 1000.0):
+        scales = VID(*pair, variance=variance).scales
+        assert all(F.softplus(scale).tolist() == pytest.approx([variance] * len(scale), rel=1e-3) for scale in scales)
+
+
+@pytest.mark.parametrize("K", [3, 40, 60])
+def test_the_negatives_of_crd_are_of_other_classes(pair, K):
+    """Each of the others is drawn as often, and once at most in a row as long as there are enough."""
+    labels = torch.tensor([0] * 10 + [1] * 20 + [2] * 20)
+    crd = CRD(*pair, K=K)
+    crd.remember(labels)
+    asked = torch.tensor([0, 1, 2]).repeat(400)
+    drawn = crd.negatives(asked)
+    assert drawn.shape == (1200, K) and (labels[drawn] != asked[:, None]).all()
+    assert (len(set(drawn[0].tolist())) == K) == (K < 30)
+    often = torch.stack([drawn[asked == label].flatten().bincount(minlength=50) for label in range(3)]).float()
+    expected = 400 * K / torch.tensor([40.0, 30, 30])[:, None] * (labels != torch.arange(3)[:, None])
+    assert ((often - expected).abs() <= 6 * expected.sqrt()).all()
+
+
+def test_crd_remembers_what_it_saw_in_training(pair):
+    crd = CRD(*pair)
+    with pytest.raises(InputError, match="crd remembers training images: it needs all labels beforehand, and each"):
+        crd(*pair, BATCH)
+    with pytest.raises(InputError, match="all of these are of one"):
+        crd.remember(torch.zeros(9, dtype=torch.long))
+    crd.remember(LABELS)
+    before = copy.deepcopy(crd.state_dict())
+    assert float(before["memory_s"].abs().max()) <= (128 / 3) ** -0.5 and crd.Z_s == crd.Z_t == -1
+    crd.eval()(*pair, BATCH)
+    assert all(torch.equal(value, before[name]) for name, value in crd.state_dict().items())
+    crd.train()(*pair, BATCH)
+    changed = (crd.memory_t != before["memory_t"]).any(1)
+    assert changed.nonzero().flatten().tolist() == sorted(BATCH.index.tolist()) and crd.Z_s > 0 and crd.Z_t > 0
 
 
 def test_the_objective_is_the_weighted_sum(networks):

@@ -23,7 +23,7 @@ def test_every_model_returns_its_features_once_computed(name):
     sizes = [feat.shape[2] for feat in output.feats]
     assert sizes == sorted(sizes, reverse=True)
     assert [stage.shape[2] for stage in output.stages] == sorted(set(sizes), reverse=True)
-    assert torch.equal(model.get_submodule(model.classifier)(output.pooled), output.logits)
+    assert torch.equal(model.get_submodule(model.classifier_name)(output.pooled), output.logits)
     found = blocks(model, 64)
     assert model.training and [block.shape for block in found] == [tuple(f.shape[1:]) for f in output.feats]
     assert [block.name for block in found] == model.block_names and found[0].name == "1.1"

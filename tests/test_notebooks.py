@@ -7,10 +7,17 @@ import re
 import shutil
 import subprocess
 import sys
+from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
+from html import unescape
+from io import BytesIO
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbconvert import HTMLExporter
+from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image
 
 from kdnb import Run, analysis
 
@@ -47,7 +54,9 @@ class TestEvery:
         told, fields = said(lines), said((ROOT / "kdnb/run.py").read_text().splitlines())
         fields = {name: fields[name] for name in Run.parameters()}
         assert tagged == [0] and len(told) == len(lines)
-        extra = {"attention": {"run"}, "results": {"outputs", "source"}}.get(path.stem, set())
+        extra = {"attention": {"run"}, "results": {"outputs", "source"}, "methods": {"methods", "seeds"}}.get(
+            path.stem, set()
+        )
         assert {name: told[name] for name in told if name not in extra} == {
             name: fields[name] for name in fields if name in told and name not in extra
         }
@@ -96,6 +105,7 @@ def test_the_others_run_on_what_it_left(outputs, tmp_path):
         "train": ("train.ipynb", QUICK | {"method": "none", "outputs": tmp_path}),  # finished before
         "data": ("data.ipynb", {"image_size": 8}),
         "results": ("results.ipynb", {"outputs": tmp_path, "source": "records"}),
+        "methods": ("methods.ipynb", QUICK | {"methods": "kd,at", "seeds": 1, "outputs": tmp_path}),
         "speed": ("speed.ipynb", TINY | {"outputs": tmp_path}),
     }
 
@@ -108,6 +118,7 @@ def test_the_others_run_on_what_it_left(outputs, tmp_path):
     assert failed == {}
     drawn = {job: pictures(tmp_path / f"{job}.ipynb") for job in jobs}
     assert drawn["attention"] >= 9 and drawn["train"] == 1 and drawn["data"] >= 4 and drawn["speed"] == 1
+    assert drawn["methods"] == 4
     assert "finished before" in (tmp_path / "train.ipynb").read_text()
     names = {"first.md", "headline.md", "results.md", "short-runs.md"}
     made = {path.name for path in (tmp_path / "tables").iterdir()}
@@ -115,6 +126,21 @@ def test_the_others_run_on_what_it_left(outputs, tmp_path):
     assert list(tmp_path.glob("figures/speed-digits*.png")) and list(
         tmp_path.glob("figures/learning-curves-digits*.png")
     )
+
+
+def test_an_exported_page_has_sharp_figures_with_alternative_text(tmp_path):
+    code = "from kdnb import plots\nplots.link_matrix(plots.links.np.eye(1), *[[('1.1', (8, 4, 4))]] * 2, 'my run');"
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = new_notebook(cells=[new_code_cell(code)], metadata=kernel)
+    nbformat.write(notebook, tmp_path / "in.ipynb")
+    assert papermill(tmp_path / "in.ipynb", tmp_path / "out.ipynb").returncode == 0
+    (output,) = nbformat.read(tmp_path / "out.ipynb", 4).cells[0].outputs
+    page = HTMLExporter().from_filename(tmp_path / "out.ipynb")[0]
+    (image,) = re.findall(r"<img[^>]*>", page)
+    told = "Mean attention of each teacher block on the student's blocks – my run; teacher block; student block"
+    assert told in unescape(image) and "No description" not in page
+    width = Image.open(BytesIO(b64decode(output.data["image/png"]))).width
+    assert f'width="{width // 2}"' in image and output.metadata["image/png"]["alt"].startswith(told)
 
 
 def test_a_misspelt_parameter_stops_before_anything_trains(tmp_path):

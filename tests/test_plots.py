@@ -1,5 +1,7 @@
 """Figures draw what they are given, and their labels can be read."""
 
+import warnings
+from itertools import pairwise
 from unittest.mock import patch
 
 import matplotlib
@@ -18,8 +20,9 @@ from PIL import Image
 
 from kdnb import plots
 from kdnb.analysis import Gallery, Survey, by_class
+from kdnb.compare import Predictions
 from kdnb.data.loader import Loader
-from kdnb.plots import maps
+from kdnb.plots import maps, style
 
 SHAPES = [(64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7)]
 NAMES = ["writing_on_a_book", "looking_through_a_microscope", "running"]
@@ -40,7 +43,7 @@ def some_links(*shape, seed=0):
 
 
 def survey_of(links, labels, names):
-    return Survey(names, labels, links, {}, {}, {})
+    return Survey(links, {}, Predictions(names, labels, {}))
 
 
 def normalised(maps):
@@ -53,12 +56,13 @@ def some_gallery(n=3):
     maps = {role: [normalised(rng.random((n, h, h))) for h in its] for role, its in sides.items()}
     students, said = ("baseline", "distilled"), {"baseline": [NAMES[1], NAMES[1], NAMES[0]][:n], "distilled": NAMES[:n]}
     distances = np.broadcast_to(np.arange(6)[:, None] / 10 + np.arange(3) / 100, (n, 6, 3))
-    pixels = rng.integers(0, 256, (n, 8, 8, 3)).astype(np.uint8)
+    pixels = [rng.integers(0, 256, (side, side, 3)).astype(np.uint8) for side in (8, 300, 262)[:n]]
     return Gallery(NAMES[:n], pixels, maps, dict.fromkeys(students, distances), said, (blocks(3, 2), blocks(3, 1)))
 
 
 def epochs(line, role, run, top1, **more):
-    what = {"line": line, "role": role, "run": run, "epoch": np.arange(len(top1)) + 1}
+    order = [*plots.ROLES].index(role)
+    what = {"line": line, "order": order, "run": run, "epoch": np.arange(len(top1)) + 1}
     return pd.DataFrame({**what, "test_top1": top1, **more})
 
 
@@ -83,11 +87,12 @@ def crowded(fig):
     return out + [(a, b) for i, (a, one) in enumerate(boxes) for b, two in boxes[:i] if one.overlaps(two)]
 
 
-def test_a_role_looks_alike_in_every_figure_and_no_two_lines_do():
-    styles = plots.role_styles({"kd": "kd", "afd": "distilled", "alone": "baseline", "wide": "baseline", "crd": "crd"})
+def test_a_number_looks_alike_in_every_figure_and_no_two_lines_do():
+    styles = plots.line_styles({"kd": 5, "afd": 2, "alone": 1, "wide": 1, "wider": 1, "crd": 18})
     assert styles["afd"] == plots.ROLES["distilled"] and styles["alone"] == plots.ROLES["baseline"]
-    assert len({look.color for look in styles.values()}) == len({look.dashes for look in styles.values()}) == 5
-    assert plots.role_styles({"x": "kd"})["x"] == styles["kd"]  # further ones in the order given
+    assert plots.line_styles({"crd": 18}) == {"crd": styles["crd"]} == {"crd": plots.STYLES[18]}
+    assert len(set(styles.values())) == 6 and len({look[:2] for look in plots.STYLES}) == len(plots.STYLES) == 35
+    assert all(one[0] != two[0] and one[1] != two[1] for one, two in pairwise(plots.STYLES[:19]))
 
 
 @pytest.mark.parametrize(("T", "S"), [((3, 6), (3, 2)), ((4, 4), (4, 4)), ((3, 1), (3, 1))], ids=["wrn", "many", "few"])
@@ -101,8 +106,10 @@ def test_nothing_lies_over_anything_else(T, S):
         plots.links_by_class(by_class(survey_of(links, np.arange(90) % 30, names)), *both, named),
         plots.map_distances({"baseline": links + 0.1, "distilled": links}, links, both[0], named),
     ]
+    for fig in figures:
+        fig.fit(7)  # a page
     assert [crowded(fig) for fig in figures] == [[]] * 5
-    assert all(fig.get_figwidth() <= 9 and fig.get_suptitle().endswith(f" – {named}") for fig in figures)
+    assert all(fig.get_figwidth() <= 9 and fig.title.endswith(f" – {named}") for fig in figures)
 
 
 def test_links_of_the_last_epoch_are_drawn_from_0_to_1_beside_names_and_sizes():
@@ -112,7 +119,8 @@ def test_links_of_the_last_epoch_are_drawn_from_0_to_1_beside_names_and_sizes():
     assert ax.images[0].get_array().tolist() == [[0.9, 0.1], [0.3, 0.7]] and ax.images[0].get_clim() == (0, 1)
     assert texts(ax.get_yticklabels()) == ["1.1  8×4×4", "2.1  8×2×2"]
     assert texts(ax.get_xticklabels()) == ["1.1\n8×4×4", "2.1\n8×2×2"]
-    assert texts(ax.texts) == ["0.90", "0.10", "0.30", "0.70"]
+    assert ax.collections[0].texts == ["0.90", "0.10", "0.30", "0.70"] and crowded(ax.figure) == []
+    assert ax.collections[0].get_facecolor()[:, 0].tolist() == [0, 1, 1, 0]
     assert plots.run_links(None) is None
 
 
@@ -121,7 +129,7 @@ def test_history_shows_epochs_and_how_far_each_is_from_the_last():
     *panels, below, _ = plots.link_history(np.stack([1 - way, way], 1)[:, None], blocks(1, 1), blocks(1, 2)).axes
     assert [ax.get_title() for ax in panels] == [f"epoch {e}" for e in (1, 2, 3, 4, 6)]
     assert [ax.images[0].get_clim() for ax in panels] == [(0, 1)] * 5
-    assert below.lines[0].get_ydata() == pytest.approx(100 * (1 - way)) and below.lines[1].get_xdata() == [5, 5]
+    assert below.lines[0].get_ydata() == pytest.approx(100 * (1 - way)) and len(below.lines) == 1
 
 
 def test_the_class_with_links_of_its_own_comes_first():
@@ -159,10 +167,19 @@ def test_learning_curves_are_means_in_a_band_and_their_end_is_enlarged():
     tops = [path.vertices[:, 1].max() for band in whole.collections for path in band.get_paths()]
     assert tops == pytest.approx([10.0])  # 9 ± 1, of the line that has several runs
     assert late.lines[0].get_xdata().tolist() == [7, 8, 9] and crowded(fig) == []
-    assert texts(fig.legends[0].get_texts()) == ["afd", "none"] and "up to 3 runs – cifar100" in fig.get_suptitle()
+    assert texts(fig.legends[0].get_texts()) == ["afd", "none"] and "up to 3 runs – cifar100" in fig.title
     few = plots.learning_curves(parts[0][:3])
     assert len(few.axes) == 1 and few.axes[0].lines[0].get_marker() == plots.ROLES["distilled"].marker
     assert plots.learning_curves(parts[0][:0]) is None
+
+
+def test_learning_curves_mark_where_the_learning_rate_drops_and_what_chance_is():
+    lr = [0.05, 0.1, 0.1, 0.01, 0.006, 0.003, 0.001, 0.001, 0.001]  # of which two are falls to less than half
+    fig = plots.learning_curves(epochs("afd", "distilled", "afd0", np.arange(9.0), lr=lr, classes=20))
+    whole, late = fig.axes
+    drops = [[line.get_xdata()[0] for line in ax.lines if len(line.get_ydata()) == 2] for ax in (whole, late)]
+    assert drops == [[3, 6, 0], []] and whole.lines[-1].get_ydata() == [5, 5]  # the end of an epoch, and one of 20
+    assert texts(fig.legends[0].get_texts()) == ["afd", "learning rate drops", "chance (5 %)"] and crowded(fig) == []
 
 
 def test_accuracy_over_time_has_a_line_per_run_and_tells_devices_apart():
@@ -185,6 +202,33 @@ def test_published_points_stand_where_they_are(tmp_path):
     assert texts(fig.axes[0].get_yticklabels()) == ["alone", "afd"]
     paths = plots.save({"published": fig, "none": plots.with_published(table[:0])}, tmp_path / "figures")
     assert paths == [tmp_path / "figures" / "published.png"] and Image.open(paths[0]).width == 9 * 150
+    shown = (tmp_path / "figures/README.md").read_text()
+    assert shown == "# Figures\n\n![Test accuracy here and as published](published.png)\n"
+
+
+@pytest.mark.parametrize(("kind", "told"), [("pdf", b"/MediaBox [ 0 0 244.8 "), ("svg", b' width="244.8pt"')])
+def test_a_figure_is_kept_for_a_column_of_a_paper(tmp_path, kind, told):
+    fig = plots.learning_curves(epochs("afd", "distilled", "afd0", np.arange(9.0)))
+    (path,) = plots.save({"curves": fig}, tmp_path, kind=kind, width=3.4)
+    assert path.suffix == f".{kind}" and told in path.read_bytes()
+
+
+def test_names_of_files_are_short_and_tell_apart():
+    long = [f"digits, epochs 20, batch_size 64, lr 0.01, image_size 8, train_limit -1, data {i}" for i in range(2)]
+    figures = plots.each(plots.with_published, dict.fromkeys(["digits", *long], pd.DataFrame(columns=["line"])))
+    assert min(figures, key=len) == "with-published-digits" and len(figures) == 3 and max(map(len, figures)) < 66
+
+
+def test_names_of_classes_in_any_script_are_drawn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a glyph that is missing
+        for name in ("Ärger_и_θ", "騎馬_走る", "گربه"):
+            fig, ax = plt.subplots()
+            ax.set_title(style.in_lines(name, 30))
+            fig.canvas.draw()
+    assert style.words("Ärger_и_θ") == "Ärger и θ"
+    with patch.object(style, "font_with", return_value=""):
+        assert style.words("a_Ä騎") == "a AQi"
 
 
 def test_step_times_stack_the_parts_beside_the_floor():
@@ -203,7 +247,7 @@ def test_images_keep_the_shape_of_photographs(tmp_path):
     fig = plots.image_grid(images, rows=3)
     assert [ax.get_aspect() for ax in fig.axes[:3]] == [0.5, 2, 1]
     assert sum(len(ax.images) for ax in fig.axes) == 6  # a third row, and nothing to fill it with
-    assert plots.image_grid(images, columns=2).get_suptitle() == "6 images in 3 classes, 2 of which are shown"
+    assert plots.image_grid(images, columns=2).title == "6 images in 3 classes, 2 of which are shown"
     assert sum(p.get_height() for p in plots.image_sizes(images).axes[0].patches) == 6
     (tmp_path / "JPEGImages").mkdir()
     Image.new("RGB", (100, 40)).save(tmp_path / "JPEGImages" / "wide.png")
@@ -217,14 +261,17 @@ def test_images_keep_the_shape_of_photographs(tmp_path):
 def test_class_balance_can_be_read_with_many_classes(classes):
     images = image_set(n=3 * classes, classes=classes)
     fig = plots.class_balance(images, images.limit(2 * classes))
-    assert [p.get_height() for ax in fig.axes for p in ax.patches] == [3] * classes + [2] * classes
-    assert crowded(fig) == []
+    bars = [p.get_height() for ax in fig.axes for p in ax.patches]
+    assert bars == ([3] * classes + [2] * classes if classes <= 12 else []) and crowded(fig) == []
+    assert fig.axes[0].get_title("left") == f"train: {3 * classes} images in {classes} classes, 3 in each"
+    uneven = plots.class_balance(images.limit(2 * classes + 1), images.limit(2 * classes))
+    assert len(uneven.axes[0].patches) == classes and crowded(uneven) == []
 
 
 def test_augmentations_show_the_image_itself_and_what_batches_make_of_it():
     images = image_set(n=12)
     fig = plots.augmentations(Loader(images, 4, 8, train=True, padding=2, flip=True), columns=4, rows=2)
-    assert fig.get_suptitle().endswith("8 × 8 pixels: crops shifted by up to 2 px, flipped every second time")
+    assert fig.title.endswith("8 × 8 pixels: crops shifted by up to 2 px, flipped every second time")
     stored, *views = (np.asarray(ax.images[0].get_array()) for ax in fig.axes[:4])
     assert (stored == images.images[0].permute(1, 2, 0).numpy()).all() and len({v.tobytes() for v in views}) > 1
     whole = plots.augmentations(Loader(images, 4, 8, train=True), columns=2, rows=1)
@@ -248,25 +295,28 @@ def test_map_depth_has_a_column_per_pair_and_a_row_per_network():
     assert (fig.axes[1].images[0].get_array() == shown).all()
 
 
-@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("n", [1, 2, 3])
 def test_maps_stand_below_their_images_and_over_what_was_said(n):
     gallery, title = some_gallery(n), "only the distilled student is right: 1 of 360 test images"
     near, said = plots.map_grid(gallery, (2, 1), "digits"), plots.map_grid(gallery, (2, 1), title, said=True)
     assert len([ax for ax in near.axes if ax.images]) == 4 * n and crowded(near) == crowded(said) == []
-    assert [ax.get_ylabel() for ax in near.axes[n : 4 * n : n]] == [f"{role}\n2.1" for role in gallery.maps]
+    across, down = texts(ax.title for ax in near.axes[1:4]), [ax.get_ylabel() for ax in near.axes[n : 4 * n : n]]
+    assert (down if n > 2 else across) == [f"{role}\n2.1" for role in gallery.maps]
     assert {ax.get_xlabel() for ax in near.axes if ax.get_xlabel()} == {"distance 0.21"}
-    expected = [name.replace("_", " ") for names in gallery.said.values() for name in names]
-    assert [ax.get_xlabel().strip("“”").replace("\n", " ") for ax in said.axes if ax.get_xlabel()] == expected
+    expected = sorted(name.replace("_", " ") for names in gallery.said.values() for name in names)
+    assert sorted(ax.get_xlabel().strip("“”").replace("\n", " ") for ax in said.axes if ax.get_xlabel()) == expected
     assert plots.map_grid(None, (2, 1)) is None
 
 
 def test_a_map_over_mid_grey_has_the_colour_that_its_bar_gives_it():
-    energies = normalised(np.arange(1.0, 17).reshape(1, 4, 4))[0]
+    energies = normalised(np.ones((1, 4, 4)) + np.arange(4))[0]
     fig, ax = plt.subplots()
     maps.map_bar(fig, ax)
     bar = fig.axes[-1]._colorbar
     expected = bar.cmap(bar.norm(energies * 4))[..., :3]  # in units of the root mean square, 1 / 4
     seen = maps.blend(np.full((8, 8, 3), 127, np.uint8), energies)
-    assert seen.shape == (64, 64, 3) and np.abs(seen[8::16, 8::16] / 255 - expected).max() < 0.02
+    assert seen.shape == (256, 256, 3) and np.abs(seen[32::64, 32::64] / 255 - expected).max() < 0.02
+    assert np.abs(np.diff(seen.astype(int), axis=1)).max() < 8  # no steps between cells
+    assert (maps.blend(np.full((300, 300, 3), (200, 0, 9), np.uint8), 0 * energies) == (200, 0, 9)).all()
     dark, light = (maps.blend(np.full((8, 8, 3), v, np.uint8), energies).mean() for v in (0, 255))
     assert light > dark + 50  # the image shows through

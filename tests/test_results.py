@@ -11,8 +11,9 @@ from kdnb import InputError, results, study, tables, train
 KEPT = {"network": "wrn_40_2", "dataset": "cifar100", "weights": "wrn_40_2.pth", "sha256": "aaaa1111", "changes": {}}
 AFD, ALONE = ("wrn_16_2", "afd", "75.50 ± 0.50"), ("wrn_16_2", "labels", "73.00 ± 1.00")  # the sample's: n - 1
 
-ONE_LINE = [{"result": {"train_images": 49_999}}, {"left_out": ["kd"]}, {"teacher": {"changes": {"epochs": [4, 240]}}}]
-TWO_LINES = [{"run": {"precision": "bfloat16"}}, {"run": {"data_id": "0123abcd"}}, {"teacher": {"sha256": "bbbb2222"}}]
+ONE_LINE = [{"teacher": {"changes": {"epochs": [4, 240]}}}]  # the same weights, whatever is said of them
+TWO_LINES = [{"result": {"train_images": 49_999}}, {"left_out": ["kd"]}]
+TWO_LINES += [{"run": {"precision": "bfloat16"}}, {"run": {"data_id": "0123abcd"}}, {"teacher": {"sha256": "bbbb2222"}}]
 
 
 def make(outputs, top1, network="wrn_16_2", method="none", seed=0, changes=None, teacher=None, result=None, **config):
@@ -96,10 +97,10 @@ def test_what_was_published_has_sources_and_an_empty_row_says_what_fills_it(outp
 
 def test_curves_are_drawn_by_line(outputs):
     parts = results.lines(frame(outputs))
-    assert parts.keys() == {"cifar100", "cifar100-epochs-2"}
-    roles = {"wrn_40_2, alone": "teacher", "wrn_16_2, alone": "baseline", "wrn_16_2, afd from wrn_40_2": "distilled"}
-    assert dict(zip(parts["cifar100"]["line"], parts["cifar100"]["role"], strict=True)) == roles
-    curves = results.curves(parts["cifar100"].query("role == 'teacher'"))
+    assert parts.keys() == {"cifar100", "cifar100, epochs 2"}
+    orders = {"wrn_40_2, alone": 0, "wrn_16_2, alone": 1, "wrn_16_2, afd from wrn_40_2": 2}
+    assert dict(zip(parts["cifar100"]["line"], parts["cifar100"]["order"], strict=True)) == orders
+    curves = results.curves(parts["cifar100"].query("order == 0"))
     assert list(curves["spent"]) == [30.0, 40.0] and list(curves["test_top1"]) == [56.0, 76.0]
 
 

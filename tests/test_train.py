@@ -14,7 +14,7 @@ from conftest import image_set
 from helpers import STEPS, TINY, at_step, break_off, edit, kill, press_stop, quiet, same, tiny, tiny_run, weights  # noqa: F401
 from safetensors.torch import save_file
 
-from kdnb import InputError, Run, create_model, train
+from kdnb import METHODS, InputError, Run, create_model, train
 from kdnb.data import DATASETS, Dataset
 from kdnb.data.loader import Loader
 from kdnb.engine import Engine, evaluate
@@ -99,6 +99,15 @@ def test_a_student_starts_from_its_seed_whatever_teaches_it(run):
 def test_a_broken_off_run_goes_on_to_the_same_bits(whole, run, at, how):
     break_off(run, at, how)
     assert same(train(run, say=quiet), whole)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_goes_on_to_the_same_bits(teacher, tmp_path, method):
+    """What its losses remember and draw at random, too, goes on where it was."""
+    of = {"method": method, "teacher_weights": teacher, "epochs": 2}
+    whole, broken = (tiny_run(tmp_path / name, **of) for name in ("whole", "broken"))
+    break_off(broken, 7, press_stop)
+    assert weights(train(broken, say=quiet)) == weights(train(whole, say=quiet))
 
 
 def test_the_stop_button_keeps_the_step_it_stopped_at(run):

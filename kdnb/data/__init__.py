@@ -5,7 +5,7 @@ A data set is a file in this folder that registers its load function with its Pr
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -41,6 +41,7 @@ class Images:
     mean: tuple[float, float, float]  # per channel, of pixels scaled to 0..1; what batches are normalised with
     std: tuple[float, float, float]
     aspect: Tensor | None = None  # float32 (n,)
+    files: Sequence[Path] | None = None  # of photographs, in the same order
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,7 +66,8 @@ class Images:
         of_class = [(self.labels == label).nonzero().flatten().tolist() for label in range(len(self.classes))]
         chosen = [index for turn in zip_longest(*of_class) for index in turn if index is not None][:n]
         aspect = None if self.aspect is None else self.aspect[chosen]
-        return replace(self, images=self.images[chosen], labels=self.labels[chosen], aspect=aspect)
+        files = None if self.files is None else [self.files[index] for index in chosen]
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen], aspect=aspect, files=files)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from itertools import repeat
+from itertools import compress, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,9 +65,10 @@ def decode(kind: str, files: Files, size: int, skip_damaged: bool, progress: boo
             raise InputError(f"{text}: {listing(damaged)}; skip_damaged leaves them out")
         print(f"{text} and are left out: {listing(damaged)}", flush=True)
     labels = torch.tensor([*files.labels[0], *files.labels[1]], dtype=torch.int64)[whole]
-    first = int(whole[: len(files.names[0])].sum())
+    first, aspect = int(whole[: len(files.names[0])].sum()), aspect[whole]
+    paths, about = [files.folder / name for name in compress(names, whole)], (tuple(files.classes), *IMAGENET_STATS)
     train, test = (
-        Images(torch.from_numpy(pixels[part]), labels[part], tuple(files.classes), *IMAGENET_STATS, aspect[whole][part])
+        Images(torch.from_numpy(pixels[part]), labels[part], *about, aspect[part], paths[part])
         for part in (slice(first), slice(first, None))
     )
     lacking = [f"training images of {name}" for label, name in enumerate(files.classes) if label not in train.labels]

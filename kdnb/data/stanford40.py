@@ -164,6 +164,6 @@ def load(root: Path, size: int, *, skip_damaged: bool, progress: bool) -> tuple[
     return decode("stanford40", files(root, download=True), size, skip_damaged, progress)
 
 
-def photographs(run) -> Stanford40 | None:
-    """The training photographs of a run as they lie on disk, with their boxes; None for data sets without boxes."""
-    return Stanford40(data_folder(run.data_root), boxes=True) if run.dataset == "stanford40" else None
+def photographs(run, split: str = "train") -> Stanford40 | None:
+    """A run's photographs as they lie on disk, with their boxes; None for data sets without boxes."""
+    return Stanford40(data_folder(run.data_root), split, boxes=True) if run.dataset == "stanford40" else None

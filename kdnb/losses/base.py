@@ -1,8 +1,10 @@
 """What a distillation loss is; each stands in a file of its own and makes itself known by its class line."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 LOSSES: dict[str, type["Loss"]] = {}
@@ -59,3 +61,15 @@ class Loss(nn.Module):
         """The running means since they were last zeroed."""
         sums = {name.removesuffix("_sum") for name in self.running_buffers() if name.endswith("_sum")}
         return {name: getattr(self, f"{name}_sum") / getattr(self, f"{name}_count") for name in sorted(sums)}
+
+
+def paired(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Both networks' maps two by two from the deepest on, in order; the shallowest of who has more stay alone."""
+    return [*zip(student[::-1], teacher[::-1], strict=False)][::-1]
+
+
+def fit(h_s: Tensor, h_t: Tensor) -> tuple[Tensor, ...]:
+    """A student's and a teacher's map (batch, channels, height, width), the larger averaged down, in float32."""
+    size = [*map(min, h_s.shape[2:], h_t.shape[2:])]
+    pair = h_s.float(), h_t.float()
+    return tuple(h if [*h.shape[2:]] == size else F.adaptive_avg_pool2d(h, size) for h in pair)

@@ -21,6 +21,7 @@ from torchvision.models import get_model_weights
 
 from kdnb.errors import InputError
 from kdnb.models.base import Block, Output, blocks, class_count, create_model, model_name, register
+from kdnb.models.pairs import PAIRS
 
 for _module in pkgutil.iter_modules(__path__):  # each file registers its networks
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -83,7 +84,7 @@ def load_weights(name: str, path: str | Path) -> nn.Module:
     """
     state = read_state_dict(path)
     with torch.device("meta"):  # without memory or random draws: only to learn how its classifier is called
-        classifier = f"{create_model(name, 2).classifier}.weight"
+        classifier = f"{create_model(name, 2).classifier_name}.weight"
     if classifier not in state or state[classifier].ndim != 2:
         raise InputError(f"{path} has no classifier {classifier!r}: is it a {model_name(name)}?")
     model = create_model(name, num_classes=len(state[classifier]))

@@ -1,11 +1,12 @@
 """What every network of the study returns and how it makes itself known; the networks stand in files of their own."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnb.errors import InputError
@@ -29,6 +30,57 @@ class Output(NamedTuple):
     preacts: tuple[Tensor, ...] = ()
 
 
+class Grouped(nn.Module):
+    """A stem, groups of blocks, a head and a linear layer: what the networks for small images have in common.
+
+    Its blocks compute pre-activations; the ReLU that turns them into taps is here. A group's last tap is a stage.
+    """
+
+    classifier_name = "fc"
+    relu = True  # False: nothing follows a block, its map is signed
+
+    def groups(self) -> list[Iterable[nn.Module]]:
+        return [layer for name, layer in self.named_children() if name.startswith("layer")]
+
+    def stem(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn1(self.conv1(x)))
+
+    def head(self, x: Tensor) -> Tensor:
+        """What is done before the pixel mean."""
+        return x
+
+    def forward(self, x: Tensor) -> Output:
+        """Images (batch, 3, height, width), normalised -> Output."""
+        x, feats, stages, preacts = self.stem(x), [], [], []
+        for group in self.groups():
+            for block in group:
+                preact = block(x)
+                x = F.relu(preact) if self.relu else preact
+                feats.append(x)
+            stages.append(x)
+            preacts.append(preact)
+        pooled = self.head(x).mean((2, 3))
+        logits = self.get_submodule(self.classifier_name)(pooled)
+        return Output(logits, tuple(feats), tuple(stages), pooled, tuple(preacts) if self.relu else ())
+
+    @property
+    def block_names(self) -> list[str]:
+        """A name per tap, for the axes of plots: group.block, counted from 1."""
+        return [f"{g}.{b}" for g, group in enumerate(self.groups(), 1) for b, _ in enumerate(group, 1)]
+
+
+def conv(in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A convolution that keeps the size (at stride 1), without bias: batch norm follows."""
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+
+def initialise(model: nn.Module) -> None:
+    """Convolutions as in He et al. (ICCV 2015), from their outputs; linear layers stay as torch makes them."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
 class Block(NamedTuple):
     """A tap of a network: its name, group.block, and (channels, height, width) of its map."""
 
@@ -43,7 +95,7 @@ def register(pattern: str, template: str, spelt: str) -> Callable:
     """Makes a function a family of networks: `build(*groups, num_classes)` of the groups of `pattern` in a name.
 
     template: the canonical name, with a {} for each group; spelt: for people. The network returns Output and has
-    `block_names`, a name per tap, and `classifier`, the name of its last linear layer; an impossible one is an
+    `block_names`, a name per tap, and `classifier_name`, that of its last linear layer; an impossible one is an
     InputError.
     """
 
@@ -80,7 +132,7 @@ def create_model(name: str, num_classes: int) -> nn.Module:
 
 def class_count(model: nn.Module) -> int:
     """How many classes a network of the study tells apart."""
-    return model.get_submodule(model.classifier).out_features
+    return model.get_submodule(model.classifier_name).out_features
 
 
 @torch.no_grad()

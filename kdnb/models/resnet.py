@@ -17,7 +17,7 @@ LAYERS = {
 class ResNet(torchvision.models.ResNet):
     """torchvision's ResNet; the taps are the block outputs, the stages the last of each group, all after the ReLU."""
 
-    classifier = "fc"
+    classifier_name = "fc"
 
     def forward(self, x: Tensor) -> Output:
         """Images (batch, 3, height, width), normalised -> Output."""

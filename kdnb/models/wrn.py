@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnb.errors import InputError
-from kdnb.models.base import Output, register
+from kdnb.models.base import Output, initialise, register
 
 
 class WideBlock(nn.Module):
@@ -47,7 +47,7 @@ class WideResNet(nn.Module):
     norm is called once.
     """
 
-    classifier = "fc"
+    classifier_name = "fc"
 
     def __init__(self, depth: int, widen_factor: int, num_classes: int):
         super().__init__()
@@ -62,9 +62,7 @@ class WideResNet(nn.Module):
         self.block3 = WideGroup(per_group, widths[1], widths[2], 2)
         self.bn1 = nn.BatchNorm2d(widths[2])
         self.fc = nn.Linear(widths[2], num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise(self)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Output:

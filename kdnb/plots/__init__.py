@@ -6,6 +6,7 @@ T and S count those of the teacher and of the student.
 """
 
 # ruff: noqa: F403
+from kdnb.plots.compare import *
 from kdnb.plots.curves import *
 from kdnb.plots.images import *
 from kdnb.plots.links import *

@@ -4,7 +4,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kdnb.plots.style import NEUTRAL, PALE, SEQUENTIAL, figure, legend_below, role_styles
+from kdnb.plots.style import NEUTRAL, PALE, SEQUENTIAL, figure, legend_below, line_styles
 
 __all__ = ["accuracy_over_time", "learning_curves", "step_times", "with_published"]
 
@@ -15,8 +15,9 @@ STUDIES = ["this study", "published", "earlier study"]
 def learning_curves(table: pd.DataFrame, title: str = "") -> Figure | None:
     """Test accuracy over epochs: a line per `line`, the mean of its runs, in a band of ± sd; None without epochs.
 
-    table: a row per run and epoch with the columns line (what the legend says), role (see `style.ROLES`), run, epoch
-    and test_top1 (%). Of six epochs or more the last third stands enlarged on the right, where the lines part.
+    table: a row per run and epoch with the columns line (what the legend says), order (its place in `STYLES`), run,
+    epoch and test_top1 (%), perhaps lr, of which falls to less than half are marked, and classes, which tell what
+    chance is. Of six epochs or more the last third stands enlarged on the right, where the lines part.
     """
     if table.empty:
         return None
@@ -30,8 +31,22 @@ def learning_curves(table: pd.DataFrame, title: str = "") -> Figure | None:
         ax.set(xlabel="epoch", ylabel=TOP1)
         ax.set_title(name, fontsize=9)
         ax.xaxis.get_major_locator().set_params(integer=True)
+        drops = [epoch for epoch in lr_drops(table) if epoch >= part["epoch"].min()]
+        for i, epoch in enumerate(drops):
+            ax.axvline(epoch, color="0.6", linewidth=0.6, zorder=0, label="_" if i else "learning rate drops")
+    if "classes" in table and table["classes"].nunique() == 1:
+        chance = 100 / table["classes"].iloc[0]
+        axes[0, 0].axhline(chance, color="0.6", linewidth=1, linestyle=":", zorder=0, label=f"chance ({chance:g} %)")
     legend_below(fig, axes[0, 0])
     return fig
+
+
+def lr_drops(table: pd.DataFrame) -> list[float]:
+    """The ends of the epochs after which the learning rate of some run was less than half, if the table has it."""
+    if "lr" not in table:
+        return []
+    share = table["lr"] / table.groupby("run")["lr"].shift()
+    return sorted(set(table["epoch"][share < 0.499] - 1))  # a cycle's last step down is to a half
 
 
 def accuracy_over_time(table: pd.DataFrame, title: str = "") -> Figure | None:
@@ -63,7 +78,12 @@ def with_published(table: pd.DataFrame, title: str = "") -> Figure | None:
         return None
     fig, ax = figure("Test accuracy here and as published", title, 1.4 + 0.4 * table["line"].nunique())
     marks = {"order": table["line"].unique(), "palette": [NEUTRAL, "black", PALE], "markers": ["o", "D", "s"]}
-    marks |= {"linestyle": "none", "dodge": 0.5, "markersize": 6, "err_kws": {"linewidth": 1.5}}
+    marks |= {
+        "linestyle": "none",
+        "dodge": 0.5 * (table["study"].nunique() > 1),
+        "markersize": 6,
+        "err_kws": {"linewidth": 1.5},
+    }
     sns.pointplot(table, x="top1", y="line", hue="study", hue_order=STUDIES, errorbar="sd", ax=ax, **marks)
     ax.set(xlabel=f"{TOP1}; here: last epoch, mean ± sd of the seeds", ylabel="")
     ax.grid(axis="x", alpha=0.3)
@@ -93,7 +113,7 @@ def step_times(whole: pd.DataFrame, parts: pd.DataFrame, floor: pd.DataFrame, ti
 
 def looks(table: pd.DataFrame) -> dict:
     """How seaborn is to draw each line: with marks only where epochs are few."""
-    styles = role_styles(dict(zip(table["line"], table["role"], strict=True)))
+    styles = line_styles(dict(zip(table["line"], table["order"], strict=True)))
     colours, dashes, markers = ({line: style[i] for line, style in styles.items()} for i in range(3))
     markers = markers if table["epoch"].max() < 6 else False
     return {"hue": "line", "style": "line", "palette": colours, "dashes": dashes, "markers": markers}

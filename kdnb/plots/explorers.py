@@ -5,7 +5,6 @@ watches (papermill, nbconvert) an explorer shows itself as a still picture; wher
 as well, for GitHub and every other reader without a kernel.
 """
 
-import base64
 import io
 from collections.abc import Callable, Sequence
 
@@ -17,11 +16,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from kdnb.plots.links import heatmap
+from kdnb.plots.links import Numbers, heatmap
 from kdnb.plots.maps import blend, map_bar, seen
-from kdnb.plots.style import WIDTH, in_lines, size
+from kdnb.plots.style import WIDTH, described, in_lines, show, size, words
 from kdnb.progress import watched
 
+DPI = 200  # twice what a page shows
 # JupyterLab prefers a widget to a picture, also when its kernel is gone and it can only say so: both are put out, one
 # after the other, and the page shows the picture if the widget is not there.
 ONE_OF_TWO = (
@@ -35,11 +35,11 @@ ONE_OF_TWO = (
 class Explorer(ipywidgets.VBox):
     """Controls over a figure, of which only `moving` artists are drawn anew.
 
-    show: changes those artists, called with the values of the controls by name. extra: further widgets beside them.
+    change: changes those artists, called with the values of the controls by name. extra: further widgets beside them.
     """
 
-    def __init__(self, figure: Figure, moving: Sequence[Artist], controls: dict, show: Callable[..., None], extra=()):
-        self.moving, self.controls, self.show = moving, controls, show
+    def __init__(self, figure: Figure, moving: Sequence[Artist], controls: dict, change: Callable[..., None], extra=()):
+        self.moving, self.controls, self.change = moving, controls, change
         self.canvas = FigureCanvasAgg(figure)
         self.canvas.draw()  # places everything, the moving artists included
         figure.set_layout_engine("none")
@@ -47,28 +47,32 @@ class Explorer(ipywidgets.VBox):
             artist.set_animated(True)  # left out of what is drawn now
         self.canvas.draw()
         self.background = self.canvas.copy_from_bbox(figure.bbox)
-        self.image = ipywidgets.Image(format="png", layout={"max_width": "100%", "object_fit": "contain"})
+        layout = {"width": f"{figure.bbox.width / 2:.0f}px", "max_width": "100%", "object_fit": "contain"}
+        self.image = ipywidgets.Image(format="jpeg", layout=layout)
         self.redraw()
         for control in controls.values():
             control.observe(self.redraw, "value")
         super().__init__([ipywidgets.HBox([*controls.values(), *extra], layout={"flex_flow": "row wrap"}), self.image])
 
-    def redraw(self, change=None) -> None:
-        self.show(**{name: control.value for name, control in self.controls.items()})
+    def redraw(self, moved=None) -> None:
+        self.change(**{name: control.value for name, control in self.controls.items()})
         self.canvas.restore_region(self.background)
         for artist in self.moving:
             self.canvas.figure.draw_artist(artist)
-        png = io.BytesIO()
-        Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3]).save(png, "png", compress_level=1)
-        self.image.value = png.getvalue()
+        self.image.value = self.picture("jpeg", quality=92, subsampling=0)  # PNG takes eight times as long
+
+    def picture(self, kind: str, **options) -> bytes:
+        data = io.BytesIO()
+        Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert("RGB").save(data, kind, **options)
+        return data.getvalue()
 
     def _ipython_display_(self) -> None:
         """The explorer where somebody watches, and a still picture of it for everybody who comes later."""
         if watched():
             self.add_class("kdnb-explorer")
             display(super()._repr_mimebundle_(), raw=True)
-        still = base64.b64encode(self.image.value).decode()
-        display({"image/png": still, "text/plain": "a still picture of an explorer"}, raw=True)
+        text = "Still picture of an explorer: " + described(self.canvas.figure)
+        show(self.picture("png"), round(self.canvas.figure.bbox.width / 2), text)
         if watched():
             display(HTML(f'<style>{ONE_OF_TWO}</style><span class="kdnb-still"></span>'))
 
@@ -78,14 +82,15 @@ def link_explorer(history: np.ndarray, by_class, teacher_blocks, student_blocks)
 
     history: (epochs, T, S), of the training images; by_class: of `analysis.by_class`, of the test images.
     """
-    epochs, names = len(history), [name.replace("_", " ") for name in by_class.names]
+    epochs, names = len(history), [words(name) for name in by_class.names]
     reach = max(np.abs(history - history[0]).max(), np.abs(by_class.links - by_class.mean).max(), 1e-6)
-    figure = Figure(figsize=(WIDTH, 1.5 + 0.2 * max(len(teacher_blocks), 8)), layout="constrained")
+    figure = Figure((WIDTH, 1.5 + 0.2 * max(len(teacher_blocks), 8)), DPI, layout="constrained")
     axes = figure.subplots(1, 2)
     for ax, label, limit in zip(axes, ("mean attention", "difference of attention"), (0, reach), strict=True):
         every = 1, len(student_blocks) // 9
         heatmap(ax, history[-1], teacher_blocks, student_blocks, label, limit, every=every)
     images, titles = [ax.images[0] for ax in axes], [ax.set_title("one\ntwo", fontsize=9) for ax in axes]
+    cells = [Numbers(ax) for ax in axes]
 
     by_epoch, of_all = -1, -2  # beside the numbers of the classes
     choice = [("training images, by epoch", by_epoch), ("test images, all", of_all)]
@@ -94,7 +99,7 @@ def link_explorer(history: np.ndarray, by_class, teacher_blocks, student_blocks)
     play = ipywidgets.Play(value=epochs, min=1, max=epochs, interval=max(80, 4000 // epochs), show_repeat=False)
     ipywidgets.jslink((play, "value"), (slider, "value"))
 
-    def show(whose: int, epoch: int) -> None:
+    def change(whose: int, epoch: int) -> None:
         slider.disabled = play.disabled = whose != by_epoch  # a class's links are the finished network's
         if whose == by_epoch:
             name, now, other, reference = f"epoch {epoch}", history[epoch - 1], "epoch 1", history[0]
@@ -103,23 +108,25 @@ def link_explorer(history: np.ndarray, by_class, teacher_blocks, student_blocks)
             now = by_class.mean if whose == of_all else by_class.links[whose]
             other, reference = "all test images", by_class.mean
         moved = 50 * np.abs(now - reference).sum(-1).mean()  # what one link loses another gains: half the sum
-        for image, values in zip(images, (now, now - reference), strict=True):
+        for image, its, values in zip(images, cells, (now, now - reference), strict=True):
             image.set_data(values)
+            its.write(image)
         titles[0].set_text(f"mean attention,\n{name}")
         titles[1].set_text(f"minus {other}:\n{moved:.1f} % of attention differs")
 
-    return Explorer(figure, images + titles, {"whose": whose, "epoch": slider}, show, [play])
+    return Explorer(figure, [*images, *titles, *cells], {"whose": whose, "epoch": slider}, change, [play])
 
 
 def map_explorer(gallery, pair: tuple[int, int]) -> Explorer:
     """An image of the gallery beside every network's map of any pair of blocks; `pair`, (t, s), to begin with."""
-    figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+    figure = Figure((WIDTH, 2.9), DPI, layout="constrained")
     axes = figure.subplots(1, 1 + len(gallery.maps))
-    panels = [ax.imshow(np.zeros((2, 2, 3), np.uint8), extent=(0, 1, 1, 0)) for ax in axes]
+    look = {"extent": (0, 1, 1, 0), "interpolation": "bilinear"}
+    panels = [ax.imshow(np.zeros((2, 2, 3), np.uint8), **look) for ax in axes]
     titles = [ax.set_title("one\ntwo\nthree", fontsize=8) for ax in axes]
     for ax in axes:
         ax.axis("off")
-    map_bar(figure, axes, "energy (1: map's RMS)")
+    map_bar(figure, axes)
 
     narrow = {"width": "270px"}  # three in a row
     controls = {"image": ipywidgets.IntSlider(1, 1, len(gallery.pixels), description="image", layout=narrow)}
@@ -127,7 +134,7 @@ def map_explorer(gallery, pair: tuple[int, int]) -> Explorer:
         options = [(block, i) for i, (block, _) in enumerate(blocks)]  # sizes stand in the picture's titles
         controls[name] = ipywidgets.SelectionSlider(options=options, value=first, description=role, layout=narrow)
 
-    def show(image: int, t: int, s: int) -> None:
+    def change(image: int, t: int, s: int) -> None:
         pixels = gallery.pixels[image - 1]
         panels[0].set_data(pixels)
         titles[0].set_text(in_lines(gallery.names[image - 1], 18))
@@ -136,4 +143,4 @@ def map_explorer(gallery, pair: tuple[int, int]) -> Explorer:
             panel.set_data(blend(pixels, maps[image - 1]))
             title.set_text(f"{network} {name}\n{size(shape)}\n{distances[image - 1]}".rstrip())
 
-    return Explorer(figure, [*panels, *titles], controls, show)
+    return Explorer(figure, [*panels, *titles], controls, change)

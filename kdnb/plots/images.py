@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from kdnb.plots.style import NEUTRAL, figure, in_lines, pictures, spread
+from kdnb.plots.style import NEUTRAL, figure, in_lines, pictures, spread, words
 
 __all__ = ["augmentations", "class_balance", "image_grid", "image_sizes", "person_boxes"]
 
@@ -25,18 +25,24 @@ def image_grid(images, title: str = "", columns: int = 10, rows: int = 2) -> Fig
 
 
 def class_balance(train, test, title: str = "") -> Figure:
-    """Images per class in both splits."""
-    classes, many = [name.replace("_", " ") for name in train.classes], len(train.classes)
-    height = 3.4 + (0.06 * max(map(len, classes)) if many > 12 else 0)
-    fig, axes = figure("Images of each class", title, height, nrows=2, sharex=True)
-    for ax, split, images in zip(axes, ("train", "test"), (train, test), strict=True):
-        count = np.bincount(np.asarray(images.labels), minlength=many)
+    """Images per class in both splits; a sentence in place of many bars that are all equal."""
+    classes, many = [words(name) for name in train.classes], len(train.classes)
+    counts = [np.bincount(np.asarray(images.labels), minlength=many) for images in (train, test)]
+    drawn = [many <= 12 or count.min() < count.max() for count in counts]
+    names = (0.06 * max(map(len, classes)) if many > 12 else 0.1) * any(drawn)
+    heights = [1.5 if bars else 0.3 for bars in drawn]
+    fig, axes = figure("Images of each class", title, 0.4 + names + sum(heights), nrows=2, height_ratios=heights)
+    for ax, split, count, bars in zip(axes, ("train", "test"), counts, drawn, strict=True):
         each = f"{count.min()}" if count.min() == count.max() else f"{count.min()} to {count.max()}"
-        ax.bar(range(many), count, color=NEUTRAL)
-        ax.set_title(f"{split}: {count.sum():,} images, {each} a class", fontsize=8, loc="left")
-        ax.set_ylabel("images")
-    axes[1].set_xticks(range(many), classes, rotation=90 if many > 12 else 0, fontsize=8 if many <= 40 else 5.5)
-    axes[1].set(xlabel="class", xlim=(-0.6, many - 0.4))
+        ax.set_title(f"{split}: {count.sum():,} images in {many} classes, {each} in each", fontsize=8, loc="left")
+        ax.set_axis_off()
+        if bars:
+            ax.set_axis_on()
+            ax.bar(range(many), count, color=NEUTRAL)
+            ax.set(ylabel="images", xlim=(-0.6, many - 0.4), xticks=[])
+    for ax in axes[drawn][-1:]:
+        ax.set_xticks(range(many), classes, rotation=90 if many > 12 else 0, fontsize=8 if many <= 40 else 5.5)
+        ax.set_xlabel("class")
     return fig
 
 

@@ -1,12 +1,18 @@
 """Which block teaches which: figures of links, and of how far the maps that they join are apart."""
 
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.path import Path
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import Affine2D, IdentityTransform
 
-from kdnb.plots.style import NEUTRAL, PALE, SEQUENTIAL, Style, figure, in_lines, legend_below, role_styles, size
+from kdnb.plots.style import NEUTRAL, PALE, ROLES, SEQUENTIAL, Style, figure, in_lines, legend_below, size
 
 __all__ = ["link_entropy", "link_history", "link_matrix", "links_by_class", "map_distances", "run_links"]
 
@@ -17,8 +23,7 @@ def link_matrix(links: np.ndarray, teacher_blocks, student_blocks, title: str = 
     what = "Mean attention of each teacher block on the student's blocks"
     fig, ax = figure(what, title, max(3.7, 1.6 + 0.27 * T), width=3 + 0.72 * S)
     heatmap(ax, links, teacher_blocks, student_blocks, "mean attention (each row sums to 1)", sizes=True)
-    for (t, s), value in np.ndenumerate(links) if S <= 10 else ():
-        ax.text(s, t, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if value < 0.6 else "black")
+    Numbers(ax)
     return fig
 
 
@@ -50,27 +55,22 @@ def entropy(links: np.ndarray) -> np.ndarray:
 
 
 def link_history(history: np.ndarray, teacher_blocks, student_blocks, title: str = "", most: int = 7) -> Figure:
-    """The links (epochs, T, S) of up to `most` epochs side by side; below, how far each epoch is from the last.
-
-    A dashed line marks the epoch from which on they have come nine tenths of their way.
-    """
+    """The links (epochs, T, S) of up to `most` epochs side by side; below, how far each epoch is from the last."""
     epochs, T, S = history.shape
     shown = np.unique(np.geomspace(1, epochs, min(most, epochs)).round().astype(int)).tolist()  # most happens early
-    mosaic, heights = [shown, ["way"] * len(shown)], (1.3 + 0.07 * T, 1.3)
     what = "Mean attention over the epochs, and how far it is from its end"
-    fig, axes = figure(what, title, 3.6 + 0.07 * T, mosaic=mosaic, height_ratios=heights)
-    for epoch in shown:
-        heatmap(axes[epoch], history[epoch - 1], teacher_blocks, student_blocks, every=(T - 1, S - 1))
-        axes[epoch].set_title(f"epoch {epoch}", fontsize=8)
+    fig, (above, below) = figure(what, title, 3.6 + 0.07 * T, parts=(1.3 + 0.07 * T, 1.3))
+    panels, way = above.subplots(1, len(shown), squeeze=False)[0], below.subplots()
+    for ax, epoch in zip(panels, shown, strict=True):
+        heatmap(ax, history[epoch - 1], teacher_blocks, student_blocks, every=(T - 1, S - 1))
+        ax.set_title(f"epoch {epoch}", fontsize=8)
+        ax.set_xlabel("")
         if epoch > 1:
-            axes[epoch].set(ylabel="", yticks=[])
-    panels, way = [axes[epoch] for epoch in shown], axes["way"]
-    fig.colorbar(panels[0].images[0], ax=panels, label="mean attention", pad=0.01)
+            ax.set(ylabel="", yticks=[])
+    above.supxlabel("student block", fontsize=8)
+    above.colorbar(panels[0].images[0], ax=panels, label="mean attention", pad=0.01)
     left = 50 * np.abs(history - history[-1]).sum(-1).mean(-1)  # what one link loses another gains: half the sum
-    settled = np.flatnonzero(left > 0.1 * left[0]).max(initial=-1) + 2
     way.plot(np.arange(1, epochs + 1), left, color=NEUTRAL, marker="." if epochs < 60 else None)
-    way.axvline(settled, color="0.4", linestyle="--", linewidth=1, label=f"epoch {settled}: nine tenths of the way")
-    way.legend(frameon=False, loc="upper right", fontsize=8)
     way.set(xlabel="epoch", ylabel="attention still\nto move (%)", ylim=(0, None))
     way.xaxis.get_major_locator().set_params(integer=True)
     return fig
@@ -94,7 +94,7 @@ def links_by_class(by_class, teacher_blocks, student_blocks, title: str = "", mo
     differences = by_class.links[first[:2]] - by_class.mean
     extreme = max(np.abs(differences).max(), 1e-6)
     for ax, difference, name in zip(maps, differences, names, strict=False):
-        heatmap(ax, difference, teacher_blocks, student_blocks, reach=extreme, every=(1, S // 6))
+        heatmap(ax, difference, teacher_blocks, student_blocks, reach=extreme, every=(1, S // 5))
         ax.set_title(in_lines(name, 20), fontsize=8)
     fig.colorbar(maps[0].images[0], ax=maps, label="attention, class minus mean", pad=0.02)
     return fig
@@ -103,9 +103,8 @@ def links_by_class(by_class, teacher_blocks, student_blocks, title: str = "", mo
 def map_distances(distances: Mapping[str, np.ndarray], links: np.ndarray, teacher_blocks, title: str = "") -> Figure:
     """How far the students' maps are from each teacher block's, {role: (n, T, S)}, weighed by the mean links."""
     values = {role: (links.mean(0) * each.mean(0)).sum(1) for role, each in distances.items()}
-    styles = role_styles({role: role for role in distances})
     what = "Distance of the students' maps from each teacher block's"
-    fig, ax = over_blocks(values, styles, teacher_blocks, what, title)
+    fig, ax = over_blocks(values, {role: ROLES[role] for role in distances}, teacher_blocks, what, title)
     ax.set_ylabel("distance of maps (1 − cosine)")
     legend_below(fig, ax)
     return fig
@@ -141,6 +140,41 @@ def heatmap(ax, values, teacher_blocks, student_blocks, label="", reach=0.0, siz
     ax.spines[:].set_visible(False)
     if label:
         ax.figure.colorbar(image, ax=ax, label=label, pad=0.02)
+
+
+class Numbers(PathCollection):
+    """What the cells of the heatmap in `ax` hold, drawn where the cells have room; as one artist, which is quick."""
+
+    def __init__(self, ax: Axes):
+        self.rows, self.columns = ax.images[0].get_array().shape
+        places = [(s, t) for t, s in np.ndindex(self.rows, self.columns)]
+        super().__init__([], [1], offsets=places, offset_transform=ax.transData, linewidth=0, in_layout=False)
+        self.set_transform(IdentityTransform())  # the size, 1, makes points of the letters' units
+        ax.add_collection(self, autolim=False)
+        self.write(ax.images[0])
+
+    def write(self, image: AxesImage) -> None:
+        """The values of the image, those near zero left out, black on light colours and white on dark ones."""
+        values, light = image.get_array(), image.to_rgba(image.get_array())[..., :3] @ (0.299, 0.587, 0.114) > 0.5
+        self.texts = [f"{value:.2f}" if abs(value) >= 0.005 else "" for value in values.flat]
+        self.set_paths([letters(text) for text in self.texts])
+        self.set_facecolor(np.where(light.ravel(), "black", "white"))
+
+    def draw(self, renderer) -> None:
+        box, point = self.axes.bbox, self.figure.dpi / 72
+        text = letters(max(self.texts, key=len)).get_extents()
+        if text.width * point < 0.9 * box.width / self.columns and text.height * point < 0.9 * box.height / self.rows:
+            super().draw(renderer)
+
+
+@cache
+def letters(text: str) -> Path:
+    """A small text around (0, 0), in points."""
+    if not text:
+        return Path(np.empty((0, 2)))
+    path = TextPath((0, 0), text, size=7)
+    (left, bottom), (right, top) = path.get_extents().get_points()
+    return path.transformed(Affine2D().translate(-(left + right) / 2, -(bottom + top) / 2))
 
 
 def stacked(blocks) -> list[str]:

@@ -7,21 +7,25 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from PIL import Image
 
-from kdnb.plots.style import SEQUENTIAL, in_lines, pictures, size
+from kdnb.plots.style import in_lines, pictures, size, words
 
 __all__ = ["map_depth", "map_grid"]
 
+ENERGY = "inferno"  # stands out from what photographs show
 MAP_TOP = 3.0  # where the colours of spatial maps end, one scale for all figures
-OPACITY = 0.72  # of a map over its image
+OPACITY = 0.85  # of a map over its image, where it has most energy
+SMALLEST = 256  # pixels of a picture's side: a digit's few are enlarged
 
 
 def map_depth(gallery, pairs: Sequence[tuple[int, int]], image: int = 0, title: str = "") -> Figure:
     """One image of the gallery, a column per pair of blocks (t, s), a row per network: where each looks, by depth."""
-    what = f"Where each network looks, by depth: “{gallery.names[image].replace('_', ' ')}”"
+    what = f"Where each network looks, by depth: “{words(gallery.names[image])}”"
     fig, axes = pictures(len(gallery.maps), len(pairs), what, title)
     for row, network in zip(axes, gallery.maps, strict=True):
         row[0].set_ylabel(network, fontsize=8)
@@ -38,20 +42,23 @@ def map_depth(gallery, pairs: Sequence[tuple[int, int]], image: int = 0, title: 
 def map_grid(gallery, pair: tuple[int, int], title: str = "", said: bool = False) -> Figure | None:
     """A column per image: the image, then each network's map of one pair of blocks (t, s); None for no gallery.
 
-    Below each map stands its distance from the teacher's, or what the network `said`.
+    Below each map stands its distance from the teacher's, or what the network `said`. One or two images have a row.
     """
     if gallery is None:
         return None
     what = "What each network says, and where it looks" if said else "Where each network looks"
-    fig, axes = pictures(1 + len(gallery.maps), len(gallery.pixels), what, title, gap=0.16)
-    axes[0, 0].set_ylabel("image", fontsize=8)
+    few, shape = len(gallery.pixels) <= 2, (1 + len(gallery.maps), len(gallery.pixels))
+    fig, axes = pictures(*(reversed(shape) if few else shape), what, title, gap=0.4 if few else 0.16)
+    axes = axes.T if few else axes  # networks, images
+    call_network, call_image = (Axes.set_title, Axes.set_ylabel) if few else (Axes.set_ylabel, Axes.set_title)
+    call_network(axes[0, 0], "image", fontsize=8)
     for ax, pixels, name in zip(axes[0], gallery.pixels, gallery.names, strict=True):
-        ax.imshow(pixels)
-        ax.set_title(in_lines(name, 16), fontsize=8)
+        ax.imshow(pixels, interpolation="bicubic")
+        call_image(ax, in_lines(name, 16), fontsize=8)
     for row, network in zip(axes[1:], gallery.maps, strict=True):
         (name, _), maps, captions = seen(gallery, network, pair)
         captions = [f"“{in_lines(word, 16)}”" for word in gallery.said.get(network, ())] if said else captions
-        row[0].set_ylabel(f"{network}\n{name}", fontsize=8)
+        call_network(row[0], f"{network}\n{name}", fontsize=8)
         for ax, pixels, energies in zip(row, gallery.pixels, maps, strict=True):
             ax.imshow(blend(pixels, energies))
         for ax, caption in zip(row, captions, strict=False):  # none of a teacher that knows other classes
@@ -69,20 +76,24 @@ def seen(gallery, network: str, pair: tuple[int, int]) -> tuple[tuple, np.ndarra
 
 
 def blend(pixels: np.ndarray, energies: np.ndarray) -> np.ndarray:
-    """The colours of a map (h, w) of L2-normalised energies in its own RMS, through which the image shows in grey.
+    """A map (h, w) of L2-normalised energies over its image, both enlarged smoothly; uint8 (side, side, 3).
 
-    uint8 (size, size, 3). Over mid-grey the colours are those of `map_bar`.
+    The more energy in units of the map's own RMS, the less the image shows through.
     """
-    size = max(pixels.shape[0], 64)  # a digit of 8 pixels would hide a map of as few
-    rows, columns, places = (np.arange(size) * n // size for n in (*energies.shape, pixels.shape[0]))
-    in_rms = energies * np.sqrt(energies.size)  # comparable from size to size
-    colours = plt.get_cmap(SEQUENTIAL)(np.clip(in_rms / MAP_TOP, 0, 1))[rows][:, columns, :3]
-    light = pixels.astype(np.float32).mean(-1)[places][:, places, None] / 255
-    return (255 * (OPACITY * colours + (1 - OPACITY) * light)).astype(np.uint8)
+    side = (max(len(pixels), SMALLEST),) * 2
+    in_rms = Image.fromarray((energies * np.sqrt(energies.size)).astype(np.float32))  # comparable from size to size
+    image = np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BICUBIC)) / 255
+    return (255 * over(np.asarray(in_rms.resize(side, Image.Resampling.BICUBIC)), image)).astype(np.uint8)
 
 
-def map_bar(fig: Figure, axes, label: str = "energy (1: the map's root mean square)") -> None:
+def over(in_rms: np.ndarray, ground: np.ndarray | float) -> np.ndarray:
+    """The colours (..., 3) of energies over a ground, from 0 to 1."""
+    share = np.clip(in_rms / MAP_TOP, 0, 1)[..., None]
+    return OPACITY * share * plt.get_cmap(ENERGY)(share[..., 0])[..., :3] + (1 - OPACITY * share) * ground
+
+
+def map_bar(fig: Figure, axes) -> None:
     """The colours of maps over mid-grey."""
-    colours = plt.get_cmap(SEQUENTIAL)(np.linspace(0, 1, 256))[:, :3]
-    mappable = ScalarMappable(Normalize(0, MAP_TOP), ListedColormap(OPACITY * colours + (1 - OPACITY) * 0.5))
-    fig.colorbar(mappable, ax=axes, label=label, extend="max", pad=0.01, aspect=30)
+    colours = ListedColormap(over(np.linspace(0, MAP_TOP, 256), 0.5))
+    mappable = ScalarMappable(Normalize(0, MAP_TOP), colours)
+    fig.colorbar(mappable, ax=axes, label="energy (1: map's RMS)", extend="max", pad=0.01, aspect=30)

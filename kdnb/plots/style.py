@@ -1,18 +1,27 @@
-"""What all figures share: a colour and a dash per role, a notebook's width, titles, labels and legends."""
+"""What all figures share: a look per role and method, a notebook's width and density, titles, fonts and legends."""
 
+import hashlib
+import re
 import textwrap
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from itertools import cycle
+from contextlib import suppress
+from functools import cache
+from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from anyascii import anyascii
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager, get_font
+from matplotlib.text import Text
+from PIL import Image
 
-__all__ = ["ROLES", "Style", "each", "role_styles", "save"]
+__all__ = ["ROLES", "STYLES", "Style", "each", "line_styles", "save"]
 
 WIDTH = 9  # inches, a notebook's
 SEQUENTIAL = "viridis"
@@ -32,29 +41,77 @@ ROLES = {  # a role looks alike in every figure, also to a colour-blind reader a
     "baseline": Style("#de8f05", (4, 1.5), "s"),
     "distilled": Style("#0173b2", "", "o"),
 }
-COLOURS = ["#029e73", "#cc78bc", "#56b4e9", "#d55e00", "#949494", "#ca9161", "#ece133", "#fbafe4"]
+COLOURS = ["#029e73", "#cc78bc", "#7a3fa0", "#d55e00", "#949494", "#8c613c", "#b5b000", "#56b4e9"]
 DASHES = [(6, 1.5, 1.2, 1.5), (2.5, 1), (6, 1.5, 1.2, 1.5, 1.2, 1.5), (8, 2), (3, 1, 1.2, 1), (1, 2), (5, 3), (9, 1)]
-FURTHER = [Style(*look) for look in zip(COLOURS, DASHES, "^vPX<>*h", strict=True)]
+# The roles, then every colour with four of the dashes: 35 looks, no two alike.
+STYLES = [*ROLES.values()]
+STYLES += [Style(COLOURS[i % 8], DASHES[(i + i // 8) % 8], "^vPX<>*h"[(i + 3 * (i // 8)) % 8]) for i in range(32)]
 
 
-def role_styles(lines: dict[str, str]) -> dict[str, Style]:
-    """{line: role} -> {line: Style}: its role's; for other roles, and a role's second line, in the order given."""
-    first, further = {role: line for line, role in reversed(lines.items()) if role in ROLES}, cycle(FURTHER)
-    return {line: ROLES[role] if first.get(role) == line else next(further) for line, role in lines.items()}
+def line_styles(lines: Mapping[str, int]) -> dict[str, Style]:
+    """{line: number} -> {line: Style}: that of `STYLES`; for the second line of a number a free one, from the end."""
+    first = {number: line for line, number in reversed(lines.items())}
+    free = iter([style for number, style in reversed([*enumerate(STYLES)]) if number not in first])
+    return {line: STYLES[number] if first[number] == line else next(free) for line, number in lines.items()}
 
 
-def figure(what: str, title: str, height: float, width: float = WIDTH, mosaic=None, **grid) -> tuple[Figure, Axes]:
-    """A figure under what it shows, and of which data set or run, if that is said; and its axes, see matplotlib."""
-    fig = plt.figure(figsize=(min(width, WIDTH), height), layout="constrained")
-    fig.suptitle(f"{what} – {title}" if title else what, fontsize=10, wrap=True)
-    axes = fig.subplot_mosaic(mosaic, **grid) if mosaic else fig.subplots(**grid)
+class Picture(Figure):
+    """A figure with a `title`, which a notebook shows at twice the usual density and with alternative text."""
+
+    title = ""
+
+    def fit(self, width: float) -> None:
+        """Lay it out anew for so many inches, unless it is narrower; below a page's 7 letters shrink as well."""
+        before = self.get_figwidth()
+        width = min(width, before)
+        self.set_size_inches(width, self.get_figheight() * max(width / before, 0.75))
+        for text in self.findobj(Text):
+            text.set_fontsize(text.get_fontsize() * max(0.6, min(1, width / 7)) / max(0.6, min(1, before / 7)))
+        self.suptitle(textwrap.fill(self.title, round(115 * width / self._suptitle.get_fontsize())))
+
+    def _ipython_display_(self) -> None:
+        from IPython.core.pylabtools import retina_figure
+
+        png, size = retina_figure(self)
+        show(png, size["width"], described(self, self.title))
+
+
+def show(png: bytes, width: int, text: str) -> None:
+    """A picture in a notebook, so many pixels wide on the page; `text` stands for it where it is not seen."""
+    from IPython.display import display
+
+    data = b64encode(png).decode()  # twice: the pages of nbconvert take no alternative text from metadata
+    html = f'<img alt="{escape(text)}" width="{width}" src="data:image/png;base64,{data}">'
+    about = {"image/png": {"alt": text, "width": width}}
+    display({"text/html": html, "image/png": data, "text/plain": text}, metadata=about, raw=True)
+
+
+def described(fig: Figure, title: str = "") -> str:
+    """A figure in words: its title, and how its panels, axes and lines are called."""
+    said = [title]
+    for ax in fig.axes:
+        said += [ax.get_title(), ax.get_title("left"), ax.get_ylabel(), ax.get_xlabel()]
+    said += [text.get_text() for legend in fig.legends for text in legend.get_texts()]
+    return "; ".join(dict.fromkeys(" ".join(text.split()) for text in said if text))
+
+
+def figure(what: str, title: str, height: float, width: float = WIDTH, parts=(), **grid) -> tuple[Picture, Axes]:
+    """A figure under what it shows, and of which data set or run, if that is said; and its axes, see matplotlib.
+
+    parts: heights of parts to be filled one by one, which are returned in place of the axes.
+    """
+    fig = plt.figure(FigureClass=Picture, figsize=(min(width, WIDTH), height), layout="constrained")
+    fig.suptitle("", fontsize=10)
+    fig.title = f"{what} – {title}" if title else what
+    fig.fit(WIDTH)
+    axes = fig.subfigures(len(parts), 1, height_ratios=parts) if parts else fig.subplots(**grid)
     sns.despine(fig)
     return fig, axes
 
 
 def pictures(rows: int, columns: int, what: str, title: str, gap: float = 0.3) -> tuple[Figure, np.ndarray]:
     """A figure of square pictures without frames, and their axes (rows, columns); `gap` inches between the rows."""
-    side = (WIDTH - 1.2) / max(columns, 6)  # a lone image need not fill the page
+    side = (WIDTH - 1.2) / max(columns, 4)  # a lone image need not fill the page
     width = 1.2 + side * max(columns, 2)
     fig, axes = figure(what, title, 0.5 + rows * (side + gap), width, nrows=rows, ncols=columns, squeeze=False)
     for ax in axes.flat:
@@ -72,17 +129,31 @@ def legend_below(fig: Figure, ax: Axes) -> None:
 
 
 def each(draw: Callable[[object, str], Figure | None], things: Mapping[str, object]) -> dict[str, Figure | None]:
-    """{"learning-curves-NAME": figure} of what `draw` makes of each of {name: thing}, the name being its title."""
-    return {f"{draw.__name__.replace('_', '-')}-{name}": draw(thing, name) for name, thing in things.items()}
+    """{"learning-curves-TITLE": figure} of what `draw` makes of each of {title: thing}."""
+    return {f"{draw.__name__.replace('_', '-')}-{short(title)}": draw(thing, title) for title, thing in things.items()}
 
 
-def save(figures: Mapping[str, Figure | None], folder: str | Path) -> list[Path]:
-    """Keep {name: figure} as NAME.png in `folder`, without those that are None."""
-    drawn = {Path(folder) / f"{name}.png": fig for name, fig in figures.items() if fig is not None}
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for path, fig in drawn.items():
-        fig.savefig(path, dpi=150)
-    return list(drawn)
+def short(title: str, most: int = 48) -> str:
+    """A title as part of a file name; what is too long is cut and ends on six hex digits of the whole."""
+    name = re.sub(r"[^\w.=+]+", "-", title).strip("-")
+    cut = name[: most - 7].rpartition("-")[0] or name[: most - 7]
+    return name if len(name) <= most else f"{cut}-{hashlib.sha256(title.encode()).hexdigest()[:6]}"
+
+
+def save(figures: Mapping[str, Picture | None], folder: str | Path, kind="png", width: float = WIDTH) -> list[Path]:
+    """Keep {name: figure} as NAME.png in `folder`, without those that are None, and README.md, which shows all of it.
+
+    kind: png, or pdf or svg for a paper. width: inches, such as a column's, which no figure is to exceed.
+    """
+    folder, drawn = Path(folder), {name: fig for name, fig in figures.items() if fig is not None}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, fig in drawn.items():
+        fig.fit(width)
+        fig.savefig(folder / f"{name}.{kind}", dpi=150 if kind == "png" else 300, metadata={"Title": fig.title})
+    titles = {path.name: Image.open(path).info.get("Title", path.stem) for path in sorted(folder.glob("*.png"))}
+    page = ["# Figures", *(f"![{title}]({name})" for name, title in titles.items())]
+    (folder / "README.md").write_text("\n\n".join(page) + "\n", "utf-8")
+    return [folder / f"{name}.{kind}" for name in drawn]
 
 
 def spread(count: int, most: int) -> np.ndarray:
@@ -96,4 +167,26 @@ def size(shape: Sequence[int]) -> str:
 
 def in_lines(name: str, width: int = 11) -> str:
     """A class name in words, broken into lines of up to `width` letters."""
-    return textwrap.fill(name.replace("_", " "), width, break_long_words=False)
+    return textwrap.fill(words(name), width, break_long_words=False)
+
+
+def words(name: str) -> str:
+    """A class name in words that can be drawn: where matplotlib's font lacks a letter, in another, or in Latin ones."""
+    text, families = name.replace("_", " "), plt.rcParams["font.family"]
+    for letter in {letter for letter in text if not letter.isascii()}:
+        family = font_with(letter)
+        if family and family not in families:
+            families.append(family)
+            plt.rcParams["font.family"] = families
+        text = text if family else text.replace(letter, anyascii(letter))
+    return text
+
+
+@cache
+def font_with(letter: str) -> str:
+    """The installed font that has a letter, the usual one before all others; "" if none has."""
+    for font in sorted(fontManager.ttflist, key=lambda font: (font.name != "DejaVu Sans", font.style != "normal")):
+        with suppress(RuntimeError, OSError):  # bitmaps alone, or removed since
+            if "Last Resort" not in font.name and get_font(font.fname).get_char_index(ord(letter)):
+                return font.name
+    return ""

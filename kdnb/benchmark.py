@@ -1,0 +1,66 @@
+"""Methods side by side, for methods.ipynb: one data set, one pair of networks, a list of methods, some seeds."""
+
+import re
+from collections.abc import Mapping
+
+import pandas as pd
+from torch import nn
+
+from kdnb import parameters
+from kdnb.data.loader import Loader
+from kdnb.device import pick_device
+from kdnb.errors import InputError
+from kdnb.methods import METHODS
+from kdnb.models import blocks, load_weights
+from kdnb.prepare import load_images
+from kdnb.results import look, row, words
+from kdnb.run import Run, grid
+from kdnb.tables import published
+from kdnb.teacher import load_teacher
+from kdnb.train import train
+
+COMMAS = re.compile(r"\s*,\s*(?![^(]*\))")  # none that parts the options of a loss
+OWN = {"methods": "kd,dkd,at,crd,afd", "seeds": 2}
+
+
+def runs_from_notebook(namespace: Mapping) -> dict[str, list[Run]]:
+    """{method: its runs, a seed each} that a notebook's `globals()` ask for, the student alone first."""
+    known = OWN | {name: value for name, value in Run.parameters().items() if name not in ("method", "seed")}
+    given = OWN | parameters.from_notebook(namespace, known)
+    names, seeds = (parameters.checked(name, given.pop(name), default) for name, default in OWN.items())
+    if seeds < 1:
+        raise InputError("seeds is 0: it must be 1 or more")
+    runs = grid(method=["none", *COMMAS.split(names)], seed=range(seeds), **given)
+    return {label: [run for run in runs if run.label == label] for label in dict.fromkeys(r.label for r in runs)}
+
+
+def train_all(runs: Mapping[str, list[Run]]) -> None:
+    """Train what is not finished, teachers first."""
+    for run in (run for several in runs.values() for run in several):
+        train(run)
+
+
+def accuracies(runs: Mapping[str, list[Run]]) -> pd.DataFrame:
+    """A row per finished run, and per published number of the same full-length training, as plots expect them."""
+    rows = [row(run) | {"line": label, "order": look(label)} for label, several in runs.items() for run in several]
+    ours = pd.DataFrame(rows).assign(study="this study")
+    if any(ours["changes"].map(words)):
+        return ours
+    keys = ["dataset", "network", "method", "teacher"]
+    cited = published().query("top1 != ''").merge(ours[[*keys, "line", "order"]].drop_duplicates(), on=keys)
+    study = cited["source"].where(cited["source"] == "earlier study", "published")
+    return pd.concat([ours, cited.astype({"top1": float}).assign(study=study)], ignore_index=True)
+
+
+def networks(runs: Mapping[str, list[Run]]) -> tuple[dict[str, nn.Module], Loader, tuple[list, list]]:
+    """The teacher and each method's student of the first seed, in eval mode; the test images; both networks' blocks."""
+    first = {label: several[0] for label, several in runs.items()}
+    taught = next((run for run in first.values() if run.teacher), None)
+    if taught is None:
+        raise InputError(f"methods names none with a teacher: choose from {', '.join(METHODS)}")
+    test = load_images(taught)[1]
+    loader = Loader(test, 100, taught.image_size, device=pick_device(taught.device))
+    models = {"teacher": load_teacher(taught).model}
+    models |= {label: load_weights(run.student, run.weights) for label, run in first.items()}
+    models = {label: model.to(loader.device).eval() for label, model in models.items()}
+    return models, loader, tuple(blocks(models[n], taught.image_size) for n in ("teacher", "none"))

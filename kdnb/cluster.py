@@ -1,0 +1,86 @@
+"""The tasks of a study on Dask: a cluster on this machine or a running one, what becomes of each run, in lines."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from kdnb.errors import InputError
+from kdnb.process import Study, make
+from kdnb.progress import bar
+from kdnb.run import Run
+
+if TYPE_CHECKING:  # importing it takes a second
+    from dask.distributed import Client
+
+
+@contextlib.contextmanager
+def cluster(scheduler: str, jobs: int) -> Iterator["Client"]:
+    """A client of the running cluster at an address; "": of one in this process, which makes `jobs` runs at a time."""
+    from dask.distributed import Client
+
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what Dask leaves behind when it is stopped
+    own = {"processes": False, "threads_per_worker": 1, "memory_limit": None, "dashboard_address": "127.0.0.1:0"}
+    try:
+        client = Client(scheduler) if scheduler else Client(n_workers=jobs, silence_logs=50, **own)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--scheduler {scheduler}: {error}") from None
+    with client:
+        missing = "" if scheduler or find_spec("bokeh") else " (its page needs bokeh: pip install bokeh)"
+        print(f"dashboard {client.dashboard_link}{missing}", flush=True)
+        yield client
+
+
+def make_all(client: "Client", runs: list[Run], study: Study) -> dict[str, str]:
+    """Make each run on a cluster, a teacher before its students; {run: why} of what failed. Raises InputError."""
+    from dask.distributed import Event, as_completed, wait
+
+    client.wait_for_workers(1)
+    for worker, why in client.run(study.differs, on_error="return").items():
+        if why:
+            raise InputError(f"worker {worker} cannot make these runs: {why}")
+    tasks, failed, begun, lost = {}, {}, set(), set()
+
+    def say(word: str, name: str, more: str = "") -> None:
+        with shown.external_write_mode():
+            print(f"{word:<9} {name}{more}", flush=True)
+
+    def started(event) -> None:
+        say("retried" if event[1] in lost else "started", event[1])
+        begun.add(event[1])
+
+    def removed(event) -> None:
+        """Dask tells of a worker that is gone."""
+        for run, task in tasks.items():
+            if task.key in event[1].get("processing-tasks", ()) and run.name in begun - lost:
+                lost.add(run.name)
+                say("lost", run.name, f": its worker {event[1]['worker']} is gone")
+
+    with bar(len(runs), "study", "run") as shown:
+        client.subscribe_topic(study.name, started)
+        client.subscribe_topic("all", removed)
+        for run in runs:
+            needs = [tasks[run.teacher_run]] if run.teacher_run in tasks else []
+            tasks[run] = client.submit(make, run, study, *needs, key=f"{run.name}-{study.name}")
+        names = {task.key: run.name for run, task in tasks.items()}
+        try:
+            for task in as_completed(tasks.values()):
+                name = names[task.key]
+                try:
+                    why, top1, seconds = task.result()
+                except CancelledError:
+                    raise InputError("the scheduler is gone; the same command goes on from here") from None
+                except Exception as error:
+                    why = f"{type(error).__name__}: {error}"
+                say(*("failed", name, f": {why}") if why else ("finished", name, f": {top1:.2f} %, {seconds:.0f} s"))
+                failed |= {name: why} if why else {}
+                shown.update()
+        except KeyboardInterrupt:
+            Event(study.name).set()
+            running = {key for keys in client.processing().values() for key in keys}
+            client.cancel([task for task in tasks.values() if task.key not in running])
+            wait([task for task in tasks.values() if task.key in running])
+            raise
+    return failed

@@ -1,0 +1,27 @@
+"""Logit standardisation (Sun, Ren, Li, Wang, Cao, Logit Standardization in Knowledge Distillation, CVPR 2024)."""
+
+from torch import Tensor
+
+from kdnb.data import Batch
+from kdnb.losses.kd import KD
+from kdnb.models import Output
+
+
+def standardise(output: Output) -> Output:
+    """The same with logits of mean 0 and standard deviation 1, image by image: their Z-scores."""
+    logits = output.logits.float()
+    centred = logits - logits.mean(1, keepdim=True)  # b c
+    return output._replace(logits=centred / (1e-7 + logits.std(1, keepdim=True)))
+
+
+class LSKD(KD, name="lskd", method="ce:0.1 + lskd:9"):
+    """KD of standardised predictions, so that the student need not reach the teacher's scale.
+
+    T: the temperature, in standard deviations.
+    """
+
+    def __init__(self, student: Output, teacher: Output, *, T: float = 2.0):
+        super().__init__(student, teacher, T=T)
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        return super().forward(standardise(student), standardise(teacher), batch)

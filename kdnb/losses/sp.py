@@ -1,0 +1,26 @@
+"""Similarity-preserving knowledge distillation (Tung, Mori, ICCV 2019)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdnb.data import Batch
+from kdnb.losses.base import Loss
+from kdnb.models import Output
+
+
+def similarities(output: Output) -> Tensor:
+    """Dot products of all pairs of a batch's last maps, rows normalised: (batch, batch)."""
+    rows = output.stages[-1].float().flatten(1)  # b chw
+    return F.normalize(rows @ rows.T)
+
+
+class SP(Loss, name="sp", method="ce + sp:3000"):
+    """Mean squared difference of both networks' similarities between the images of a batch."""
+
+    def __init__(self, student: Output, teacher: Output):
+        super().__init__()
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        with torch.autocast(student.logits.device.type, enabled=False):
+            return F.mse_loss(similarities(student), similarities(teacher))

@@ -1,0 +1,29 @@
+"""Weighted transformed teacher matching (Zheng, Yang, Knowledge Distillation Based on Transformed Teacher Matching,
+ICLR 2024)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdnb.data import Batch
+from kdnb.losses.base import Loss
+from kdnb.models import Output
+
+
+class WTTM(Loss, name="wttm", method="ce + wttm:45"):
+    """KL(p^gamma / U || student), U = sum over the classes of p^gamma, each image weighed by its U; batch mean.
+
+    gamma: the power of the teacher's probabilities p; softening by T = 1 / gamma, but of the teacher alone. Neither it
+    nor the weight is published for WRN-40-2 -> WRN-16-2: these are TTM's for VGG-13 -> VGG-8.
+    """
+
+    same_classes = True
+
+    def __init__(self, student: Output, teacher: Output, *, gamma: float = 0.1):
+        super().__init__()
+        self.gamma = gamma
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        log_p_s = F.log_softmax(student.logits.float(), dim=1)  # b c
+        powers = self.gamma * F.log_softmax(teacher.logits.float(), dim=1)  # b c
+        divergence = F.kl_div(log_p_s, F.log_softmax(powers, dim=1), reduction="none", log_target=True).sum(1)  # b
+        return (powers.exp().sum(1) * divergence).mean()

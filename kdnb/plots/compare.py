@@ -1,0 +1,158 @@
+"""How networks differ, drawn: matrices beside each other, reliability, classes, the energy inside boxes, loss terms.
+
+Networks are called by their names; those that are a role look like it.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from kdnb.plots.links import heatmap
+from kdnb.plots.style import NEUTRAL, PALE, ROLES, Style, figure, in_lines, legend_below, line_styles
+
+__all__ = [
+    "accuracy_and_cost",
+    "block_matrices",
+    "box_shares",
+    "class_changes",
+    "correlation_changes",
+    "loss_terms",
+    "reliability",
+]
+
+
+def block_matrices(matrices: Mapping[str, np.ndarray], teacher_blocks, student_blocks, what="", title="") -> Figure:
+    """{name: (T, S)} side by side in the layout of the links, on one scale from 0 to 1."""
+    T, S = next(iter(matrices.values())).shape
+    fig, axes = panels(matrices, what, title, max(2.2, 0.8 + 0.13 * T), max(1.8, 0.9 + 0.2 * S))
+    for ax, values in zip(axes, matrices.values(), strict=True):
+        heatmap(ax, values, teacher_blocks, student_blocks, every=(T // 10, S // 9))
+    fig.colorbar(axes[0].images[0], ax=axes, pad=0.01, aspect=30)
+    return fig
+
+
+def panels(named: Mapping[str, object], what: str, title: str, height: float, width: float) -> tuple[Figure, list]:
+    """A figure with axes for each name, under it, up to five in a row; height and width of each in inches."""
+    rows = -(-len(named) // 5)
+    columns = -(-len(named) // rows)
+    size = 0.8 + rows * height, 1.6 + columns * width
+    fig, axes = figure(what, title, *size, nrows=rows, ncols=columns, squeeze=False)
+    for ax in axes.flat[len(named) :]:
+        ax.remove()
+    for ax, name in zip(axes.flat, named, strict=False):
+        ax.set_title(in_lines(name, 26), fontsize=8)
+    return fig, [*axes.flat[: len(named)]]
+
+
+def reliability(tables: Mapping[str, tuple[pd.DataFrame, float]], title: str = "") -> Figure:
+    """Accuracy over confidence in bins, {name: of `compare.calibration`}; marks are as large as their bins are full."""
+    fig, ax = figure("How often is a prediction right that is given this confidence?", title, 4.2, 5.4)
+    ax.axline((0, 0), slope=1, color="0.5", linestyle="--", linewidth=1, label="calibrated")
+    for name, look in styles_of(tables).items():
+        table, error = tables[name]
+        label = f"{name}: ECE {100 * error:.1f} %"
+        ax.plot(table["confidence"], table["accuracy"], color=look.color, dashes=look.dashes or (), label=label)
+        area = 8 + 120 * table["images"] / table["images"].sum()
+        ax.scatter(table["confidence"], table["accuracy"], area, color=look.color, marker=look.marker, alpha=0.8)
+    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
+    legend_below(fig, ax)
+    return fig
+
+
+def styles_of(names: Iterable[str]) -> dict[str, Style]:
+    """Each name's look: a role's, or a further one in order."""
+    roles = [*ROLES]
+    return line_styles({n: roles.index(n) if n in ROLES else len(ROLES) + i for i, n in enumerate(names)})
+
+
+def class_changes(table: pd.DataFrame, title: str = "", most: int = 24) -> Figure:
+    """Difference of accuracy class by class with its interval, of `compare.class_accuracy`; the largest if many."""
+    table = table.sort_values("gain", ascending=False, ignore_index=True)
+    shown = table if len(table) <= most else pd.concat([table[: most // 2], table[-most // 2 :]], ignore_index=True)
+    before, after = table.columns[2:4]
+    left = "" if len(shown) == len(table) else f", {len(shown)} of {len(table)} classes"
+    fig, ax = figure(f"Accuracy of {after} minus {before} by class{left}", title, 1.2 + 0.21 * len(shown), 7)
+    off = [shown["gain"] - shown["low"], shown["high"] - shown["gain"]]
+    sure = (shown["low"] > 0) | (shown["high"] < 0)
+    ax.errorbar(shown["gain"], shown.index, xerr=np.abs(off), fmt="none", color=PALE, linewidth=2)
+    ax.scatter(shown["gain"], shown.index, color=np.where(sure, "black", NEUTRAL), s=22, zorder=3)
+    ax.axvline(0, color="0.5", linestyle="--", linewidth=1)
+    ax.set_yticks(shown.index, [in_lines(name, 40) for name in shown["class"]], fontsize=7)
+    ax.invert_yaxis()
+    ax.set_xlabel("points, with 95 % intervals (black: without 0, as one class in twenty has it by chance)", fontsize=8)
+    return fig
+
+
+def box_shares(inside, title: str = "") -> Figure | None:
+    """Share of the energy inside the person's box, of `evidence.inside`: over depth, and by whether one was right."""
+    if inside is None:
+        return None
+    fig, (depth, answers) = figure(
+        f"Energy inside the person's box, {len(inside.box):,} photographs", title, 4.0, ncols=2, width_ratios=(3, 2)
+    )
+    styles = styles_of(inside.shares)
+    for place, (role, look) in enumerate(styles.items()):
+        shares = inside.shares[role]
+        middle, off = means(shares)
+        at = np.linspace(0, 100, shares.shape[1])
+        depth.errorbar(at, middle, off, color=look.color, marker=look.marker, markersize=4, capsize=2, label=role)
+        for right, face in ((True, look.color), (False, "white")) if role in inside.right else ():
+            of_these = shares[inside.right[role] == right, -1]
+            if len(of_these) > 1:
+                middle, off = means(of_these)
+                at = place + (0.12 if right else -0.12)
+                answers.errorbar(at, middle, off, color=look.color, marker=look.marker, mfc=face, capsize=2)
+    for ax in (depth, answers):
+        area = 100 * inside.box.mean()
+        ax.axhline(area, color="0.4", linestyle="--", linewidth=1, label="the box's share of the area")
+        ax.set_ylabel("energy inside (%)")
+    depth.set_xlabel("depth of the block (%)")
+    answers.set_xticks(range(len(styles)), styles)
+    answers.set_title("last block; filled: right predictions, empty: wrong ones", fontsize=8)
+    legend_below(fig, depth)
+    return fig
+
+
+def means(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means over the first axis in percent, and half the width of their 95 % intervals."""
+    return 100 * values.mean(0), 196 * values.std(0, ddof=1) / np.sqrt(len(values))
+
+
+def loss_terms(shares: pd.DataFrame, norms: pd.DataFrame, title: str = "") -> Figure:
+    """Shares of the weighted terms in the loss (epochs x terms), and norms of their gradients (times x terms)."""
+    what = "Weighted terms of the loss, and their gradients for the student"
+    fig, (over, slopes) = figure(what, title, 3.6, ncols=2, width_ratios=(3, 2))
+    shades = ["#4d6073", "#de8f05", "#0173b2", "#029e73", "#cc78bc"][: len(shares.columns)]
+    over.stackplot(shares.index, 100 * shares.to_numpy().T, labels=shares.columns, colors=shades, alpha=0.85)
+    over.set(xlabel="epoch", ylabel="share of the training loss (%)", ylim=(0, 100), xlim=shares.index[[0, -1]])
+    over.margins(0)
+    norms[shares.columns].plot.bar(ax=slopes, color=shades, legend=False, rot=0, alpha=0.85)
+    slopes.set(xlabel="", ylabel="norm of the gradient")
+    legend_below(fig, over)
+    return fig
+
+
+def correlation_changes(matrices: Mapping[str, np.ndarray], title: str = "") -> Figure:
+    """Correlations between classes minus the teacher's, {name: (classes, classes)}; below each the mean distance."""
+    fig, axes = panels(matrices, "Correlations of the classes' logits, minus the teacher's", title, 2.3, 1.9)
+    reach = max(np.abs(m).max() for m in matrices.values())
+    for ax, values in zip(axes, matrices.values(), strict=True):
+        image = ax.imshow(values, vmin=-reach, vmax=reach, cmap="PuOr_r", interpolation="nearest")
+        ax.set(xticks=[], yticks=[])
+        ax.set_xlabel(f"mean distance {np.abs(values).mean():.3f}", fontsize=8)
+    fig.colorbar(image, ax=axes, pad=0.01, aspect=30, label="difference of correlation")
+    return fig
+
+
+def accuracy_and_cost(table: pd.DataFrame, title: str = "") -> Figure:
+    """Accuracy over the cost of a step; table: line, order, top1 (a row per run) and times (the plain student's)."""
+    fig, ax = figure("Test accuracy and what a step costs", title, 4.2, 7)
+    for line, look in line_styles(dict(zip(table["line"], table["order"], strict=True))).items():
+        rows = table[table["line"] == line]
+        bars = rows["top1"].std() if len(rows) > 1 else None
+        ax.errorbar(rows["times"].mean(), rows["top1"].mean(), bars, fmt=look.marker, color=look.color, label=line)
+    ax.set(xlabel="time of a training step, times the plain student's", ylabel="test accuracy, top-1 (%)")
+    legend_below(fig, ax)
+    return fig

@@ -1,0 +1,78 @@
+"""How networks differ: numbers that can be worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import image_set
+
+from kdnb import compare, create_model
+from kdnb.compare import Predictions
+from kdnb.data.loader import Loader
+
+
+def predictions(**logits):
+    labels = np.array([0, 0, 1, 1])
+    return Predictions(("a", "b"), labels, {name: np.array(rows, np.float32) for name, rows in logits.items()})
+
+
+SURE, FLAT = [[9, 0], [9, 0], [0, 9], [0, 9]], [[1, 0], [0, 1], [0, 1], [0, 1]]
+
+
+def test_a_difference_has_an_interval_and_a_test():
+    before, after = np.zeros(100, bool), np.zeros(100, bool)
+    before[:12], after[10:30] = True, True  # ten are lost, eighteen are gained, two are right with both
+    d = compare.difference(before, after)
+    assert (d.gain, d.p) == (8, pytest.approx(0.18493, abs=1e-5))  # twice the binomial tail of 18 of 28
+    assert d.low < 0 < d.gain < d.high and d.high - d.low == pytest.approx(20.47, abs=0.01)
+    assert str(d) == f"+8.00 points (95 %: {d.low:+.2f} to {d.high:+.2f}; McNemar's p = 0.18)"
+    assert compare.difference(before, before)[::3] == (0, 1)
+    assert compare.difference(np.zeros(100, bool), np.arange(100) < 12).p < 0.001
+
+
+def test_a_calibrated_network_has_no_calibration_error():
+    told = predictions(sure=SURE, flat=FLAT)
+    assert compare.calibration(told, "sure")[1] == pytest.approx(0, abs=1e-3)
+    table, ece = compare.calibration(told, "flat")
+    sigmoid = 1 / (1 + np.exp(-1))
+    assert table.to_dict("records") == [{"confidence": pytest.approx(sigmoid), "accuracy": 0.75, "images": 4}]
+    assert ece == pytest.approx(0.75 - sigmoid)
+
+
+def test_fidelity_compares_with_the_teacher_if_it_knows_the_classes():
+    table = compare.fidelity(predictions(teacher=SURE, alike=SURE, flat=FLAT))
+    assert table.loc["alike", "KL from the teacher"].startswith("0 ±") and table.loc["teacher"].iloc[-1] == ""
+    assert table["agreement with the teacher (%)"].str.split(" ").str[0].tolist() == ["", "100", "75"]
+    assert "KL from the teacher" not in compare.fidelity(predictions(flat=FLAT))
+
+
+def test_classes_and_their_correlations():
+    told = predictions(teacher=SURE, flat=FLAT)
+    rows = compare.class_accuracy(told, "flat", "teacher").set_index("class")
+    assert rows["flat"].tolist() == [50, 100] and rows["gain"].tolist() == [50, 0] and rows["images"].tolist() == [2, 2]
+    assert np.abs(compare.class_correlations(told)["flat"]).max() < 1e-6  # of two classes both correlate with -1
+
+
+def test_cka_is_one_for_the_same_blocks_and_small_for_unrelated_ones():
+    loader = Loader(image_set(n=100), 50, 8)
+    teacher = create_model("wrn_16_1", 4).eval()
+    found = compare.cka({"teacher": teacher, "same": teacher}, loader)["same"]
+    assert found.shape == (6, 6) and np.diag(found) == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(found, found.T, atol=1e-5)
+    told = compare.predict({"teacher": teacher}, loader)
+    images = loader.take(range(100)).images
+    with torch.no_grad():
+        np.testing.assert_allclose(told.logits["teacher"], teacher(images).logits, rtol=1e-4, atol=1e-5)
+    rng = torch.Generator().manual_seed(0)
+    noise = [compare.centred_grams((torch.randn(50, 3, 8, 8, generator=rng),)) for _ in range(2)]
+    assert abs(float((noise[0] * noise[1]).sum() / (noise[0].norm() * noise[1].norm()))) < 0.1
+
+
+def test_centred_grams_estimate_hsic_unbiased():
+    """Against the estimator as it is written down (Song et al., JMLR 2012, eq. 4)."""
+    x, y = torch.randn(7, 3, 2, 2, dtype=torch.float64), torch.randn(7, 5, 1, 1, dtype=torch.float64)
+    K, L = ((v.flatten(1) @ v.flatten(1).T).fill_diagonal_(0) for v in (x, y))
+    n, one = 7, torch.ones(7, dtype=torch.float64)
+    trace, sums = (K * L).sum(), (one @ K @ one) * (one @ L @ one) / ((n - 1) * (n - 2))
+    expected = (trace + sums - 2 / (n - 2) * (one @ K @ L @ one)) / (n * (n - 3))
+    found = (compare.centred_grams((x,)) * compare.centred_grams((y,))).sum() / (n * (n - 3))
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)

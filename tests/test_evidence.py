@@ -1,0 +1,77 @@
+"""Controls, boxes and terms: against what can be known of small cases."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import quiet, tiny, tiny_run  # noqa: F401
+from PIL import Image
+from test_analysis import networks  # noqa: F401
+
+from kdnb import analysis, evidence, plots, train
+from kdnb.methods import weight_at
+
+
+class Photographs(list):
+    classes, targets = ("a",), [0]
+
+
+def test_the_share_inside_a_box_counts_cells_by_the_part_that_is_in():
+    feat = torch.zeros(2, 3, 2, 2)
+    feat[0, :, 0, 0], feat[1] = 2.0, 1.0
+    boxes = torch.tensor([[0, 0, 0.5, 0.25], [0.25, 0, 1, 0.5]])  # half of the one active cell; three eighths of all
+    assert evidence.share_inside((feat,), boxes).tolist() == [pytest.approx([0.5]), pytest.approx([0.375])]
+    box = evidence.fractions(Image.new("RGB", (200, 100)), (0, torch.tensor([50.0, 0, 100, 100])))
+    assert box.tolist() == [0.25, 0, 0.5, 1]
+
+
+def test_energy_in_boxes_is_that_of_the_crop_that_the_networks_see(networks):  # noqa: F811
+    survey, loader = analysis.survey(networks), networks.loader
+    assert evidence.inside(networks, survey, None) is None and plots.box_shares(None) is None
+    whole = np.tile([0.1, 0.1, 0.8, 0.8], (len(loader.images), 1)).astype(np.float32)
+    plan = loader.plan(0)
+    loader.plan = lambda epoch: plan | {"box": torch.from_numpy(whole)}
+    edges = torch.tensor([0.0, 10, 50, 90])  # of 100 x 100 pixels: the left half of what is seen, and some that is not
+    photographs = Photographs((Image.new("RGB", (100, 100)), (0, edges)) for _ in range(len(loader.images)))
+    found = evidence.inside(networks, survey, photographs, most=12)
+    assert found.box == pytest.approx([0.5] * 12)
+    assert [shares.shape for shares in found.shares.values()] == [(12, 6), (12, 3), (12, 3)]
+    with torch.no_grad():
+        maps = networks.models["teacher"](loader.take([0]).images).feats[0].square().sum(1)
+    assert found.shares["teacher"][0, 0] == pytest.approx(float(maps[..., :4].sum() / maps.sum()), rel=1e-4)
+    chosen = np.linspace(0, len(photographs) - 1, 12).round().astype(int)
+    assert (found.right["baseline"] == survey.predictions.right("baseline")[chosen]).all()
+    assert len(plots.box_shares(found).axes) == 2
+
+
+def test_controls_and_grad_cam(networks):  # noqa: F811
+    survey = analysis.survey(networks)
+    controls = evidence.link_controls(networks, survey, np.zeros((1, 6, 3)))
+    assert all(links.sum(1) == pytest.approx(np.ones(6), rel=1e-4) for links in controls.values())
+    assert np.abs(controls["the teacher sees another image"] - controls["this run"]).max() > 1e-4
+    gallery = evidence.grad_cam(networks, survey, np.array([4, 9]))
+    (cam,) = gallery.maps["distilled"]
+    assert cam.shape == (2, 2, 2) and (cam >= 0).all() and len(gallery.blocks[0]) == 1
+    model, images = networks.models["distilled"], networks.loader.take([4, 9]).images
+    output = model(images)  # of a linear classifier over a mean the slope is the class's weights
+    weights = model.fc.weight[output.logits.argmax(1)][:, :, None, None]
+    expected = (weights * output.feats[-1]).sum(1).relu().flatten(1)
+    expected = torch.nn.functional.normalize(expected, dim=1).detach().numpy()
+    np.testing.assert_allclose(cam.reshape(2, -1), expected, atol=1e-4)
+    assert evidence.grad_cam(networks, survey, np.array([], int)) is None
+
+
+def test_what_runs_tell_of_their_seeds_and_terms(tmp_path):
+    runs = [train(tiny_run(tmp_path, seed=seed), say=quiet) for seed in range(2)]
+    train(tiny_run(tmp_path, lr=0.03), say=quiet)
+    assert evidence.siblings(runs[1]) == runs
+    assert evidence.links_of_seeds(runs).shape == (2, 6, 3)
+    table = evidence.links_and_cka(runs)
+    assert table.index.tolist() == ["seed 0", "seed 1", "mean, 95 %"] and table.iloc[2].str.contains(" ± ").all()
+    shares, norms = evidence.loss_shares(runs[0]), evidence.gradient_norms(runs[0], batches=1)
+    assert list(shares) == ["ce", "kd", "afd"] and shares.sum(axis=1).tolist() == pytest.approx([1] * 3)
+    metrics, weights = runs[0].metrics, {"ce": 1, "kd": 0.9, "afd": 20}
+    expected = weights["kd"] * metrics["train_kd"] / sum(w * metrics[f"train_{n}"] for n, w in weights.items())
+    assert shares["kd"].tolist() == pytest.approx(expected.tolist())
+    assert norms.index.tolist() == ["first step", "last step"] and (norms > 0).all(axis=None)
+    assert weight_at("ce", 3.0, np.arange(2)) == 3
+    plots.loss_terms(shares, norms)

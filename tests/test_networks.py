@@ -1,0 +1,71 @@
+"""The networks of the benchmark table against what their published code computes (tests/networks.npz)."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdnb import create_model
+from kdnb.models import PAIRS, model_name
+
+REFERENCE = np.load(Path(__file__).with_name("networks.npz"))
+PUBLISHED = sorted({name.split("/")[0] for name in REFERENCE.files if "/" in name})
+RENAMED = {
+    "ResNet50": "resnet50",
+    "MobileNetV2": "mobilenetv2",
+    "ShuffleV1": "shufflenetv1",
+    "ShuffleV2": "shufflenetv2",
+}
+
+
+def ours(published):
+    return (
+        published if published.startswith(("resnet", "wrn")) else f"cifar_{RENAMED.get(published, published.lower())}"
+    )
+
+
+def made(key, shape):
+    """The weights that the published code was given; see networks.npz's own recipe, by the hash of the key."""
+    x = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape).astype(np.float32)
+    if key.endswith("num_batches_tracked"):
+        return torch.zeros((), dtype=torch.int64)
+    if key.endswith("running_var"):
+        x = 0.5 + abs(x)
+    elif len(shape) == 1:
+        x = 0.5 + 0.1 * abs(x) if key.endswith("weight") else 0.1 * x
+    else:
+        x = x * np.sqrt(2 / np.prod(shape[1:]))
+    return torch.as_tensor(x, dtype=torch.float32)
+
+
+def close(ours, theirs):
+    error = np.abs(ours.numpy() - theirs).max() / np.abs(theirs).max()
+    assert error < 1e-4, f"relative error {error:.2e}"
+
+
+@pytest.mark.parametrize("published", PUBLISHED)
+@torch.no_grad()
+def test_networks_compute_what_the_published_code_does(published):
+    model = create_model(ours(published), 100).eval()
+    keys = json.loads(str(REFERENCE[f"{published}/keys"]))
+    state = model.state_dict()
+    assert {key: list(value.shape) for key, value in state.items()} == dict(keys)
+    model.load_state_dict({key: made(key, shape) for key, shape in keys})
+    output = model(torch.from_numpy(REFERENCE["images"]))
+    close(output.logits, REFERENCE[f"{published}/logits"])
+    shapes = json.loads(str(REFERENCE[f"{published}/feat_shapes"]))
+    assert [list(stage.shape) for stage in output.stages] == shapes[1:-1]  # after the stem, before the vector
+    for i, found in enumerate([stage.mean((2, 3)) for stage in output.stages] + [output.pooled], 1):
+        close(found, REFERENCE[f"{published}/feat_{i}"])
+    assert len(output.feats) == len(model.block_names)
+    ends = [feat for feat in output.feats for preact in output.preacts if torch.equal(torch.relu(preact), feat)]
+    assert len(ends) == len(output.preacts) in (0, len(output.stages))
+
+
+def test_pairs_of_the_benchmark_are_networks():
+    assert len(PAIRS) == 13
+    for name, (teacher, student) in PAIRS.items():
+        assert name == f"{model_name(teacher)}-{model_name(student)}"
