@@ -45,7 +45,7 @@ class Replayed:
     def __call__(self, *inputs: Tensor) -> None:
         self.calls += 1
         if self.calls == WARM_UPS + 1:
-            self.inputs = [torch.empty_like(tensor) for tensor in inputs]
+            self.inputs = [tensor.clone() for tensor in inputs]
             try:
                 self.replay = record(lambda: self.step(*self.inputs))
             except RuntimeError as error:

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch.testing import assert_close
 from kdnb import METHODS, Distiller, Run, create_model, train
 from kdnb.data.loader import Loader, resample
 from kdnb.engine import Engine
+
+STEPS = [*product(METHODS, ["usual", "recorded"]), ("afd", "compiled")]  # compiling each would take many minutes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -54,15 +57,16 @@ def test_a_run_of_a_gpu_goes_on_and_is_read_on_a_cpu(tmp_path):
 
 
 @pytest.mark.filterwarnings("error:.*not replayed")
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("method", METHODS)
-def test_no_step_waits_for_the_gpu(tiny, tmp_path, method, compiled):  # noqa: F811
+@pytest.mark.parametrize(("method", "how"), STEPS)
+def test_no_step_waits_for_the_gpu(tiny, tmp_path, monkeypatch, method, how):  # noqa: F811
+    if how == "recorded":
+        monkeypatch.setattr(torch, "compile", lambda step, **_: step)
     teacher, student = (create_model(name, 4).cuda() for name in ("wrn_16_1", "wrn_10_1"))
     images, example = image_set(n=160), torch.randn(2, 3, 8, 8, device="cuda")
     distiller = Distiller(student, teacher, method, example, labels=images.labels)
     loader = Loader(images, 16, 8, train=True, padding=1, device="cuda")
     run = tiny_run(tmp_path, device="cuda", precision="bfloat16")
-    engine = Engine(distiller, run, torch.device("cuda"), compiled)
+    engine = Engine(distiller, run, torch.device("cuda"), compiled=how != "usual")
     engine.start_epoch(0)
     batches = list(loader.epoch())
     for batch in batches[:6]:  # compiled, warmed up and recorded
@@ -75,3 +79,4 @@ def test_no_step_waits_for_the_gpu(tiny, tmp_path, method, compiled):  # noqa: F
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert not engine.first_bad_step() and engine.sums[-2].item() == 160
+    assert how == "usual" or engine.full_update.replay

@@ -126,6 +126,22 @@ def test_a_record_is_a_run_without_its_weights(tmp_path):
     assert list(results.run_curves({"distilled": run})["line"]) == ["distilled"]
 
 
+def test_runs_of_any_machine_are_gathered_and_a_damaged_one_is_said(tmp_path, capsys):
+    whole, torn = (train(tiny_run(tmp_path / "there", epochs=1, method="none", seed=seed), quiet) for seed in (0, 1))
+    (torn.folder / "metrics.csv").write_text("")
+    home = ["--outputs", str(tmp_path / "home")]
+    for fresh in (True, False):  # the second time, nothing is new
+        assert tables.main([str(tmp_path / "there"), *home]) == 1
+        out, err = capsys.readouterr()
+        assert (out == f"new: {whole.name}, top-1 {whole.result['top1']:.2f} %\n") == fresh == bool(out)
+        assert err.startswith(f"left out: {torn.folder / 'metrics.csv'} is damaged")
+    assert [path.name for path in (tmp_path / "home/records").iterdir()] == [whole.name]
+    assert "wrn_10_1" in (tmp_path / "home/tables/short-runs.md").read_text()
+    with pytest.raises(SystemExit) as end:
+        tables.main([str(tmp_path / "nowhere"), *home])
+    assert end.value.code == 2 and "nowhere: no such folder" in capsys.readouterr().err
+
+
 def test_the_notebook_finds_its_folders_and_nothing_in_them_is_no_error(tmp_path):
     given, both = {"outputs": str(tmp_path), "In": []}, [tmp_path / "records", tmp_path / "runs"]
     assert results.from_notebook(given) == (both, tmp_path / "runs")

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import image_set
-from helpers import TINY, at_step, break_off, edit, kill, press_stop, quiet, same, tiny, tiny_run, weights  # noqa: F401
+from helpers import STEPS, TINY, at_step, break_off, edit, kill, press_stop, quiet, same, tiny, tiny_run, weights  # noqa: F401
 from safetensors.torch import save_file
 
 from kdnb import METHODS, InputError, Run, create_model, train
@@ -21,6 +21,7 @@ from kdnb.engine import Engine, evaluate
 from kdnb.models import read_metadata
 from kdnb.prepare import ready
 from kdnb.store import CHECKPOINT, load_checkpoint
+from kdnb.train import Interrupted
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,17 @@ def test_the_stop_button_keeps_the_step_it_stopped_at(run):
     lines = []
     train(run, say=lines.append)
     assert lines[0] == f"{run.name}: going on after epoch 1, step 2" and lines[-1].startswith("epoch 3/3  ce ")
+
+
+def test_when_the_time_is_over_each_call_still_takes_a_step(tmp_path):
+    run, lines = tiny_run(tmp_path, method="kd", teacher_epochs=1, epochs=1), []
+    for step in range(1, STEPS + 1):
+        with pytest.raises(Interrupted, match=f"stopped after step {step} of epoch 1; run it again"):
+            train(run, lines.append, until=0)
+    assert load_checkpoint(run.teacher_run.folder)["step"] == STEPS and not run.folder.exists()
+    with pytest.raises(Interrupted, match="stopped after step 1 of epoch 1"):  # of the student, its teacher is finished
+        train(run, lines.append, until=0)
+    assert run.teacher_run.done and load_checkpoint(run.folder)["step"] == 1
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\x93\x00bytes", b"[1]"])
