@@ -125,7 +125,6 @@ def test_workers_and_the_scheduler_are_killed_and_nothing_is_lost(cluster, undis
         assert told.count(f"\n{word:<9} {run.name}") == count, told
 
     again = cluster.study("again")
-    assert holder(run) != killed
     cluster.release("again")
     assert again.wait(240) == 0, cluster.said("again")
     assert f"finished  {run.name}: {run.result['top1']:.2f} %" in cluster.said("again") and whole(run, undisturbed)
@@ -148,7 +147,7 @@ def test_who_hung_and_wakes_up_writes_nothing_while_another_goes_on(cluster, und
     second = until(lambda: (who := holder(run)) != first and who, "the other worker takes over")
     assert second.startswith("elsewhere," if possible else lease.platform.node())
 
-    kept = {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file()}
+    kept = {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file() and path.suffix != ".log"}
     cluster.release("hangs")
     for process in stopped:
         process.resume()
