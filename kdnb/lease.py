@@ -9,8 +9,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
 from kdnb.errors import InputError
 
 LEASE_SECONDS = 180  # without a sign of life until others go on; network folders show a time up to 60 s late
@@ -73,7 +71,11 @@ def over(other: Path, lease: Path, now: float) -> bool:
     """Whether the holder of the `other` lease is gone, as far as can be seen from where `lease` is."""
     *there, pid, _ = other.name.split(",")
     gone = now - other.stat().st_mtime > LEASE_SECONDS
-    if there == lease.name.split(",")[:2]:
+    if there != lease.name.split(",")[:2]:
+        return gone
+    with contextlib.suppress(ImportError):  # without it, time alone tells
+        import psutil
+
         gone = gone or not psutil.pid_exists(int(pid))
         with contextlib.suppress(psutil.Error):  # it is another person's, or has just ended
             gone = gone or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
