@@ -10,8 +10,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
 from kdnb.errors import InputError
 
 LEASE_SECONDS = 180  # without a sign of life until others go on; network folders show a time up to 60 s late
@@ -93,9 +91,12 @@ def over(other: Path) -> bool:
         gone = now - other.stat().st_mtime > LEASE_SECONDS
         *there, pid, _ = other.name.split(",")
         if there == this_process().split(",")[:2]:
-            gone = gone or not psutil.pid_exists(int(pid))
-            with contextlib.suppress(psutil.Error):  # it is another person's, or has just ended
-                gone = gone or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+            with contextlib.suppress(ImportError):  # without it, time alone tells
+                import psutil
+
+                gone = gone or not psutil.pid_exists(int(pid))
+                with contextlib.suppress(psutil.Error):  # it is another person's, or has just ended
+                    gone = gone or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
         return gone
     return True
 

@@ -218,6 +218,5 @@ def grid(**parameters) -> list[Run]:
         given = dict(zip(several, values, strict=True))
         place = given.get("dataset"), given.get("data_root")
         run = Run(**given, data_id=digests.get(place, ""))
-        digests[place] = run.data_id
-        runs[run] = None
+        digests[place], runs[run] = run.data_id, None
     return list(runs)

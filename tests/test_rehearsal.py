@@ -10,7 +10,7 @@ import pytest
 from conftest import picture
 from helpers import same
 
-from kdnb import Run, store, train
+from kdnb import Run, store, tables, train
 from kdnb.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,7 +70,7 @@ def ended(process):
     return process.returncode, out + err
 
 
-def test_pieces_that_are_stopped_carried_and_gone_on_with_fill_the_tables(photos, tmp_path, cache_folder):
+def test_pieces_that_are_stopped_carried_and_gone_on_with_fill_the_tables(photos, tmp_path, cache_folder, capsys):
     one, other, home = (tmp_path / name for name in ("one", "other", "home"))
     for machine in (one, other):
         machine.mkdir()
@@ -98,10 +98,9 @@ def test_pieces_that_are_stopped_carried_and_gone_on_with_fill_the_tables(photos
     code, said = ended(piece(other, **taught | {"method": ["none", "afd"], "seed": [0, 1]}))
     assert code == 0 and "going on after epoch 0, step 1" in said and said.count("epoch 1/1") == 4, said
 
-    words = [sys.executable, "-m", "kdnb.tables", str(one), str(other), "--outputs", str(home)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("new: folder-wrn_") == 5 and done.stdout.count("not finished: folder-wrn_10_1-afd") == 1
+    assert tables.main([str(one), str(other), "--outputs", str(home)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("new: folder-wrn_") == 5 and said.count("not finished: folder-wrn_10_1-afd") == 1
     assert len(list(home.glob("records/*/result.json"))) == 5 and not list(home.rglob("*.safetensors"))
     page = (home / "tables/short-runs.md").read_text()
     assert "wrn_16_1 (folder)" in page and page.count("| 2       |") == 2  # two seeds of each method
