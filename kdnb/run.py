@@ -194,8 +194,6 @@ class Run(store.RunFolder):
         own = self.preset.usual(teacher=True) | {"epochs": self.teacher_epochs, "image_size": self.image_size}
         return self.beside(student=self.teacher, method="none", seed=self.teacher_seed, **own)
 
-    # What it left on disk
-
     @property
     def output_folder(self) -> Path:
         return output_folder(self.outputs)
@@ -210,9 +208,9 @@ def grid(**parameters) -> list[Run]:
 
     grid(dataset="cifar100", method=["none", "kd", "afd"], seed=range(5)); a teacher is each run's `teacher_run`.
     """
-    several = {name: list(v) if isinstance(v, (list, tuple, range)) else [v] for name, v in parameters.items()}
-    if unknown := set(several) - set(Run.parameters()):
-        raise InputError(f"unknown parameter {min(unknown)!r}: choose from {', '.join(Run.parameters())}")
+    several = {name: [*v] if isinstance(v, (list, tuple, range)) else [v] for name, v in parameters.items()}
+    for name in several:
+        choose("parameter", name, Run.parameters())
     runs, digests = {}, {}  # of the data, which may be many files: each is made once
     for values in product(*several.values()):
         given = dict(zip(several, values, strict=True))
