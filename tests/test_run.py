@@ -168,6 +168,18 @@ def test_a_grid_has_each_run_once():
         grid(sead=[1])
 
 
+def test_a_grid_looks_into_what_its_seeds_share_once(monkeypatch):
+    made, init = [], Run.__post_init__
+    monkeypatch.setattr(Run, "__post_init__", lambda run: made.append(run) or init(run))
+    runs = grid(method=["none", "kd", "afd"], seed=range(100))
+    assert len(runs) == 300 and len({run.name for run in runs}) == 300
+    assert len({id(run.teacher_run) for run in runs}) == 3 and len(made) == 5
+    monkeypatch.undo()
+    assert runs[142] == Run(method="kd", seed=42) and runs[142].name == Run(method="kd", seed=42).name
+    with pytest.raises(InputError, match=r"seed is 1\.5: it must be a whole number"):
+        grid(seed=[0, 1.5])
+
+
 def test_a_run_is_opened_by_its_folder_or_name(finished, tmp_path, monkeypatch):
     for name in ("load_data", "create_model", "load_teacher"):  # neither data nor networks nor a net
         monkeypatch.setattr(prepare, name, None)
