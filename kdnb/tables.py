@@ -32,7 +32,9 @@ MAIN = ["data set", "network", "trained with", "teacher", TOP1, "seeds", CHANGED
 def published() -> pd.DataFrame:
     """What others measured, all as text, and the rows that the study is about, with the command that fills each."""
     rows = kept("published.csv")
-    return rows.assign(**{CITED: (rows["top1"] + " (" + rows["source"] + ")").where(rows["top1"] != "", "")})
+    about = rows["source"] + (", " + rows["epoch"] + " epoch").where(rows["epoch"] != "", "")
+    about += ("; " + rows["reproduced"]).where(rows["reproduced"] != "", "")
+    return rows.assign(**{CITED: (rows["top1"] + " (" + about + ")").where(rows["top1"] != "", "")})
 
 
 def kept(name: str) -> pd.DataFrame:
