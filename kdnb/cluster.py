@@ -21,7 +21,8 @@ def cluster(scheduler: str, jobs: int) -> Iterator["Client"]:
     """A client of the running cluster at an address; "": of one in this process, which makes `jobs` runs at a time."""
     from dask.distributed import Client
 
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what Dask leaves behind when it is stopped
+    for noisy in ("asyncio", "distributed"):  # what Dask leaves behind when it is stopped
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     own = {"processes": False, "threads_per_worker": 1, "memory_limit": None, "dashboard_address": "127.0.0.1:0"}
     try:
         client = Client(scheduler) if scheduler else Client(n_workers=jobs, silence_logs=50, **own)
@@ -34,28 +35,31 @@ def cluster(scheduler: str, jobs: int) -> Iterator["Client"]:
 
 
 def make_all(client: "Client", runs: list[Run], study: Study) -> dict[str, str]:
-    """Make each run on a cluster, a teacher before its students; {run: why} of what failed. Raises InputError."""
+    """Make each run on a cluster, a teacher before its students; {run: why} of what failed.
+
+    Raises InputError for workers that differ, ConnectionError if the scheduler is gone.
+    """
     from dask.distributed import Event, as_completed, wait
 
     client.wait_for_workers(1)
     for worker, why in client.run(study.differs, on_error="return").items():
         if why:
             raise InputError(f"worker {worker} cannot make these runs: {why}")
-    tasks, failed, begun, lost = {}, {}, set(), set()
+    tasks, failed, state = {}, {}, {}
 
     def say(word: str, name: str, more: str = "") -> None:
+        state[name] = word
         with shown.external_write_mode():
             print(f"{word:<9} {name}{more}", flush=True)
 
     def started(event) -> None:
-        say("retried" if event[1] in lost else "started", event[1])
-        begun.add(event[1])
+        say("retried" if event[1] in state else "started", event[1])
 
     def removed(event) -> None:
         """Dask tells of a worker that is gone."""
         for run, task in tasks.items():
-            if task.key in event[1].get("processing-tasks", ()) and run.name in begun - lost:
-                lost.add(run.name)
+            here = task.key in event[1].get("processing-tasks", ())
+            if here and state.get(run.name) in ("started", "retried"):
                 say("lost", run.name, f": its worker {event[1]['worker']} is gone")
 
     with bar(len(runs), "study", "run") as shown:
@@ -71,7 +75,7 @@ def make_all(client: "Client", runs: list[Run], study: Study) -> dict[str, str]:
                 try:
                     why, top1, seconds = task.result()
                 except CancelledError:
-                    raise InputError("the scheduler is gone; the same command goes on from here") from None
+                    raise ConnectionError("the scheduler is gone") from None
                 except Exception as error:
                     why = f"{type(error).__name__}: {error}"
                 say(*("failed", name, f": {why}") if why else ("finished", name, f": {top1:.2f} %, {seconds:.0f} s"))
@@ -83,4 +87,7 @@ def make_all(client: "Client", runs: list[Run], study: Study) -> dict[str, str]:
             client.cancel([task for task in tasks.values() if task.key not in running])
             wait([task for task in tasks.values() if task.key in running])
             raise
+        finally:
+            for topic in (study.name, "all"):
+                client.unsubscribe_topic(topic)
     return failed

@@ -4,6 +4,7 @@ import contextlib
 import os
 import platform
 import shutil
+import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
@@ -27,8 +28,7 @@ def locked(folder: Path) -> Iterator[None]:
     has touched it for LEASE_SECONDS, another process may rename it to its own: only one of them can, and whatever the
     one before was about to rename out of it, having hung meanwhile, is no longer there.
     """
-    space = os.stat("/proc/self/ns/pid").st_ino if os.path.exists("/proc/self/ns/pid") else 0  # two containers' differ
-    lease = folder / ".lease" / f"{platform.node()},{space},{os.getpid()},{uuid.uuid4().hex[:8]}"
+    lease = folder / ".lease" / this_process()
     try:
         take(lease)
     except OSError as error:
@@ -46,40 +46,64 @@ def locked(folder: Path) -> Iterator[None]:
             lease.parent.rmdir()
 
 
+def busy(folder: Path) -> str:
+    """Who else may write to the folder of a run, in a sentence; "" if nobody."""
+    others = [other.name.split(",") for other in holders(folder) if not over(other)]
+    told = "".join(f" ({pid} on {host})" for host, _, pid, _ in others)
+    return told and f"{folder} is being trained by another process{told}: wait for it, or stop it"
+
+
+def this_process() -> str:
+    """Host, process namespace (two containers of one name have two), number, and which of its leases."""
+    space = os.stat("/proc/self/ns/pid").st_ino if os.path.exists("/proc/self/ns/pid") else 0
+    return f"{platform.node()},{space},{os.getpid()},{uuid.uuid4().hex[:8]}"
+
+
+def holders(folder: Path) -> list[Path]:
+    """The lease of a folder: one or none."""
+    return list((folder / ".lease").glob("*,*"))
+
+
 def take(lease: Path) -> None:
-    """Make a lease, or rename one whose holder is gone. Raises Busy."""
-    new = lease.parents[1] / f".{lease.name}"
+    """Make a lease, or rename one that is over. Raises Busy."""
+    folder = lease.parents[1]
+    new = folder / f".{lease.name}"
     (new / lease.name).mkdir(parents=True)
-    now = new.stat().st_mtime  # on the clock of the disk, which all machines share
     try:
         with contextlib.suppress(OSError):
             os.rename(new, lease.parent)  # unless there is one that is not empty
             return
-        for other in lease.parent.iterdir():
-            if over(other, lease, now):
+        for other in filter(over, holders(folder)):
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
                 os.rename(other, lease)
                 os.utime(lease)
                 return clear(lease)
-        raise busy(lease)
-    except FileNotFoundError:  # another process was faster
-        raise busy(lease) from None
+        raise Busy(busy(folder) or f"{folder} has just been let go by another process: try again")
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def over(other: Path, lease: Path, now: float) -> bool:
-    """Whether the holder of the `other` lease is gone, as far as can be seen from where `lease` is."""
-    *there, pid, _ = other.name.split(",")
-    gone = now - other.stat().st_mtime > LEASE_SECONDS
-    if there != lease.name.split(",")[:2]:
+def over(other: Path) -> bool:
+    """Whether the holder of a lease is gone, as far as this process can see."""
+    with tempfile.TemporaryDirectory(prefix=".", dir=other.parents[1]) as clock:  # the disk's, which all machines share
+        now = os.stat(clock).st_mtime
+    with contextlib.suppress(FileNotFoundError):
+        gone = now - other.stat().st_mtime > LEASE_SECONDS
+        *there, pid, _ = other.name.split(",")
+        if there == this_process().split(",")[:2]:
+            gone = gone or ended(int(pid))
         return gone
-    with contextlib.suppress(ImportError):  # without it, time alone tells
+    return True
+
+
+def ended(pid: int) -> bool:
+    """Whether a process of this machine has ended, as far as is known: without psutil, time alone tells."""
+    with contextlib.suppress(ImportError):
         import psutil
 
-        gone = gone or not psutil.pid_exists(int(pid))
         with contextlib.suppress(psutil.Error):  # it is another person's, or has just ended
-            gone = gone or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
-    return gone
+            return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    return False
 
 
 def keep_alive(lease: Path, released: threading.Event) -> None:
@@ -92,9 +116,3 @@ def clear(lease: Path) -> None:
     """Out of a lease: halves of files go, a file that was on its way to another name goes there."""
     for left in lease.iterdir():
         left.unlink() if left.suffix == ".part" else os.replace(left, lease.parents[1] / left.name)
-
-
-def busy(lease: Path) -> Busy:
-    others = (other.name.split(",") for other in lease.parent.glob("*,*"))
-    who = "".join(f" ({pid} on {host})" for host, _, pid, _ in others)
-    return Busy(f"{lease.parents[1]} is being trained by another process{who}: wait for it, or stop it")

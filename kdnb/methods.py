@@ -4,6 +4,7 @@ import inspect
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +70,12 @@ def parse_term(part: str, text: str) -> Term:
 
 def options_of(loss: str) -> dict[str, object]:
     """The options of a loss and their defaults: the keyword arguments of its class."""
-    parameters = inspect.signature(LOSSES[loss].__init__).parameters.values()
+    return keywords(LOSSES[loss])
+
+
+@cache
+def keywords(loss: type) -> dict[str, object]:
+    parameters = inspect.signature(loss.__init__).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 

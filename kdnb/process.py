@@ -19,7 +19,7 @@ import torch
 
 from kdnb.data import DATASETS
 from kdnb.device import commit
-from kdnb.lease import Busy, locked
+from kdnb.lease import busy
 from kdnb.paths import project_root
 from kdnb.run import Run
 from kdnb.store import write_atomically
@@ -140,15 +140,6 @@ def notebook(run: Run, env: Mapping[str, str], stopped: Callable[[], bool]) -> s
         if written.is_file() and not busy(run.folder):
             write_atomically(run.folder / written.name, written.read_bytes())
     return why
-
-
-def busy(folder: Path) -> bool:
-    """Whether another process writes to the folder of a run."""
-    try:
-        with locked(folder):
-            return False
-    except Busy:
-        return True
 
 
 def gpus() -> list[str]:

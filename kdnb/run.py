@@ -213,5 +213,11 @@ def grid(**parameters) -> list[Run]:
     several = {name: list(v) if isinstance(v, (list, tuple, range)) else [v] for name, v in parameters.items()}
     if unknown := set(several) - set(Run.parameters()):
         raise InputError(f"unknown parameter {min(unknown)!r}: choose from {', '.join(Run.parameters())}")
-    runs = [Run(**dict(zip(several, values, strict=True))) for values in product(*several.values())]
-    return list(dict.fromkeys(runs))
+    runs, digests = {}, {}  # of the data, which may be many files: each is made once
+    for values in product(*several.values()):
+        given = dict(zip(several, values, strict=True))
+        place = given.get("dataset"), given.get("data_root")
+        run = Run(**given, data_id=digests.get(place, ""))
+        digests[place] = run.data_id
+        runs[run] = None
+    return list(runs)

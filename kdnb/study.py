@@ -4,7 +4,8 @@
     python -m kdnb.study --dataset digits -p epochs 1 --dry-run    # what would run, and the commands
 
 A process a run, because notebooks executed in one process leak memory. Finished runs are skipped, broken-off ones go
-on, a failure does not stop the others. Exit status: 0, 1 if a run failed, 2 for bad arguments, 130 after Ctrl-C.
+on, a failure does not stop the others. Exit status: 0, 1 if a run failed or the cluster is lost, 2 for
+bad arguments, 130 after Ctrl-C.
 """
 
 import argparse
@@ -117,9 +118,9 @@ def main(argv: list[str] | None = None) -> int:
         return study(parser.parse_args(argv))
     except InputError as error:
         parser.error(str(error))
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, ConnectionError) as error:
+        print(f"{error or 'stopped'}; the same command goes on from here", file=sys.stderr)
+        return 1 if str(error) else 130
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def test_an_interrupted_grid_goes_on_to_the_same_results(tmp_path, capsys, monke
     assert "Interrupted: stopped after step" in (alone.folder / "notebook.log").read_text()
 
     assert study.main(argv) == 0
-    finished = [Path(name).name for name in re.findall(r"finished  (\S+)\n", capsys.readouterr().out)]
+    finished = [Path(name).name for name in re.findall(r"finished  (\S+?)(?:\n|: )", capsys.readouterr().out)]
     assert finished.index(teacher.name) < finished.index(taught.name)
     for run in runs:
         assert run.done and '"papermill"' in (run.folder / "notebook.ipynb").read_text()

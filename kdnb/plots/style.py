@@ -64,10 +64,11 @@ class Picture(Figure):
         """Lay it out anew for so many inches, unless it is narrower; below a page's 7 letters shrink as well."""
         before = self.get_figwidth()
         width = min(width, before)
+        small, smaller = (min(1, max(0.6, inches / 7)) for inches in (before, width))
         self.set_size_inches(width, self.get_figheight() * max(width / before, 0.75))
         for text in self.findobj(Text):
-            text.set_fontsize(text.get_fontsize() * max(0.6, min(1, width / 7)) / max(0.6, min(1, before / 7)))
-        self.suptitle(textwrap.fill(self.title, round(115 * width / self._suptitle.get_fontsize())))
+            text.set_fontsize(text.get_fontsize() * smaller / small)
+        self.suptitle(textwrap.fill(self.title, round(11.5 * width / smaller)), fontsize=10 * smaller)
 
     def _ipython_display_(self) -> None:
         from IPython.core.pylabtools import retina_figure
@@ -101,7 +102,6 @@ def figure(what: str, title: str, height: float, width: float = WIDTH, parts=(),
     parts: heights of parts to be filled one by one, which are returned in place of the axes.
     """
     fig = plt.figure(FigureClass=Picture, figsize=(min(width, WIDTH), height), layout="constrained")
-    fig.suptitle("", fontsize=10)
     fig.title = f"{what} – {title}" if title else what
     fig.fit(WIDTH)
     axes = fig.subfigures(len(parts), 1, height_ratios=parts) if parts else fig.subplots(**grid)
@@ -149,7 +149,8 @@ def save(figures: Mapping[str, Picture | None], folder: str | Path, kind="png", 
     folder.mkdir(parents=True, exist_ok=True)
     for name, fig in drawn.items():
         fig.fit(width)
-        fig.savefig(folder / f"{name}.{kind}", dpi=150 if kind == "png" else 300, metadata={"Title": fig.title})
+        with plt.rc_context({"pdf.fonttype": 42}):  # journals refuse matplotlib's usual Type 3 fonts
+            fig.savefig(folder / f"{name}.{kind}", dpi=150 if kind == "png" else 300, metadata={"Title": fig.title})
     titles = {path.name: Image.open(path).info.get("Title", path.stem) for path in sorted(folder.glob("*.png"))}
     page = ["# Figures", *(f"![{title}]({name})" for name, title in titles.items())]
     (folder / "README.md").write_text("\n\n".join(page) + "\n", "utf-8")
