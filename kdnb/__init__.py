@@ -20,7 +20,7 @@ from kdnb.data.stanford40 import Stanford40, photographs
 from kdnb.distiller import Distiller
 from kdnb.errors import InputError
 from kdnb.losses import LOSSES, METHODS, Loss
-from kdnb.models import Output, create_model, load_weights
+from kdnb.models import Output, create_model, load_weights, tapped
 from kdnb.prepare import load_images, loaders
 from kdnb.run import Run, grid
 from kdnb.train import train

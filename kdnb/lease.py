@@ -91,19 +91,14 @@ def over(other: Path) -> bool:
         gone = now - other.stat().st_mtime > LEASE_SECONDS
         *there, pid, _ = other.name.split(",")
         if there == this_process().split(",")[:2]:
-            gone = gone or ended(int(pid))
+            with contextlib.suppress(ImportError):  # without it, time alone tells
+                import psutil
+
+                gone = gone or not psutil.pid_exists(int(pid))
+                with contextlib.suppress(psutil.Error):  # it is another person's, or has just ended
+                    gone = gone or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
         return gone
     return True
-
-
-def ended(pid: int) -> bool:
-    """Whether a process of this machine has ended, as far as is known: without psutil, time alone tells."""
-    with contextlib.suppress(ImportError):
-        import psutil
-
-        with contextlib.suppress(psutil.Error):  # it is another person's, or has just ended
-            return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    return False
 
 
 def keep_alive(lease: Path, released: threading.Event) -> None:

@@ -4,7 +4,7 @@ import inspect
 import math
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +30,12 @@ def parse(method: str, named: Mapping[str, str] | None = None) -> tuple[Term, ..
     method: a name in METHODS or a mix. named: mixes that a data set gives to names in place of METHODS'.
     Raises InputError for an unknown name, loss or option, and for a mix that cannot be read.
     """
-    text = ({**METHODS, **(named or {})}).get(method.strip(), method)
+    return parse_mix(method, ({**METHODS, **(named or {})}).get(method.strip(), method), tuple(LOSSES.values()))
+
+
+@lru_cache(1024)  # thousands of runs have few methods
+def parse_mix(method: str, text: str, losses: tuple[type, ...]) -> tuple[Term, ...]:
+    """The terms of `text`, which `method` stands for; losses: those that there are, some may have come since."""
     if not re.search(r"[:+(]", text) and text.strip() not in LOSSES:
         raise InputError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}, or {EXAMPLE}")
     terms = [parse_term(part.strip(), text) for part in re.split(r"(?<!\de)\+(?![^(]*\))", text)]
@@ -70,12 +75,7 @@ def parse_term(part: str, text: str) -> Term:
 
 def options_of(loss: str) -> dict[str, object]:
     """The options of a loss and their defaults: the keyword arguments of its class."""
-    return keywords(LOSSES[loss])
-
-
-@cache
-def keywords(loss: type) -> dict[str, object]:
-    parameters = inspect.signature(loss.__init__).parameters.values()
+    parameters = inspect.signature(LOSSES[loss].__init__).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
@@ -103,8 +103,14 @@ def spell(terms: Sequence[Term]) -> str:
 
 def label(mix: str, named: Mapping[str, str] | None = None) -> str:
     """The name of a mix in METHODS (or of the data set's own), for legends, tables and folders; else the mix."""
-    names = {spell(parse(text)): name for name, text in {**METHODS, **(named or {})}.items()}
-    return names.get(mix, mix)
+    known = {**METHODS, **(named or {})}
+    return spelt(tuple(known.items()), tuple(LOSSES.values())).get(mix, mix)
+
+
+@lru_cache(64)
+def spelt(known: tuple[tuple[str, str], ...], losses: tuple[type, ...]) -> dict[str, str]:
+    """{mix: its name} of what is known, while there are these losses."""
+    return {spell(parse(text)): name for name, text in known}
 
 
 def serving(terms: Sequence[Term], same_classes: bool, partly: bool) -> tuple[tuple[Term, ...], tuple[str, ...]]:

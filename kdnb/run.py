@@ -3,7 +3,9 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 
@@ -55,8 +57,7 @@ class Run(store.RunFolder):
     opened: str = field(default="", compare=False, metadata=FOUND)  # the folder, if it is not to follow from the rest
 
     def __post_init__(self):
-        for f in fields(self):
-            self._set(**{f.name: checked(f.name, getattr(self, f.name), f.default)})
+        self._set(**{f.name: checked(f.name, getattr(self, f.name), f.default) for f in fields(self)})
         preset = self.preset
         terms = parse(self.method, preset.methods)
         self._set(method=spell(terms), student=model_name(self.student or preset.student))
@@ -113,8 +114,6 @@ class Run(store.RunFolder):
             raise InputError(f"{path} comes from another version of kdnb: unknown are {', '.join(sorted(unknown))}")
         outputs = str(path.parent.parent) if path.parent.name == "runs" else outputs
         return cls(**(place | kept | where), outputs=outputs, opened=str(path))
-
-    # What follows from the fields
 
     @property
     def preset(self) -> Preset:
@@ -174,8 +173,6 @@ class Run(store.RunFolder):
         shown = {name: getattr(self, name) for name in self.parameters() if getattr(self, name) not in ("", 0)}
         return pd.DataFrame({"value": shown.values()}, index=pd.Index(shown, name="parameter")).astype(str)
 
-    # Other runs
-
     def beside(self, **changes) -> "Run":
         """The run with other fields, in the same place."""
         other = replace(self, opened="", **changes)
@@ -186,15 +183,13 @@ class Run(store.RunFolder):
         """The same student on its labels alone: what distilling has to beat."""
         return self.beside(method="none")
 
-    @property
+    @cached_property
     def teacher_run(self) -> "Run | None":
         """The run that trains the teacher, on all images; None where its weights are given, or nobody teaches."""
         if self.teacher_id != "trained":
             return None
         own = self.preset.usual(teacher=True) | {"epochs": self.teacher_epochs, "image_size": self.image_size}
         return self.beside(student=self.teacher, method="none", seed=self.teacher_seed, **own)
-
-    # What it left on disk
 
     @property
     def output_folder(self) -> Path:
@@ -210,14 +205,15 @@ def grid(**parameters) -> list[Run]:
 
     grid(dataset="cifar100", method=["none", "kd", "afd"], seed=range(5)); a teacher is each run's `teacher_run`.
     """
-    several = {name: list(v) if isinstance(v, (list, tuple, range)) else [v] for name, v in parameters.items()}
-    if unknown := set(several) - set(Run.parameters()):
-        raise InputError(f"unknown parameter {min(unknown)!r}: choose from {', '.join(Run.parameters())}")
-    runs, digests = {}, {}  # of the data, which may be many files: each is made once
+    several = {name: [*v] if isinstance(v, (list, tuple, range)) else [v] for name, v in parameters.items()}
+    for name in several:
+        choose("parameter", name, Run.parameters())
+    runs, made = {}, {}  # a seed decides nothing but itself: of thousands of runs, few have to be looked into
     for values in product(*several.values()):
         given = dict(zip(several, values, strict=True))
-        place = given.get("dataset"), given.get("data_root")
-        run = Run(**given, data_id=digests.get(place, ""))
-        digests[place] = run.data_id
+        seed = given.pop("seed", Run.seed)
+        first = made[str(given)] = made.get(str(given)) or Run(**given)
+        run = copy(first)
+        run._set(seed=checked("seed", seed, Run.seed), teacher_run=first.teacher_run)
         runs[run] = None
     return list(runs)

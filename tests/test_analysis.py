@@ -11,7 +11,7 @@ from PIL import Image
 
 from kdnb import analysis
 from kdnb.analysis import Networks, Survey
-from kdnb.compare import Predictions
+from kdnb.analysis.compare import Predictions
 from kdnb.data import Batch
 from kdnb.data.loader import Loader
 from kdnb.errors import InputError

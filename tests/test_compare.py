@@ -5,8 +5,9 @@ import pytest
 import torch
 from conftest import image_set
 
-from kdnb import compare, create_model
-from kdnb.compare import Predictions
+from kdnb import create_model
+from kdnb.analysis import compare
+from kdnb.analysis.compare import Predictions
 from kdnb.data.loader import Loader
 
 

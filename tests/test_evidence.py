@@ -7,7 +7,8 @@ from helpers import quiet, tiny, tiny_run  # noqa: F401
 from PIL import Image
 from test_analysis import networks  # noqa: F401
 
-from kdnb import analysis, evidence, plots, train
+from kdnb import analysis, plots, train
+from kdnb.analysis import evidence
 from kdnb.methods import weight_at
 
 

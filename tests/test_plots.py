@@ -20,7 +20,7 @@ from PIL import Image
 
 from kdnb import plots
 from kdnb.analysis import Gallery, Survey, by_class
-from kdnb.compare import Predictions
+from kdnb.analysis.compare import Predictions
 from kdnb.data.loader import Loader
 from kdnb.plots import maps, style
 

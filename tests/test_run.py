@@ -33,7 +33,7 @@ def teacher_file(folder, content, name="student.safetensors"):
     ("parameters", "sentence"),
     [
         ({"dataset": "mnist"}, "unknown dataset 'mnist': choose one of cifar100, digits, folder, s"),
-        ({"student": "vgg11"}, "unknown model 'vgg11'"),
+        ({"student": "vgg12"}, "unknown model 'vgg12'"),
         ({"method": ""}, "unknown method ''"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"precision": "int8"}, "unknown precision 'int8'"),
@@ -164,8 +164,20 @@ def test_a_sweep_keeps_one_teacher(tmp_path):
 def test_a_grid_has_each_run_once():
     runs = grid(dataset="tiny", method=["none", "kd"], teacher_seed=(0, 1), seed=range(2))
     assert len(runs) == len(set(runs)) == 6 and runs[0] == Run(dataset="tiny", method="none") and grid() == [Run()]
-    with pytest.raises(InputError, match="unknown parameter 'sead': choose from dataset, student, method"):
+    with pytest.raises(InputError, match="unknown parameter 'sead': choose one of batch_size"):
         grid(sead=[1])
+
+
+def test_a_grid_looks_into_what_its_seeds_share_once(monkeypatch):
+    made, init = [], Run.__post_init__
+    monkeypatch.setattr(Run, "__post_init__", lambda run: made.append(run) or init(run))
+    runs = grid(method=["none", "kd", "afd"], seed=range(100))
+    assert len(runs) == 300 and len({run.name for run in runs}) == 300
+    assert len({id(run.teacher_run) for run in runs}) == 3 and len(made) == 5
+    monkeypatch.undo()
+    assert runs[142] == Run(method="kd", seed=42) and runs[142].name == Run(method="kd", seed=42).name
+    with pytest.raises(InputError, match=r"seed is 1\.5: it must be a whole number"):
+        grid(seed=[0, 1.5])
 
 
 def test_a_run_is_opened_by_its_folder_or_name(finished, tmp_path, monkeypatch):

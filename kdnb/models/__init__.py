@@ -9,6 +9,7 @@ import importlib
 import json
 import pickle
 import pkgutil
+import re
 from pathlib import Path
 from urllib.error import URLError
 
@@ -22,6 +23,7 @@ from torchvision.models import get_model_weights
 from kdnb.errors import InputError
 from kdnb.models.base import Block, Output, blocks, class_count, create_model, model_name, register
 from kdnb.models.pairs import PAIRS
+from kdnb.models.traced import tapped
 
 for _module in pkgutil.iter_modules(__path__):  # each file registers its networks
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -61,8 +63,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         state = inner[0]
     if not isinstance(state, dict):
         raise InputError(f"{path} holds a {type(state).__name__}, not a state dict")
-    tensors = {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, Tensor)}
+    tensors = {current(k.removeprefix("module.")): v for k, v in state.items() if isinstance(v, Tensor)}
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+
+
+def current(key: str) -> str:
+    """The key as torchvision writes it today: its files of DenseNets are older ("denselayer1.norm.1.weight")."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key)
 
 
 def read_metadata(path: str | Path) -> dict:
@@ -114,7 +121,8 @@ def imagenet_model(name: str) -> tuple[nn.Module, list[str]]:
 
     Raises InputError that says where to put the file.
     """
-    weights = get_model_weights(name).IMAGENET1K_V1
+    known = get_model_weights(name)
+    weights = getattr(known, "IMAGENET1K_V1", known.DEFAULT)
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
@@ -125,7 +133,7 @@ def imagenet_model(name: str) -> tuple[nn.Module, list[str]]:
         ) from None
     classes = list(weights.meta["categories"])
     model = create_model(name, len(classes))
-    model.load_state_dict(state)
+    model.load_state_dict({current(key): value for key, value in state.items()})
     return model, classes
 
 

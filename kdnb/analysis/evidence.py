@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdnb.analysis import STUDENTS, Gallery, Networks, Survey, load, look
-from kdnb.compare import cka, interval
+from kdnb.analysis.compare import cka, interval
 from kdnb.losses.afd import AFD, energy
 from kdnb.methods import weight_at
 from kdnb.models import load_weights, read_state_dict

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kdnb import parameters
-from kdnb.compare import Predictions
+from kdnb.analysis.compare import Predictions
 from kdnb.data.loader import Loader, central
 from kdnb.errors import InputError
 from kdnb.losses.afd import AFD, energy

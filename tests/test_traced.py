@@ -1,0 +1,160 @@
+"""torchvision's networks and one's own, as networks of the study."""
+
+import copy
+import re
+from itertools import permutations
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+from kdnb import LOSSES, Distiller, InputError, create_model, load_weights, tapped
+from kdnb.models import blocks, class_count, fingerprint, has_imagenet_weights, imagenet_model, model_name, register
+from kdnb.models.base import FAMILIES
+
+SMALL = ["mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5", "regnet_y_400mf", "efficientnet_b0"]  # a family each
+
+
+@pytest.mark.parametrize("name", [*SMALL, "densenet121", "swin_t"])
+def test_torchvisions_networks_compute_what_they_did(name):
+    model, original = create_model(name, 7), torchvision.models.get_model(name, num_classes=7)
+    original.load_state_dict(model.state_dict())  # strict: the same keys
+    images = torch.randn(2, 3, 64, 64)
+    for mode in (True, False):  # dropout, dropped branches and batch norm
+        torch.manual_seed(1)
+        output = model.train(mode)(images)
+        torch.manual_seed(1)
+        assert torch.equal(output.logits, original.train(mode)(images))
+    assert fingerprint(model) == fingerprint(original)  # the running statistics have moved alike
+    assert output.feats == output.stages and class_count(model) == 7
+    assert torch.equal(model.get_submodule(model.classifier_name)(output.pooled), output.logits)
+    assert [(f.shape[2], f.shape[3]) for f in output.feats] == [(s, s) for s in (32, 16, 8, 4, 2)[-len(output.feats) :]]
+    assert [block.name for block in blocks(model, 64)] == model.block_names
+    assert fingerprint(copy.deepcopy(model)) == fingerprint(model) and model_name(name) == name
+
+
+def test_taps_are_the_last_maps_that_no_shortcut_goes_round():
+    model = create_model("wide_resnet50_2", 3)
+    assert model.block_names == ["relu", "layer1.2.relu", "layer2.3.relu", "layer3.5.relu", "layer4.2.relu"]
+    assert create_model("vgg11", 3).block_names[-2:] == ["features.19", "features.20"]  # a ReLU, the pooling behind it
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("vit_b_16", "no feature maps of several sizes"),
+        ("maxvit_t", "makes tensors in its forward pass"),
+        ("squeezenet1_0", "does not end in one linear layer"),
+    ],
+)
+def test_networks_without_maps_or_classifier_are_refused(name, why):
+    with pytest.raises(InputError, match=why):
+        create_model(name, 10)
+
+
+def test_images_that_vanish_in_a_network_are_refused():
+    model = create_model("alexnet", 2)
+    with pytest.raises(InputError, match="images of 32 pixels: this network needs 64 or more"):
+        model(torch.randn(2, 3, 32, 32))
+
+
+def test_their_weights_load_from_files_and_from_torchvision(tmp_path, monkeypatch):
+    model, name = create_model("mobilenet_v3_small", 1000), "mobilenet_v3_small"
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    assert fingerprint(load_weights(name, tmp_path / "w.safetensors")) == fingerprint(model)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    file = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url.rpartition("/")[2]
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(model.state_dict(), tmp_path / "checkpoints" / file)
+    loaded, classes = imagenet_model(name)
+    assert fingerprint(loaded) == fingerprint(model) and len(classes) == 1000
+    assert has_imagenet_weights(name) and not has_imagenet_weights("cifar_vgg8")
+
+
+def test_older_keys_of_densenets_are_known(tmp_path):
+    model = create_model("densenet121", 3)
+    older = {re.sub(r"(denselayer\d+\.(norm|conv))(\d)", r"\1.\3", k): v for k, v in model.state_dict().items()}
+    save_file(older, tmp_path / "w.safetensors")
+    assert older.keys() != model.state_dict().keys()
+    assert fingerprint(load_weights("densenet121", tmp_path / "w.safetensors")) == fingerprint(model)
+
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU())
+        self.second = nn.Conv2d(4, 6, 3, 2, 1)
+        self.classifier = nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = torch.tanh(self.second(self.first(x * self.scale)))
+        return F.log_softmax(self.classifier(F.dropout(x.mean((2, 3)), 0.5, self.training)), 1)
+
+
+def test_networks_of_ones_own():
+    own = Own()
+    model, images = tapped(own, ["first", "second"], "classifier"), torch.randn(4, 3, 16, 16)
+    assert model.state_dict().keys() == own.state_dict().keys() and model.block_names == ["first", "second"]
+    output = model.eval()(images)
+    assert torch.equal(output.feats[0], own.first(images)) and output.feats[1].min() < 0
+    assert torch.equal(F.log_softmax(output.logits, 1), own.eval()(images))
+    assert not torch.equal(model.train()(images).logits, model(images).logits)  # dropout
+    terms, _ = Distiller(model, create_model("resnet8", 5), "afd", images)(images, torch.arange(4))
+    terms["total"].backward()
+    assert float(own.scale.grad.abs()) > 0
+
+
+def test_networks_of_ones_own_have_names(monkeypatch):
+    monkeypatch.setitem(FAMILIES, "own", None)  # and taken away again
+    register("own", "own", "own")(lambda num_classes: tapped(Own(), ["first"], "classifier"))
+    assert len(create_model("own", 5).block_names) == 1 and model_name("OWN") == "own"
+
+
+class Untraceable(Own):
+    def forward(self, x):
+        return super().forward(x if x.mean() > 0 else -x)
+
+
+class Constant(Own):
+    def forward(self, x):
+        return super().forward(x - torch.tensor([0.5]))
+
+
+@pytest.mark.parametrize(
+    ("module", "taps", "classifier", "why"),
+    [
+        (Own(), ["third"], "classifier", "no layer 'third' takes part: choose from first, second, classifier"),
+        (Own(), ["first"], "second", "classifier 'second' of Own is no torch.nn.Linear"),
+        (Untraceable(), ["first"], "classifier", "Untraceable cannot be traced by torch.fx"),
+        (Constant(), ["first"], "classifier", "Constant makes tensors in its forward pass"),
+    ],
+)
+def test_what_cannot_be_tapped_is_named(module, taps, classifier, why):
+    with pytest.raises(InputError, match=why):
+        tapped(module, taps, classifier)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return {name: create_model(name, 4) for name in SMALL}
+
+
+@pytest.mark.parametrize("loss", [name for name in LOSSES if LOSSES[name].taught])
+def test_any_two_networks_distil(networks, loss):
+    images, labels = torch.randn(4, 3, 64, 64), torch.arange(4)
+    ring = list(zip(SMALL, SMALL[1:] + SMALL[:1], strict=True))  # each teaches and is taught
+    for teacher, student in permutations(SMALL, 2) if loss == "afd" else ring:
+        learner = networks[student].requires_grad_(True)
+        learner.zero_grad()
+        try:
+            distiller = Distiller(learner, networks[teacher], f"ce + {loss}", images, labels=labels).train()
+        except InputError:
+            continue
+        terms, _ = distiller(images, labels, labels)
+        terms["total"].backward()
+        gradients = [p.grad for p in learner.parameters() if p.grad is not None]
+        assert gradients and all(g.isfinite().all() for g in [terms[loss], *gradients]), (teacher, student)
