@@ -1,6 +1,7 @@
 """What the project promises outside its code: one list of dependencies, the README, the tables, a light import."""
 
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kdnb import results, tables
+from kdnb import grid, results, tables
+from kdnb.parameters import typed
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -55,6 +57,21 @@ def test_the_readme_shows_the_tables_that_results_ipynb_made(name):
 def test_the_tables_are_those_of_the_records():
     for name, page in tables.pages(results.frame(ROOT / "outputs/records")).items():
         assert page == (ROOT / f"outputs/tables/{name}.md").read_text(), name
+
+
+def test_the_pieces_of_the_full_length_table_are_runs_of_full_length(tmp_path, monkeypatch):
+    page = (ROOT / "outputs/tables/README.md").read_text()
+    for name in ("resnet18_imagenet.safetensors", "outputs/teachers/wrn_40_2-cifar100.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    counts = []
+    for told, count in re.findall(r"^\| \d+ \| `(-p .+?)` \| (\d+) \|", page, re.M):
+        words = iter(shlex.split(told.replace("-p ", "")))
+        runs = grid(outputs="outputs", **{name: typed(value) for name, value in zip(words, words, strict=True)})
+        assert len(runs) == int(count) and not any(run.changes or run.teacher_run for run in runs)
+        counts.append(len(runs))
+    assert counts == [1, 5, 5, 5, 5, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("path", ["README.md", "NOTES.md", "outputs/tables/README.md"])
