@@ -18,7 +18,7 @@ from kdnb.errors import InputError
 from kdnb.losses.afd import AFD
 from kdnb.models import blocks, create_model
 from kdnb.run import Run
-from kdnb.train import evaluate
+from kdnb.train import evaluate, train
 
 
 @pytest.fixture
@@ -136,3 +136,22 @@ def test_without_afd_nothing_is_linked_nor_trained(tmp_path):
         analysis.load(Run(method="kd", outputs=str(tmp_path)))
     assert analysis.run_from_notebook({"outputs": str(tmp_path)}) == Run(outputs=str(tmp_path))
     assert not any(tmp_path.iterdir())  # said before anything is trained
+
+
+def test_a_run_whose_photographs_are_gone_says_what_to_set(tmp_path, cache_folder):
+    for split, n in (("train", 50), ("test", 2)):  # as many as a batch of the teacher has
+        for label in ("cat", "dog"):
+            folder = tmp_path / "photos" / split / label
+            folder.mkdir(parents=True)
+            for i in range(n):
+                picture(40, 30, seed=i + 10 * len(label)).save(folder / f"{i}.png")
+    where = {"data_root": str(tmp_path / "photos"), "outputs": str(tmp_path / "out")}
+    small = {"teacher": "wrn_10_1", "student": "wrn_10_1", "epochs": 1, "teacher_epochs": 1, "batch_size": 20}
+    fixed = {"teacher_weights": "none", "image_size": 32, "device": "cpu", "precision": "float32"}
+    run = train(Run(dataset="folder", **small, **fixed, **where))
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    opened = analysis.run_from_notebook({"run": run.name, "outputs": where["outputs"], "In": []})
+    with pytest.raises(InputError, match="data_root is needed"):
+        analysis.load(opened)
+    there = analysis.run_from_notebook({"run": run.name, **where, "data_root": str(tmp_path / "moved"), "In": []})
+    assert len(analysis.load(there).loader.images) == 4
