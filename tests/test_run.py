@@ -33,7 +33,7 @@ def teacher_file(folder, content, name="student.safetensors"):
     ("parameters", "sentence"),
     [
         ({"dataset": "mnist"}, "unknown dataset 'mnist': choose one of cifar100, digits, folder, s"),
-        ({"student": "vgg11"}, "unknown model 'vgg11'"),
+        ({"student": "vgg12"}, "unknown model 'vgg12'"),
         ({"method": ""}, "unknown method ''"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"precision": "int8"}, "unknown precision 'int8'"),
