@@ -9,6 +9,7 @@ from kdnb import InputError, Output, create_model, load_weights
 from kdnb.models import blocks, class_count, fingerprint, imagenet_model, model_name, parameter_count, read_metadata
 
 ALL = ["wrn_10_1", "wrn_16_2", "wrn_40_2", "resnet18", "resnet34", "resnet50"]
+ALL += ["resnet8", "resnet8x4", "cifar_resnet50", "cifar_shufflenetv1", "cifar_shufflenetv2"]
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from kdnb import create_model
-from kdnb.models import PAIRS, model_name
+from kdnb import create_model, load_weights
+from kdnb.models import PAIRS, blocks, class_count, fingerprint, model_name
 
 REFERENCE = np.load(Path(__file__).with_name("networks.npz"))
 PUBLISHED = sorted({name.split("/")[0] for name in REFERENCE.files if "/" in name})
@@ -63,6 +64,16 @@ def test_networks_compute_what_the_published_code_does(published):
     assert len(output.feats) == len(model.block_names)
     ends = [feat for feat in output.feats for preact in output.preacts if torch.equal(torch.relu(preact), feat)]
     assert len(ends) == len(output.preacts) in (0, len(output.stages))
+
+
+@pytest.mark.parametrize("name", ["resnet8x4", "cifar_vgg8", "cifar_mobilenetv2", "cifar_shufflenetv2"])
+def test_their_weights_and_blocks_are_known(tmp_path, name):
+    model = create_model(name, 7)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    loaded = load_weights(name, tmp_path / "w.safetensors")
+    assert fingerprint(loaded) == fingerprint(model) and class_count(loaded) == 7
+    found = blocks(loaded, 32)
+    assert [block.name for block in found] == model.block_names and found[0].name == "1.1"
 
 
 def test_pairs_of_the_benchmark_are_networks():

@@ -37,9 +37,10 @@ def test_torchvisions_networks_compute_what_they_did(name):
 
 
 def test_taps_are_the_last_maps_that_no_shortcut_goes_round():
-    model = create_model("wide_resnet50_2", 3)
+    with torch.device("meta"):
+        model, vgg = create_model("wide_resnet50_2", 3), create_model("vgg11", 3)
     assert model.block_names == ["relu", "layer1.2.relu", "layer2.3.relu", "layer3.5.relu", "layer4.2.relu"]
-    assert create_model("vgg11", 3).block_names[-2:] == ["features.19", "features.20"]  # a ReLU, the pooling behind it
+    assert vgg.block_names[-2:] == ["features.19", "features.20"]  # a ReLU, the pooling behind it
 
 
 @pytest.mark.parametrize(
@@ -145,16 +146,18 @@ def networks():
 
 @pytest.mark.parametrize("loss", [name for name in LOSSES if LOSSES[name].taught])
 def test_any_two_networks_distil(networks, loss):
-    images, labels = torch.randn(4, 3, 64, 64), torch.arange(4)
-    ring = list(zip(SMALL, SMALL[1:] + SMALL[:1], strict=True))  # each teaches and is taught
-    for teacher, student in permutations(SMALL, 2) if loss == "afd" else ring:
+    images, labels, distilled = torch.randn(4, 3, 64, 64), torch.arange(4), 0
+    some = [(SMALL[0], SMALL[1]), (SMALL[2], SMALL[3])]
+    for teacher, student in permutations(SMALL, 2) if loss == "afd" else some:
         learner = networks[student].requires_grad_(True)
         learner.zero_grad()
         try:
             distiller = Distiller(learner, networks[teacher], f"ce + {loss}", images, labels=labels).train()
-        except InputError:
+        except InputError:  # a loss may refuse shapes, but not all
             continue
         terms, _ = distiller(images, labels, labels)
         terms["total"].backward()
         gradients = [p.grad for p in learner.parameters() if p.grad is not None]
         assert gradients and all(g.isfinite().all() for g in [terms[loss], *gradients]), (teacher, student)
+        distilled += 1
+    assert distilled == 20 if loss == "afd" else distilled

@@ -75,11 +75,9 @@ class ShuffleNet(Grouped):
         super().__init__()
         self.conv1, self.bn1 = conv(3, STEM), nn.BatchNorm2d(STEM)
         for g, (before, width, count) in enumerate(zip([STEM, *widths], widths, COUNTS, strict=False), 1):
-            if last:
-                units = [Down2(before, width), *(Unit2(width) for _ in range(count - 1))]
-            else:
-                units = [Unit1(before, width, True), *(Unit1(width, width, False) for _ in range(count - 1))]
-            self.add_module(f"layer{g}", nn.Sequential(*units))
+            first = Down2(before, width) if last else Unit1(before, width, halve=True)
+            others = [Unit2(width) if last else Unit1(width, width, halve=False) for _ in range(count - 1)]
+            self.add_module(f"layer{g}", nn.Sequential(first, *others))
         self.last = last
         if last:
             self.conv2, self.bn2 = conv(widths[-1], last), nn.BatchNorm2d(last)
