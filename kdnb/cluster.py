@@ -3,12 +3,11 @@
 import contextlib
 import logging
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from kdnb.errors import InputError
-from kdnb.process import Study, make
+from kdnb.process import Made, Study, make
 from kdnb.progress import bar
 from kdnb.run import Run
 
@@ -45,7 +44,7 @@ def make_all(client: "Client", runs: list[Run], study: Study) -> dict[str, str]:
     for worker, why in client.run(study.differs, on_error="return").items():
         if why:
             raise InputError(f"worker {worker} cannot make these runs: {why}")
-    tasks, failed, state = {}, {}, {}
+    names, tasks, failed, state = {f"{run.name}-{study.name}": run.name for run in runs}, {}, {}, {}
 
     def say(word: str, name: str, more: str = "") -> None:
         state[name] = word
@@ -57,27 +56,22 @@ def make_all(client: "Client", runs: list[Run], study: Study) -> dict[str, str]:
 
     def removed(event) -> None:
         """Dask tells of a worker that is gone."""
-        for run, task in tasks.items():
-            here = task.key in event[1].get("processing-tasks", ())
-            if here and state.get(run.name) in ("started", "retried"):
-                say("lost", run.name, f": its worker {event[1]['worker']} is gone")
+        for name in (names.get(key) for key in event[1].get("processing-tasks", ())):
+            if state.get(name) in ("started", "retried"):
+                say("lost", name, f": its worker {event[1]['worker']} is gone")
 
     with bar(len(runs), "study", "run") as shown:
         client.subscribe_topic(study.name, started)
         client.subscribe_topic("all", removed)
-        for run in runs:
-            needs = [tasks[run.teacher_run]] if run.teacher_run in tasks else []
-            tasks[run] = client.submit(make, run, study, *needs, key=f"{run.name}-{study.name}")
-        names = {task.key: run.name for run, task in tasks.items()}
         try:
-            for task in as_completed(tasks.values()):
+            for key, run in zip(names, runs, strict=True):
+                needs = [tasks[run.teacher_run]] if run.teacher_run in tasks else []
+                tasks[run] = client.submit(make, run, study, *needs, key=key)
+            for task, told in as_completed(tasks.values(), with_results=True, raise_errors=False):
+                if task.cancelled():
+                    raise ConnectionError("the scheduler is gone")
                 name = names[task.key]
-                try:
-                    why, top1, seconds = task.result()
-                except CancelledError:
-                    raise ConnectionError("the scheduler is gone") from None
-                except Exception as error:
-                    why = f"{type(error).__name__}: {error}"
+                why, top1, seconds = told if task.status == "finished" else Made(f"{told[0].__name__}: {told[1]}")
                 say(*("failed", name, f": {why}") if why else ("finished", name, f": {top1:.2f} %, {seconds:.0f} s"))
                 failed |= {name: why} if why else {}
                 shown.update()

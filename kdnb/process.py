@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
@@ -25,6 +26,7 @@ from kdnb.run import Run
 from kdnb.store import write_atomically
 
 STOP_SECONDS = 60  # that a stopped run has to write its checkpoint
+MARK = ".study"  # a file in the folder of runs, whose text no other has
 LOOK_SECONDS = 1  # between looks at whether the study was stopped, or another process has let go of a run
 
 
@@ -45,10 +47,18 @@ class Study(NamedTuple):
     data: dict[str, str]  # {data set: its folder}
     alike: dict[str, str] = {}  # noqa: RUF012  what `surroundings` were where it was planned
 
+    @classmethod
+    def begin(cls, per_gpu: int, runs: Path, data: dict[str, str]) -> "Study":
+        """A new one, whose folder of runs has a file by which workers know it."""
+        study = cls(f"kdnb-{uuid.uuid4().hex[:8]}", per_gpu, runs, data)
+        if not (runs / MARK).is_file():
+            write_atomically(runs / MARK, study.name)
+        return study._replace(alike=study.surroundings())
+
     def surroundings(self) -> dict[str, str]:
         """What has to be the same wherever runs are made; "" where there is nothing to compare."""
         code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
-        mark = self.runs / ".study"
+        mark = self.runs / MARK
         found = {"kdnb's commit": commit(), "kdnb's code": hashlib.sha256(code).hexdigest()[:12]}
         found[f"the folder {self.runs}"] = mark.read_text() if mark.is_file() else ""
         for name, root in self.data.items():

@@ -4,8 +4,7 @@
     python -m kdnb.study --dataset digits -p epochs 1 --dry-run    # what would run, and the commands
 
 A process a run, because notebooks executed in one process leak memory. Finished runs are skipped, broken-off ones go
-on, a failure does not stop the others. Exit status: 0, 1 if a run failed or the cluster is lost, 2 for
-bad arguments, 130 after Ctrl-C.
+on, a failure does not stop the others. Exit status: 0, 1 for failures, 2 for bad arguments, 130 after Ctrl-C.
 """
 
 import argparse
@@ -13,7 +12,6 @@ import re
 import shlex
 import signal
 import sys
-import uuid
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -27,7 +25,6 @@ from kdnb.paths import data_folder, project_root
 from kdnb.process import Study, command, execute, gpus, papermill
 from kdnb.results import record
 from kdnb.run import Run, grid
-from kdnb.store import write_atomically
 
 
 def plan(datasets: list[str], methods: list[str], pairs: tuple[dict, ...] = ({},), **own) -> list[Run]:
@@ -49,7 +46,9 @@ def plan(datasets: list[str], methods: list[str], pairs: tuple[dict, ...] = ({},
 
 
 def pairs(names: list[str]) -> list[dict[str, str]]:
-    """The teachers and students of `--pair`; one that leaves both to the data set, without."""
+    """The teachers and students of `--pair`; without it, what leaves both to the data set."""
+    if not names:
+        return [{}]
     from kdnb.models import PAIRS
 
     chosen = PAIRS if names == ["all"] else [choose("pair", name, [*PAIRS, "all"]) for name in names]
@@ -65,26 +64,22 @@ def seeds(text: str) -> list[int]:
 def study(a: argparse.Namespace) -> int:
     """Plan, make, record, sum up; the exit status. Raises InputError for bad arguments."""
     outputs, own = Path(a.outputs).expanduser().absolute(), {str(name): value for name, value in a.p}
-    options = {"dataset", "method", "seed", "outputs"} | ({"teacher", "student"} if a.pair else set())
-    if twice := options & own.keys():
+    if twice := ({"dataset", "method", "seed", "outputs"} | set(pairs(a.pair)[0])) & own.keys():
         raise InputError(f"-p {min(twice)}: it has an option of its own")
     jobs = max(1, a.per_gpu * len(gpus())) if a.jobs is None else a.jobs
-    for name, value in {"jobs": jobs, "per-gpu": a.per_gpu}.items():
-        if value < 1:
-            raise InputError(f"--{name} is {value}: it must be 1 or more")
+    if least := [name for name, value in {"--jobs": jobs, "--per-gpu": a.per_gpu}.items() if value < 1]:
+        raise InputError(f"{least[0]} is {min(jobs, a.per_gpu)}: it must be 1 or more")
     own["data_root"] = str(data_folder(own.get("data_root", "")).absolute())  # a worker may have another
-    runs = plan(a.dataset, a.methods, pairs(a.pair) if a.pair else [{}], seed=a.seeds, outputs=str(outputs), **own)
+    runs = plan(a.dataset, a.methods, pairs(a.pair), seed=a.seeds, outputs=str(outputs), **own)
     for run in runs:
         print(f"finished  {run.folder}" if run.done else f"to run    {shlex.join(command(run))}", flush=True)
     if a.dry_run:
         return 0
-    mark, name = outputs / "runs" / ".study", f"kdnb-{uuid.uuid4().hex[:8]}"
-    if not mark.is_file():
-        write_atomically(mark, name)  # workers that see it see the same folder
-    planned, failed = Study(name, a.per_gpu, mark.parent, dict.fromkeys(a.dataset, own["data_root"])), {}
+    failed = {}
     if missing := [run for run in runs if not run.done]:
         with cluster(a.scheduler, jobs) as client:
-            failed = make_all(client, missing, planned._replace(alike=planned.surroundings()))
+            planned = Study.begin(a.per_gpu, outputs / "runs", dict.fromkeys(a.dataset, own["data_root"]))
+            failed = make_all(client, missing, planned)
     runs = [replace(run, data_id="") for run in runs]  # a digest of what is there now: it may just have been downloaded
     for run in (run for run in runs if a.record and run.done):
         record(run)
@@ -119,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         parser.error(str(error))
     except (KeyboardInterrupt, ConnectionError) as error:
-        print(f"{error or 'stopped'}; the same command goes on from here", file=sys.stderr)
+        print(f"{str(error) or 'stopped'}; the same command goes on from here", file=sys.stderr)
         return 1 if str(error) else 130
 
 

@@ -27,6 +27,12 @@ def planned(outputs, *methods, **changes):
     return study.plan(["digits"], list(methods), outputs=str(outputs), **QUICK | {"seed": [0]} | changes)
 
 
+@pytest.fixture
+def pairs(monkeypatch):
+    known = {"wrn_16_2-wrn_10_1": ("wrn_16_2", "wrn_10_1"), "wrn_10_1-wrn_10_1": ("wrn_10_1", "wrn_10_1")}
+    monkeypatch.setattr("kdnb.models.PAIRS", known, raising=False)
+
+
 # What would run
 
 
@@ -39,7 +45,8 @@ def test_teachers_come_first_and_each_run_once(tmp_path):
     assert [run.seed for run in taught] == [3, 4, 0, 0] and len(set(taught)) == 4
 
 
-def test_a_dry_run_says_what_is_finished_and_every_command_and_writes_nothing(tmp_path, capsys):
+def test_a_dry_run_says_what_is_finished_and_every_command_and_writes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("KDNB_DATA", raising=False)
     argv = arguments(tmp_path, "--methods", "none,ce + kd:2(T=3)", "--seeds", "5", "--dry-run")
     assert study.main(argv) == 0 and list(tmp_path.iterdir()) == []
     lines = capsys.readouterr().out.splitlines()
@@ -51,6 +58,16 @@ def test_a_dry_run_says_what_is_finished_and_every_command_and_writes_nothing(tm
     (run.folder / "result.json").touch()
     study.main(argv)
     assert f"finished  {run.folder}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("names", "teachers"), [("wrn_16_2-wrn_10_1", 1), ("all", 2)])
+def test_pairs_are_a_teacher_and_a_student_each(tmp_path, capsys, pairs, names, teachers):
+    argv = ["--dataset", "digits", "--methods", "none,kd", "--pair", names, "--outputs", str(tmp_path), "--dry-run"]
+    assert study.main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("-p method ce -p epochs 6" in line for line in lines) == teachers and len(lines) == 2 * teachers + 1
+    taught = [line for line in lines if "-p teacher wrn" in line]
+    assert "-p student wrn_10_1" in taught[0] and "-p teacher wrn_16_2" in taught[0] and len(taught) == teachers
 
 
 def test_a_method_that_the_teacher_cannot_serve_is_left_out_and_said(tmp_path, capsys):
@@ -70,6 +87,10 @@ def test_a_method_that_the_teacher_cannot_serve_is_left_out_and_said(tmp_path, c
         (["--seeds", "4-0"], "nothing is left to run"),
         (["--seeds=-1"], "--seeds: invalid"),
         (["--jobs", "0"], "--jobs is 0: it must be 1 or more"),
+        (["--per-gpu", "0"], "--per-gpu is 0: it must be 1 or more"),
+        (["--pair", "a-b"], "unknown pair 'a-b': choose one of all, wrn_10_1-wrn_10_1, wrn_16_2-wrn_10_1"),
+        (["--pair", "all", "-p", "student", "x"], "-p student: it has an option of its own"),
+        (["--scheduler", "nowhere", "--dataset", "digits"], "--scheduler nowhere: "),
         (["--jobs", "two"], "argument --jobs: invalid int value: 'two'"),
         (["-p", "epoch", "3"], "unknown parameter 'epoch': choose from dataset, student"),
         (["-p", "seed", "3"], "-p seed: it has an option of its own"),
@@ -80,7 +101,7 @@ def test_a_method_that_the_teacher_cannot_serve_is_left_out_and_said(tmp_path, c
         (["--seed", "1"], "unrecognized arguments: --seed 1"),
     ],
 )
-def test_bad_arguments_are_said_and_end_with_2(tmp_path, capsys, argv, sentence):
+def test_bad_arguments_are_said_and_end_with_2(tmp_path, capsys, pairs, argv, sentence):
     with pytest.raises(SystemExit) as end:
         study.main(["--outputs", str(tmp_path / "o"), *argv])
     assert end.value.code == 2 and sentence in capsys.readouterr().err and not (tmp_path / "o").exists()
