@@ -44,7 +44,8 @@ def test_a_kernel_is_interrupted_and_says_so(tmp_path):
 
 
 def test_a_notebook_ends_with_its_worker_also_if_that_is_killed(tmp_path):
-    worker = "import sys; from pathlib import Path; from kdnb.process import execute; execute(sys.argv[2:], Path(sys.argv[1]), {})"
+    worker = "import sys; from pathlib import Path; from kdnb.process import execute; "
+    worker += "execute(sys.argv[2:], Path(sys.argv[1]), {})"
     words = [
         sys.executable,
         "-c",
