@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         parser.error(str(error))
     except (KeyboardInterrupt, ConnectionError) as error:
-        print(f"{error or 'stopped'}; the same command goes on from here", file=sys.stderr)
+        print(f"{str(error) or 'stopped'}; the same command goes on from here", file=sys.stderr)
         return 1 if str(error) else 130
 
 
