@@ -114,7 +114,7 @@ def test_pieces_that_are_stopped_carried_and_gone_on_with_fill_the_tables(photos
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["-p", "epohcs", "3"], "unknown parameter 'epohcs': choose from dataset"),
+        (["-p", "epohcs", "3"], "unknown parameter 'epohcs': choose one of batch_size"),
         (["-p", "seed", "0-4"], "seed is '0-4': it must be a whole number"),
         (["-p", "method", "krd"], "unknown method 'krd'"),
         (["--minute", "3"], "unrecognized arguments: --minute 3"),

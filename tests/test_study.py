@@ -92,7 +92,7 @@ def test_a_method_that_the_teacher_cannot_serve_is_left_out_and_said(tmp_path, c
         (["--pair", "all", "-p", "student", "x"], "-p student: it has an option of its own"),
         (["--scheduler", "nowhere", "--dataset", "digits"], "--scheduler nowhere: "),
         (["--jobs", "two"], "argument --jobs: invalid int value: 'two'"),
-        (["-p", "epoch", "3"], "unknown parameter 'epoch': choose from dataset, student"),
+        (["-p", "epoch", "3"], "unknown parameter 'epoch': choose one of batch_size, compile"),
         (["-p", "seed", "3"], "-p seed: it has an option of its own"),
         (["-p", "batch_size", "1.5"], "batch_size is 1.5: it must be a whole number"),
         (["-p", "lr", "-1"], "lr is -1.0: it must be 0 or more"),
