@@ -16,10 +16,11 @@ from kdnb.device import environment, pick_compile, set_threads
 from kdnb.engine import Engine, evaluate
 from kdnb.errors import InputError
 from kdnb.lease import locked
-from kdnb.models import blocks, parameter_count
+from kdnb.models import blocks, create_model, parameter_count
 from kdnb.prepare import Ready, check_same, description, load_images, ready
 from kdnb.progress import Progress, StopButton, bar
 from kdnb.run import Run
+from kdnb.teacher import Teacher
 
 CHECKPOINT_SECONDS = 180  # between checkpoints inside an epoch; there is one at its end anyway
 CHECK_SECONDS = 5  # between looks at whether the loss is finite: each makes an accelerator wait
@@ -45,6 +46,8 @@ def train(run: Run, say: Callable[[str], None] = print, until: float = math.inf)
         say(f"{run.name}: finished before, top-1 {run.result['top1']:.2f} %")
         return run
     if run.teacher_run is not None and not run.teacher_run.done:
+        with torch.random.fork_rng():  # a pair that the method cannot serve is refused before anything trains
+            ready(run, images, Teacher(create_model(run.teacher, len(images[0].classes))))
         say(f"its teacher is trained first, {run.teacher_run.epochs} epochs: {run.teacher_run.name}")
         train(run.teacher_run, say, until)
     set_threads(run.threads)

@@ -294,3 +294,9 @@ def test_what_cannot_be_trained_leaves_no_folder(tmp_path):
         with pytest.raises(InputError, match=sentence):
             train(tiny_run(tmp_path, **parameters), say=quiet)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_pair_that_a_method_cannot_serve_is_refused_before_anything_trains(tmp_path):
+    with pytest.raises(InputError, match="fitnet has no convolution from maps of 1 x 1 to 4 x 4"):
+        train(tiny_run(tmp_path, student="resnet18", method="fitnet"), say=quiet)
+    assert not list(tmp_path.iterdir())
