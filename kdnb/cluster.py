@@ -20,7 +20,7 @@ def cluster(scheduler: str, jobs: int) -> Iterator["Client"]:
     """A client of the running cluster at an address; "": of one in this process, which makes `jobs` runs at a time."""
     from dask.distributed import Client
 
-    for noisy in ("asyncio", "distributed"):  # what Dask leaves behind when it is stopped
+    for noisy in ("asyncio", "distributed.client"):  # what Dask leaves behind when it is stopped
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     own = {"processes": False, "threads_per_worker": 1, "memory_limit": None, "dashboard_address": "127.0.0.1:0"}
     try:
