@@ -248,10 +248,10 @@ def test_attention_runs_and_a_slider_moves_its_picture(lab, page, tmp_path):
 
     links = Explorer(notebook, 0)
     last, epoch = links.pixels(), links.slider("epoch")
-    assert epoch.locator(".widget-readout").inner_text() == "2"
+    assert epoch.locator(".widget-readout").text_content() == "2"
     epoch.locator(".noUi-base").click(position={"x": 1, "y": 2})
     first = links.moved(last)
-    assert epoch.locator(".widget-readout").inner_text() == "1"
+    assert epoch.locator(".widget-readout").text_content() == "1"
     assert np.flatnonzero((first != last).any((0, 2))).size > 100  # columns
     epoch.locator(".noUi-handle").press("ArrowRight")
     assert (links.moved(first) == last).all()
