@@ -1,6 +1,5 @@
 """Methods side by side, for methods.ipynb: one data set, one pair of networks, a list of methods, some seeds."""
 
-import re
 from collections.abc import Mapping
 
 import pandas as pd
@@ -10,16 +9,15 @@ from kdnb import parameters
 from kdnb.data.loader import Loader
 from kdnb.device import pick_device
 from kdnb.errors import InputError
-from kdnb.methods import METHODS
+from kdnb.methods import METHODS, listed
 from kdnb.models import blocks, load_weights
 from kdnb.prepare import load_images
 from kdnb.results import look, row, words
 from kdnb.run import Run, grid
-from kdnb.tables import published
+from kdnb.tables import KEY, published
 from kdnb.teacher import load_teacher
 from kdnb.train import train
 
-COMMAS = re.compile(r"\s*,\s*(?![^(]*\))")  # none that parts the options of a loss
 OWN = {"methods": "kd,dkd,at,crd,afd", "seeds": 2}
 
 
@@ -30,7 +28,7 @@ def runs_from_notebook(namespace: Mapping) -> dict[str, list[Run]]:
     names, seeds = (parameters.checked(name, given.pop(name), default) for name, default in OWN.items())
     if seeds < 1:
         raise InputError("seeds is 0: it must be 1 or more")
-    runs = grid(method=["none", *COMMAS.split(names)], seed=range(seeds), **given)
+    runs = grid(method=["none", *listed(names)], seed=range(seeds), **given)
     return {label: [run for run in runs if run.label == label] for label in dict.fromkeys(r.label for r in runs)}
 
 
@@ -46,10 +44,8 @@ def accuracies(runs: Mapping[str, list[Run]]) -> pd.DataFrame:
     ours = pd.DataFrame(rows).assign(study="this study")
     if any(ours["changes"].map(words)):
         return ours
-    keys = ["dataset", "network", "method", "teacher"]
-    cited = published().query("top1 != ''").merge(ours[[*keys, "line", "order"]].drop_duplicates(), on=keys)
-    study = cited["source"].where(cited["source"] == "earlier study", "published")
-    return pd.concat([ours, cited.astype({"top1": float}).assign(study=study)], ignore_index=True)
+    cited = published().query("top1 != ''").merge(ours[[*KEY, "line", "order"]].drop_duplicates(), on=KEY)
+    return pd.concat([ours, cited.astype({"top1": float})], ignore_index=True)
 
 
 def networks(runs: Mapping[str, list[Run]]) -> tuple[dict[str, nn.Module], Loader, tuple[list, list]]:

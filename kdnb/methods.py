@@ -45,6 +45,11 @@ def parse_mix(method: str, text: str, losses: tuple[type, ...]) -> tuple[Term, .
     return tuple(sorted(terms, key=lambda t: (LOSSES[t.loss].taught, not LOSSES[t.loss].same_classes, t.loss)))
 
 
+def listed(text: str) -> list[str]:
+    """Methods, or other names, that stand in a list with commas, but for those between the options of a loss."""
+    return re.split(r"\s*,\s*(?![^(]*\))", text)
+
+
 def parse_term(part: str, text: str) -> Term:
     match = TERM.fullmatch(part)
     if not match:

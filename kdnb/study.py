@@ -8,7 +8,6 @@ on, a failure does not stop the others. Exit status: 0, 1 for failures, 2 for ba
 """
 
 import argparse
-import re
 import shlex
 import signal
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from kdnb.cluster import cluster, make_all
 from kdnb.data import DATASETS
 from kdnb.errors import InputError, choose
-from kdnb.methods import parse
+from kdnb.methods import listed, parse
 from kdnb.parameters import typed
 from kdnb.paths import data_folder, project_root
 from kdnb.process import Study, command, execute, gpus, papermill
@@ -95,11 +94,11 @@ def main(argv: list[str] | None = None) -> int:
     """The exit status; see the top of this file."""
     form = {"formatter_class": argparse.RawTextHelpFormatter, "allow_abbrev": False, "usage": "%(prog)s [options]"}
     parser = argparse.ArgumentParser("python -m kdnb.study", description=__doc__, **form)
-    add, commas = parser.add_argument, re.compile(r"\s*,\s*(?![^(]*\))").split
-    add("--dataset", default="cifar100", type=commas, help=f"of {', '.join(DATASETS)}; several with commas (cifar100)")
-    add("--methods", default="none,kd,afd", type=commas, help="names or mixes; 'teacher' alone: only what teaches")
+    add = parser.add_argument
+    add("--dataset", default="cifar100", type=listed, help=f"of {', '.join(DATASETS)}; several with commas (cifar100)")
+    add("--methods", default="none,kd,afd", type=listed, help="names or mixes; 'teacher' alone: only what teaches")
     add("--seeds", default="0", type=seeds, help="of the students, such as 0-4 or 0,1,2 (0)")
-    add("--pair", default=[], type=commas, help="teacher-student, of kdnb.models.PAIRS; several with commas, or all")
+    add("--pair", default=[], type=listed, help="teacher-student, of kdnb.models.PAIRS; several with commas, or all")
     add("--jobs", type=int, help="runs side by side on this machine (1, or as many as its GPUs have room for)")
     add("--per-gpu", default=1, type=int, help="runs side by side on a GPU (1)")
     add("--scheduler", default="", metavar="ADDRESS", help="of a running Dask cluster that sees the same folders")

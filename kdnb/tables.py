@@ -34,7 +34,8 @@ def published() -> pd.DataFrame:
     rows = kept("published.csv")
     about = rows["source"] + (", " + rows["epoch"] + " epoch").where(rows["epoch"] != "", "")
     about += ("; " + rows["reproduced"]).where(rows["reproduced"] != "", "")
-    return rows.assign(**{CITED: (rows["top1"] + " (" + about + ")").where(rows["top1"] != "", "")})
+    study = rows["source"].where(rows["source"] == "earlier study", "published")
+    return rows.assign(study=study, **{CITED: (rows["top1"] + " (" + about + ")").where(rows["top1"] != "", "")})
 
 
 def kept(name: str) -> pd.DataFrame:
@@ -131,8 +132,7 @@ def show(text: str):
 def with_published(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """{data set: rows for the plot of full-length accuracies here and as published}, where there are both."""
     ours, theirs = runs[runs["changed"] == ""].assign(study="this study"), published().query("top1 != ''")
-    study = theirs["source"].where(theirs["source"] == "earlier study", "published")
-    rows = pd.concat([ours, theirs.astype({"top1": float}).assign(study=study)], ignore_index=True)
+    rows = pd.concat([ours, theirs.astype({"top1": float})], ignore_index=True)
     rows["line"] = rows["network"] + ", " + rows["method"].replace("none", "alone")
     both = set(ours["dataset"]) & set(theirs["dataset"])
     return {name: part for name, part in rows.groupby("dataset") if name in both}

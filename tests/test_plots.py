@@ -205,6 +205,7 @@ def test_published_points_stand_where_they_are(tmp_path):
     assert texts(fig.axes[0].get_yticklabels()) == ["alone", "afd"]
     paths = plots.save({"published": fig, "none": plots.with_published(table[:0])}, tmp_path / "figures")
     assert paths == [tmp_path / "figures" / "published.png"] and Image.open(paths[0]).width == 9 * 150
+    plots.contents(tmp_path / "figures")
     shown = (tmp_path / "figures/README.md").read_text()
     assert shown == "# Figures\n\n![Test accuracy here and as published](published.png)\n"
 

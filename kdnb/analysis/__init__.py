@@ -14,7 +14,8 @@ from torch import nn
 
 from kdnb import parameters
 from kdnb.analysis.compare import Predictions
-from kdnb.data.loader import Loader, central
+from kdnb.data.cache import central
+from kdnb.data.loader import Loader
 from kdnb.errors import InputError
 from kdnb.losses.afd import AFD, energy
 from kdnb.models import Block, blocks, load_weights, read_state_dict

@@ -25,6 +25,7 @@ from filelock import FileLock
 from PIL import ExifTags, Image, ImageOps
 
 from kdnb.data import Images
+from kdnb.data.loader import centre_boxes
 from kdnb.errors import InputError
 from kdnb.progress import bar, watched
 
@@ -172,6 +173,16 @@ def read_image(path: Path, size: int) -> tuple[np.ndarray, float] | None:
         raise
     except Exception:  # PIL raises nearly anything for files that are no images
         return None
+
+
+def central(path: Path, most: int = 320) -> np.ndarray:
+    """What testing cuts out of a photograph, from the file: uint8 (side, side, 3), its own pixels up to `most`."""
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    left, top, width, height = centre_boxes(np.array([upright.width / upright.height]))[0]
+    box = left * upright.width, top * upright.height, (left + width) * upright.width, (top + height) * upright.height
+    side = min(most, round(width * upright.width))
+    return np.asarray(upright.resize((side, side), Image.Resampling.LANCZOS, box))
 
 
 @contextmanager

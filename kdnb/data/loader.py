@@ -7,12 +7,10 @@ CPU: the same epoch can be entered again at any step, on any device, with the sa
 import math
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from kdnb.data import Batch, Images
@@ -169,13 +167,3 @@ def centre_boxes(aspect: np.ndarray, share: float = 224 / 256) -> np.ndarray:
     """The centre square of `share` of the shorter side: resize 256, centre crop 224."""
     width, height = share * np.minimum(1, 1 / aspect), share * np.minimum(1, aspect)
     return np.stack([(1 - width) / 2, (1 - height) / 2, width, height], 1)
-
-
-def central(path: Path, most: int = 320) -> np.ndarray:
-    """What testing cuts out of a photograph, from the file: uint8 (side, side, 3), its own pixels up to `most`."""
-    with Image.open(path) as image:
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-    left, top, width, height = centre_boxes(np.array([upright.width / upright.height]))[0]
-    box = left * upright.width, top * upright.height, (left + width) * upright.width, (top + height) * upright.height
-    side = min(most, round(width * upright.width))
-    return np.asarray(upright.resize((side, side), Image.Resampling.LANCZOS, box))

@@ -3,14 +3,14 @@
 Networks are called by their names; those that are a role look like it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from kdnb.plots.links import heatmap
-from kdnb.plots.style import NEUTRAL, PALE, ROLES, Style, figure, in_lines, legend_below, line_styles
+from kdnb.plots.style import NEUTRAL, PALE, ROLES, figure, in_lines, legend_below, line_styles
 
 __all__ = [
     "accuracy_and_cost",
@@ -50,8 +50,8 @@ def reliability(tables: Mapping[str, tuple[pd.DataFrame, float]], title: str = "
     """Accuracy over confidence in bins, {name: of `compare.calibration`}; marks are as large as their bins are full."""
     fig, ax = figure("How often is a prediction right that is given this confidence?", title, 4.2, 5.4)
     ax.axline((0, 0), slope=1, color="0.5", linestyle="--", linewidth=1, label="calibrated")
-    for name, look in styles_of(tables).items():
-        table, error = tables[name]
+    for name, (table, error) in tables.items():
+        look = ROLES[name]
         label = f"{name}: ECE {100 * error:.1f} %"
         ax.plot(table["confidence"], table["accuracy"], color=look.color, dashes=look.dashes or (), label=label)
         area = 8 + 120 * table["images"] / table["images"].sum()
@@ -59,12 +59,6 @@ def reliability(tables: Mapping[str, tuple[pd.DataFrame, float]], title: str = "
     ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
     legend_below(fig, ax)
     return fig
-
-
-def styles_of(names: Iterable[str]) -> dict[str, Style]:
-    """Each name's look: a role's, or a further one in order."""
-    roles = [*ROLES]
-    return line_styles({n: roles.index(n) if n in ROLES else len(ROLES) + i for i, n in enumerate(names)})
 
 
 def class_changes(table: pd.DataFrame, title: str = "", most: int = 24) -> Figure:
@@ -92,7 +86,7 @@ def box_shares(inside, title: str = "") -> Figure | None:
     fig, (depth, answers) = figure(
         f"Energy inside the person's box, {len(inside.box):,} photographs", title, 4.0, ncols=2, width_ratios=(3, 2)
     )
-    styles = styles_of(inside.shares)
+    styles = {role: ROLES[role] for role in inside.shares}
     for place, (role, look) in enumerate(styles.items()):
         shares = inside.shares[role]
         middle, off = means(shares)

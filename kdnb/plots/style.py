@@ -21,7 +21,7 @@ from matplotlib.font_manager import fontManager, get_font
 from matplotlib.text import Text
 from PIL import Image
 
-__all__ = ["ROLES", "STYLES", "Style", "each", "line_styles", "save"]
+__all__ = ["ROLES", "STYLES", "Style", "contents", "each", "line_styles", "save"]
 
 WIDTH = 9  # inches, a notebook's
 SEQUENTIAL = "viridis"
@@ -141,7 +141,7 @@ def short(title: str, most: int = 48) -> str:
 
 
 def save(figures: Mapping[str, Picture | None], folder: str | Path, kind="png", width: float = WIDTH) -> list[Path]:
-    """Keep {name: figure} as NAME.png in `folder`, without those that are None, and README.md, which shows all of it.
+    """Keep {name: figure} as NAME.png in `folder`, without those that are None.
 
     kind: png, or pdf or svg for a paper. width: inches, such as a column's, which no figure is to exceed.
     """
@@ -151,10 +151,14 @@ def save(figures: Mapping[str, Picture | None], folder: str | Path, kind="png", 
         fig.fit(width)
         with plt.rc_context({"pdf.fonttype": 42}):  # journals refuse matplotlib's usual Type 3 fonts
             fig.savefig(folder / f"{name}.{kind}", dpi=150 if kind == "png" else 300, metadata={"Title": fig.title})
-    titles = {path.name: Image.open(path).info.get("Title", path.stem) for path in sorted(folder.glob("*.png"))}
-    page = ["# Figures", *(f"![{title}]({name})" for name, title in titles.items())]
-    (folder / "README.md").write_text("\n\n".join(page) + "\n", "utf-8")
     return [folder / f"{name}.{kind}" for name in drawn]
+
+
+def contents(folder: str | Path) -> None:
+    """Write README.md of a folder of figures, which shows all of its PNGs, their titles for who does not see them."""
+    titles = {path.name: Image.open(path).info.get("Title", path.stem) for path in sorted(Path(folder).glob("*.png"))}
+    page = ["# Figures", *(f"![{title}]({name})" for name, title in titles.items())]
+    (Path(folder) / "README.md").write_text("\n\n".join(page) + "\n", "utf-8")
 
 
 def spread(count: int, most: int) -> np.ndarray:
