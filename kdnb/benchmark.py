@@ -12,9 +12,9 @@ from kdnb.errors import InputError
 from kdnb.methods import METHODS, listed
 from kdnb.models import blocks, load_weights
 from kdnb.prepare import load_images
-from kdnb.results import look, row, words
+from kdnb.results import look, row
 from kdnb.run import Run, grid
-from kdnb.tables import KEY, published
+from kdnb.tables import KEY, published, whole
 from kdnb.teacher import load_teacher
 from kdnb.train import train
 
@@ -42,7 +42,7 @@ def accuracies(runs: Mapping[str, list[Run]]) -> pd.DataFrame:
     """A row per finished run, and per published number of the same full-length training, as plots expect them."""
     rows = [row(run) | {"line": label, "order": look(label)} for label, several in runs.items() for run in several]
     ours = pd.DataFrame(rows).assign(study="this study")
-    if any(ours["changes"].map(words)):
+    if not whole(ours).all():
         return ours
     cited = published().query("top1 != ''").merge(ours[[*KEY, "line", "order"]].drop_duplicates(), on=KEY)
     return pd.concat([ours, cited.astype({"top1": float})], ignore_index=True)

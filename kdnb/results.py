@@ -14,9 +14,11 @@ from kdnb.paths import output_folder
 from kdnb.run import Run
 from kdnb.store import RunFolder, damaged, write_atomically
 
-COLUMNS = "folder dataset network teacher method seed top1 top5 best_top1 epochs changed left_out train_images"
-COLUMNS += " test_images parameters teacher_parameters epoch_seconds total_seconds shared precision device torch commit"
-COLUMNS += " classes changes data_id teacher_sha256"
+COLUMNS = """
+    folder dataset network teacher method seed top1 top5 best_top1 epochs changed teacher_changed left_out train_images
+    test_images parameters teacher_parameters epoch_seconds total_seconds shared precision device torch commit classes
+    changes data_id teacher_sha256
+""".split()
 
 ROLES = ["teacher", "baseline", "distilled"]  # in the order of their looks in plots
 APART = {"teacher_sha256": " (weights {:.4})", "left_out": " (without: {})", "train_images": " ({:,} images)"}
@@ -45,8 +47,9 @@ def from_notebook(namespace: Mapping) -> tuple[list[Path], Path]:
 def frame(*places: str | Path) -> pd.DataFrame:
     """One row per finished run in these folders, by name; of two with one name, the one in the later folder.
 
-    Accuracies in percent, times in seconds; `changes` {name: [value, the preset's]}, also as words in `changed`, which
-    is empty for a full-length run. A damaged run is named in a warning and left out.
+    Accuracies in percent, times in seconds; `changes` {name: [value, the preset's]}, also as words in `changed`; that
+    and `teacher_changed`, the same of its teacher, are empty for a full-length run. A damaged run is named in a warning
+    and left out.
     """
     found = {path.parent.name: path.parent for place in places for path in Path(place).glob("*/result.json")}
     rows = []
@@ -55,7 +58,7 @@ def frame(*places: str | Path) -> pd.DataFrame:
             rows.append(row(Finished(found[name])))
         except InputError as error:
             warnings.warn(f"left out: {error}", stacklevel=2)
-    return pd.DataFrame(rows, columns=COLUMNS.split())
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def row(run: RunFolder) -> dict[str, object]:
@@ -74,7 +77,8 @@ def row(run: RunFolder) -> dict[str, object]:
             "method": config["label"],
             "best_top1": result["best"]["top1"],
             "changes": own,
-            "changed": words(own, teacher.get("changes") or {}),
+            "changed": words(own),
+            "teacher_changed": of_teacher(own, teacher.get("changes") or {}),
             "left_out": ", ".join(config["left_out"]),
             "classes": len(config["classes"]),
             "shared": config.get("shared", False),
@@ -86,16 +90,18 @@ def row(run: RunFolder) -> dict[str, object]:
         raise damaged(run.folder / "config.json", f"it lacks {error}") from None
 
 
-def words(changes: Mapping[str, list], teachers: Mapping[str, list] | None = None) -> str:
-    """What was not as in the preset, and what of that in training the teacher, for people."""
+def words(changes: Mapping[str, list]) -> str:
+    """What was not as in the preset, for people."""
     spelt = {name: ["all" if v == -1 and "limit" in name else v for v in values] for name, values in changes.items()}
-    said = [f"{name} {value} instead of {usual}" for name, (value, usual) in spelt.items()]
-    if teachers:
-        alike = {name: value for name, (value, _) in changes.items()} == {
-            n: value for n, (value, _) in teachers.items()
-        }
-        said.append("its teacher likewise" if alike else "its teacher: " + words(teachers).replace(";", ","))
-    return "; ".join(said)
+    return ", ".join(f"{name} {value} instead of {usual}" for name, (value, usual) in spelt.items())
+
+
+def of_teacher(changes: Mapping[str, list], teachers: Mapping[str, list]) -> str:
+    """What was not as in the preset in training the teacher of a student for which `changes` were not."""
+    if not teachers:
+        return ""
+    values, others = ({name: value for name, (value, _) in its.items()} for its in (changes, teachers))
+    return "its teacher likewise" if values == others else f"its teacher: {words(teachers)}"
 
 
 def record(run: Run, outputs: Path | None = None) -> Path:
@@ -146,8 +152,8 @@ def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     Adds the columns line, what a legend calls a network that was trained so, order, its `look`, and run, as plots
     expect them.
     """
-    out, runs = {}, runs.assign(run=runs["folder"], own=runs["changes"].map(words))
-    for key, part in runs.groupby(["dataset", "own", "precision", "data_id"]):
+    out, runs = {}, runs.assign(run=runs["folder"])
+    for key, part in runs.groupby(["dataset", "changed", "precision", "data_id"]):
         teacher, alone = part["teacher"].str.partition(" ")[0], part["method"] == "none"
         line = part["network"] + ", " + (part["method"] + " from " + teacher).mask(alone, "alone")
         for column, told in APART.items():  # one name, several trainings

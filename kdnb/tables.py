@@ -23,10 +23,11 @@ from kdnb.store import RunFolder, write_atomically
 from kdnb.teacher import load_teacher
 
 KEY = ["dataset", "network", "method", "teacher"]
-ALIKE = [*KEY, "left_out", "changed", "precision", "train_images", "data_id", "teacher_sha256"]  # may be averaged
-ORDER = {"place": True, "short": True, "changed": True, "taught": True, "network": False, "method": False}  # ascending?
-TOP1, CITED, CHANGED = "top-1 (%)", "published, full length (%)", "not as in the preset"
-MAIN = ["data set", "network", "trained with", "teacher", TOP1, "seeds", CHANGED, CITED]  # columns of the headline
+# What runs have in common that may be averaged.
+ALIKE = [*KEY, "left_out", "changed", "teacher_changed", "precision", "train_images", "data_id", "teacher_sha256"]
+ORDER = {"place": True, "changed": True, "taught": True, "network": False, "method": False}  # ascending?
+TOP1, CITED, REMARK = "top-1 (%)", "published, full length (%)", "remark"
+MAIN = ["data set", "network", "trained with", "teacher", TOP1, "seeds", REMARK, CITED]  # columns of the headline
 
 
 def published() -> pd.DataFrame:
@@ -42,6 +43,16 @@ def kept(name: str) -> pd.DataFrame:
     return pd.read_csv(Path(__file__).with_name(name), dtype=str, keep_default_na=False)
 
 
+def whole(runs: pd.DataFrame) -> pd.Series:
+    """Which runs of a frame followed their data set's preset to the end, as did their teachers."""
+    return (runs["changed"] == "") & (runs["teacher_changed"] == "")
+
+
+def placed(runs: pd.DataFrame) -> pd.DataFrame:
+    """The frame with the place of each run's data set on a page."""
+    return runs.assign(place=runs["dataset"].map({"digits": 0, "cifar100": 1, "stanford40": 2}).fillna(3))
+
+
 def spread(values: pd.Series) -> str:
     """Mean, and standard deviation of the sample if there are several, to two decimals."""
     return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
@@ -49,8 +60,7 @@ def spread(values: pd.Series) -> str:
 
 def table(runs: pd.DataFrame) -> pd.DataFrame:
     """A row for all runs of a frame that differ in nothing but their seed, in words and numbers for people."""
-    place = runs["dataset"].map({"digits": 0, "cifar100": 1, "stanford40": 2}).fillna(3)
-    runs = runs.assign(place=place, short=runs["changed"] != "", taught=runs["method"] != "none")
+    runs = placed(runs).assign(taught=runs["method"] != "none")
     cited, rows = published(), []
     for _, group in runs.sort_values([*ORDER], ascending=[*ORDER.values()]).groupby(ALIKE, sort=False):
         first = group.sort_values("seed").iloc[0]
@@ -61,7 +71,7 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
         told = {
             TOP1: spread(group["top1"]),
             "seeds": f"{group['seed'].nunique()}",
-            CHANGED: "; ".join(filter(None, [first["changed"], left_out])),
+            REMARK: "; ".join(filter(None, [first["teacher_changed"], left_out])),
             "best epoch (%)": spread(group["best_top1"]),
             "s/epoch": "" if group["shared"].all() else f"{group['epoch_seconds'][~group['shared']].median():.1f}",
             "epochs": f"{first['epochs']}",
@@ -96,17 +106,26 @@ def markdown(rows: pd.DataFrame, columns: list[str] | None = None) -> str:
     return rows[shown].to_markdown(index=False, disable_numparse=True)
 
 
+def by_protocol(runs: pd.DataFrame, columns: list[str] | None = None) -> list[str]:
+    """A heading and a table for each data set and each way in which runs departed from its preset."""
+    texts = []
+    for (_, dataset, changed), part in placed(runs).groupby(["place", "dataset", "changed"]):
+        rows = table(part).drop(columns=MAIN[0])
+        texts += [f"### {dataset}" + (f": {changed}" if changed else ""), markdown(rows, columns)]
+    return texts or [markdown(runs)]
+
+
 def pages(runs: pd.DataFrame) -> dict[str, str]:
     """{name: Markdown} of a frame; outputs/tables/README.md says what they are and how to read them."""
-    full = runs[runs["changed"] == ""]
+    full = runs[whole(runs)]
     first = full[(full["dataset"] == Run.dataset) & full["method"].isin(["none", Run.method])]  # the first command's
     others = named(published().query("command == ''"))[[*MAIN[:4], CITED]]
     cited = ["## As published", markdown(others), markdown(kept("sources.csv"))]
     parts = {
         "first": ["What comes out of it", markdown(table(first), MAIN[1:6]), measured(first)],
-        "headline": ["All runs", markdown(table(runs), MAIN), measured(runs)],
+        "headline": ["All runs", *by_protocol(runs, MAIN[1:]), measured(runs)],
         "results": ["Results", markdown(with_empty_rows(full)), *cited],
-        "short-runs": ["Shortened and changed runs", markdown(table(runs[runs["changed"] != ""]))],
+        "short-runs": ["Shortened and changed runs", *by_protocol(runs[~whole(runs)])],
     }
     return {name: "# " + "\n\n".join(texts) + "\n" for name, texts in parts.items()}
 
@@ -131,7 +150,7 @@ def show(text: str):
 
 def with_published(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """{data set: rows for the plot of full-length accuracies here and as published}, where there are both."""
-    ours, theirs = runs[runs["changed"] == ""].assign(study="this study"), published().query("top1 != ''")
+    ours, theirs = runs[whole(runs)].assign(study="this study"), published().query("top1 != ''")
     rows = pd.concat([ours, theirs.astype({"top1": float})], ignore_index=True)
     rows["line"] = rows["network"] + ", " + rows["method"].replace("none", "alone")
     both = set(ours["dataset"]) & set(theirs["dataset"])

@@ -10,7 +10,7 @@ from conftest import image_set, picture
 from PIL import Image
 
 from kdnb import analysis
-from kdnb.analysis import Networks, Survey
+from kdnb.analysis import Networks, Survey, maps
 from kdnb.analysis.compare import Predictions
 from kdnb.data import Batch
 from kdnb.data.loader import Loader
@@ -67,8 +67,8 @@ def test_survey_is_what_the_networks_say_of_all_images_at_once(networks):
 
 def test_a_gallery_has_the_pixels_that_the_networks_saw_and_their_maps(networks):
     survey = analysis.survey(networks)
-    gallery = analysis.look(networks, survey, np.array([20, 3, 7]))
-    assert gallery.names == ["class 0", "class 3", "class 3"] and analysis.look(networks, survey, []) is None
+    gallery = maps.look(networks, survey, np.array([20, 3, 7]))
+    assert gallery.names == ["class 0", "class 3", "class 3"] and maps.look(networks, survey, []) is None
     assert gallery.said["teacher"] == [f"class {c}" for c in survey.predictions.top1("teacher")[[20, 3, 7]]]
     assert (gallery.pixels == networks.loader.images.images[[20, 3, 7]].permute(0, 2, 3, 1).numpy()).all()
     assert [m.shape for m in gallery.maps["teacher"]] == [(3, 8, 8)] * 2 + [(3, 4, 4)] * 2 + [(3, 2, 2)] * 2
@@ -87,9 +87,33 @@ def test_a_gallery_shows_photographs_from_their_files(networks, tmp_path):
     for file, size in zip(files, ((400, 800), (160, 80)), strict=True):
         picture(*size, seed=1).save(file)
     networks.loader.images = replace(networks.loader.images, files=files)
-    tall, wide = analysis.look(networks, survey, np.array([0, 1])).pixels
+    tall, wide = maps.look(networks, survey, np.array([0, 1])).pixels
     assert tall.shape == (320, 320, 3) and wide.shape == (70, 70, 3)  # 7/8 of the shorter side, made smaller
     assert (wide == np.asarray(Image.open(files[1]))[5:75, 45:115]).all()
+
+
+def test_a_photograph_of_ones_own_is_cut_like_the_test_images(networks, tmp_path):
+    picture(160, 80, seed=1).save(tmp_path / "dog.png")
+    (tmp_path / "text.png").write_text("no image")
+    own = maps.look_at(networks, str(tmp_path / "dog.png"))
+    assert own.names == ["dog"] and own.pixels[0].shape == (70, 70, 3)  # 7/8 of the shorter side
+    middle = Image.fromarray(own.pixels[0]).resize((8, 8), Image.Resampling.BOX)
+    with torch.no_grad():
+        batch = (torch.from_numpy(np.array(middle)).permute(2, 0, 1)[None] / 255 - 0.5) / 0.25
+        logits = networks.models["teacher"](batch).logits
+    assert own.said["teacher"] == [networks.loader.images.classes[logits.argmax()]]
+    with open(tmp_path / "dog.png", "rb") as file:
+        again = maps.look_at(networks, file, "an upload")
+    assert again.names == ["an upload"] and (again.maps["teacher"][0] == own.maps["teacher"][0]).all()
+    both = maps.look(networks, analysis.survey(networks), np.array([1, 2])).with_more(own)
+    assert both.names[2] == "dog" and [len(m) for m in both.maps["baseline"]] == [3] * 3
+    assert both.distances["distilled"].shape == (3, 6, 3) and len(both.said["teacher"]) == len(both.pixels) == 3
+    assert maps.look_at(networks, "") is None
+    for name in ("text.png", "none.png"):
+        with pytest.raises(InputError, match=f"photograph .*{name}': no such file, or no image"):
+            maps.look_at(networks, tmp_path / name)
+    with pytest.raises(InputError, match=r"photograph 'none.png': no such file"):
+        analysis.run_from_notebook({"photograph": "none.png", "outputs": str(tmp_path), "In": []})
 
 
 def test_a_class_with_links_of_its_own_is_beyond_chance():

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import picture
 from PIL import Image
 
 from kdnb import Run, train
@@ -232,7 +233,7 @@ def failures(outputs):
 
 
 def figures(outputs):
-    return sum("image/png" in output.get("data", {}) for output in flat(outputs))
+    return sum(bool({"image/png", "image/jpeg"} & set(output.get("data", {}))) for output in flat(outputs))
 
 
 def test_attention_runs_and_a_slider_moves_its_picture(lab, page, tmp_path):
@@ -263,7 +264,13 @@ def test_attention_runs_and_a_slider_moves_its_picture(lab, page, tmp_path):
     maps.slider("image").locator(".noUi-handle").press("ArrowRight")
     two = maps.moved(one)
     maps.slider("teacher").locator(".noUi-handle").press("ArrowLeft")
-    maps.moved(two)
+    three = maps.moved(two)
+    picture(60, 40, seed=0).save(tmp_path / "own.jpg")
+    with page.expect_file_chooser() as chooser:
+        maps.box.locator("button", has_text="Upload").click()
+    chooser.value.set_files(tmp_path / "own.jpg")
+    maps.moved(three)
+    page.screenshot(path=Path(os.environ.get("KDNB_SCREENSHOTS") or tmp_path) / "own.png")
 
     lab.end_kernels()  # who opens the notebook later sees the stills, and no word of missing widgets
     page.goto("about:blank")

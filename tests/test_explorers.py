@@ -2,6 +2,7 @@
 
 import base64
 import io
+from datetime import UTC, datetime
 
 import IPython.display
 import numpy as np
@@ -56,6 +57,24 @@ def test_each_control_of_the_maps_changes_the_picture_and_its_titles():
     students = [f"{role} 2.1\n128×28×28\ndistance 0.41" for role in ("baseline", "distilled")]
     titles = [text.get_text() for text in maps.moving[4:]]
     assert titles == ["writing on a book", "teacher 3.1\n256×14×14", *students]
+
+
+def test_an_uploaded_photograph_joins_the_images_and_a_bad_one_is_named():
+    def look_at(file, name):
+        if file.read() == b"text":
+            raise ValueError(f"{name} is no image")
+        return some_gallery(1)._replace(names=[name])
+
+    shown = explorers.map_explorer(some_gallery(), (1, 1), look_at)
+    upload, complaint = shown.children[0].children[-2:]
+    before = shown.image.value
+    for content in (b"text", b"photograph"):
+        about = {"name": "dog.jpg", "type": "", "size": 1, "last_modified": datetime.now(UTC)}
+        upload.value = [about | {"content": content}]
+        assert complaint.value == ("dog.jpg is no image" if content == b"text" else "")
+        assert (shown.image.value == before) == (content == b"text")
+    assert shown.controls["image"].value == shown.controls["image"].max == 4
+    assert shown.moving[4].get_text() == "dog.jpg"
 
 
 @pytest.mark.parametrize("watched", [True, False])

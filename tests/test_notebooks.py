@@ -15,6 +15,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import picture
 from nbconvert import HTMLExporter
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
@@ -54,9 +55,8 @@ class TestEvery:
         told, fields = said(lines), said((ROOT / "kdnb/run.py").read_text().splitlines())
         fields = {name: fields[name] for name in Run.parameters()}
         assert tagged == [0] and len(told) == len(lines)
-        extra = {"attention": {"run"}, "results": {"outputs", "source"}, "methods": {"methods", "seeds"}}.get(
-            path.stem, set()
-        )
+        own = {"attention": {"run", "photograph"}, "results": {"outputs", "source"}, "methods": {"methods", "seeds"}}
+        extra = own.get(path.stem, set())
         assert {name: told[name] for name in told if name not in extra} == {
             name: fields[name] for name in fields if name in told and name not in extra
         }
@@ -74,7 +74,8 @@ def papermill(notebook, output, cwd=ROOT / "notebooks", **parameters):
 
 
 def pictures(path):
-    return sum("image/png" in output.get("data", {}) for cell in cells(path) for output in cell["outputs"])
+    kinds = [set(output.get("data", {})) for cell in cells(path) for output in cell["outputs"]]
+    return sum(bool(kind & {"image/png", "image/jpeg"}) for kind in kinds)
 
 
 @pytest.fixture(scope="session")
@@ -100,8 +101,10 @@ def test_the_others_run_on_what_it_left(outputs, tmp_path):
     for named in ("", folder.name, str(folder)):
         found = analysis.run_from_notebook({"run": named, "outputs": str(tmp_path), "In": []})
         assert found.folder == folder and found.label == "afd"
+    picture(40, 30, seed=0).save(tmp_path / "own.png")
+    own = {"outputs": tmp_path, "threads": 1, "photograph": tmp_path / "own.png"}
     jobs = {
-        "attention": ("attention.ipynb", {"outputs": tmp_path, "threads": 1}),  # the newest run
+        "attention": ("attention.ipynb", own),  # the newest run
         "train": ("train.ipynb", QUICK | {"method": "none", "outputs": tmp_path}),  # finished before
         "data": ("data.ipynb", {"image_size": 8}),
         "results": ("results.ipynb", {"outputs": tmp_path, "source": "records"}),
@@ -117,7 +120,7 @@ def test_the_others_run_on_what_it_left(outputs, tmp_path):
         failed = {job: done.stderr for job, done in zip(jobs, pool.map(execute, jobs), strict=True) if done.returncode}
     assert failed == {}
     drawn = {job: pictures(tmp_path / f"{job}.ipynb") for job in jobs}
-    assert drawn["attention"] >= 9 and drawn["train"] == 1 and drawn["data"] >= 4 and drawn["speed"] == 1
+    assert drawn["attention"] >= 21 and drawn["train"] == 1 and drawn["data"] >= 4 and drawn["speed"] == 1
     assert drawn["methods"] == 4
     assert "finished before" in (tmp_path / "train.ipynb").read_text()
     names = {"first.md", "headline.md", "results.md", "short-runs.md"}

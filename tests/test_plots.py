@@ -19,8 +19,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 from kdnb import plots
-from kdnb.analysis import Gallery, Survey, by_class
+from kdnb.analysis import Survey, by_class
 from kdnb.analysis.compare import Predictions
+from kdnb.analysis.maps import Gallery
 from kdnb.data.loader import Loader
 from kdnb.plots import maps, style
 

@@ -57,9 +57,9 @@ def test_seeds_are_averaged_and_what_is_short_is_said(outputs):
     assert set(table) == {("wrn_40_2", "labels", "76.00"), ALONE, AFD, short}
     row = table[AFD]
     assert row["teacher"] == "wrn_40_2 (cifar100)" and row["seeds"] == "3" and row["best epoch (%)"] == "75.75 ± 0.50"
-    assert row[tables.CITED] == "75.47 (Ji 2021); 75.56 (earlier study)" and row[tables.CHANGED] == ""
+    assert row[tables.CITED] == "75.47 (Ji 2021); 75.56 (earlier study)" and row[tables.REMARK] == ""
     assert row["made on"] == "NVIDIA H200, float32, torch 2.11.0, commit abc123" and row["s/epoch"] == "10.0"
-    assert table[short][tables.CHANGED] == "epochs 2 instead of 240"
+    assert "### cifar100: epochs 2 instead of 240\n\n| network" in pages["short-runs"]
     assert "30.00" not in pages["results"] and "30.00" in pages["short-runs"] and "75.50" not in pages["short-runs"]
     assert all(top1 in pages["headline"] for _, _, top1 in table) and "There is no" in pages["first"]
 
@@ -77,12 +77,16 @@ def test_another_device_is_said_and_changes_are_words(outputs):
     row = rows(outputs)["wrn_16_2", "labels", "73.00 ± 0.82"]
     assert row["made on"].endswith("; CPU, float32, torch 3, commit unknown") and row["s/epoch"] == "10.0"
     limited, likewise = {"train_limit": [100, -1], "lr": [0.1, 0.05]}, {"epochs": [4, 240]}
-    assert results.words({}, limited) == "its teacher: train_limit 100 instead of all, lr 0.1 instead of 0.05"
-    assert results.words(likewise, likewise) == "epochs 4 instead of 240; its teacher likewise"
+    told = "train_limit 100 instead of all, lr 0.1 instead of 0.05"
+    assert results.words(limited) == told and results.of_teacher({}, limited) == f"its teacher: {told}"
+    assert results.of_teacher(likewise, likewise) == "its teacher likewise"
+    make(outputs, 60.0, method="afd", teacher={"changes": limited})  # a short teacher makes no full-length run
+    pages = tables.pages(frame(outputs))
+    assert f"its teacher: {told}" in pages["short-runs"] and "60.00" not in pages["results"]
 
 
 def test_what_was_published_has_sources_and_an_empty_row_says_what_fills_it(outputs):
-    empty = tables.with_empty_rows(frame(outputs).query("changed == ''")).query("seeds == ''")
+    empty = tables.with_empty_rows(frame(outputs)[tables.whole(frame(outputs))]).query("seeds == ''")
     wanted = tables.published().query("command != ''")
     assert len(empty) == len(wanted) - 3 and set(empty[tables.TOP1]) == {""}  # three of them were made
     told = {"74.92 (Tian 2020, last epoch)", "76.11 (Sun 2024, best epoch; 76.08 in its own log)"}

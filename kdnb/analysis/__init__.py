@@ -9,17 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from kdnb import parameters
 from kdnb.analysis.compare import Predictions
-from kdnb.data.cache import central
 from kdnb.data.loader import Loader
 from kdnb.errors import InputError
-from kdnb.losses.afd import AFD, energy
-from kdnb.models import Block, blocks, load_weights, read_state_dict
-from kdnb.paths import output_folder
+from kdnb.losses.afd import AFD
+from kdnb.models import Block, Output, blocks, load_weights, read_state_dict
+from kdnb.paths import located, output_folder
 from kdnb.prepare import ready
 from kdnb.progress import counted
 from kdnb.run import Run
@@ -38,14 +36,30 @@ class Networks(NamedTuple):
     loader: Loader  # the test images in order, whole, in float32, whatever the precision of training
     same_classes: bool = True  # whether the teacher knows the data set's classes
 
+    def distances(self, outputs: Mapping[str, Output]) -> dict[str, Tensor]:
+        """(n, T, S) of each student: 1 - cosine of teacher's and student's maps, pooled to the same size."""
+        teacher = outputs["teacher"]
+        # Of maps of length 1 the mean squared difference, AFD's distance, is 2 / hw times 1 - cosine.
+        half = torch.tensor([h[0, 0].numel() / 2 for h in teacher.feats], device=self.loader.device)[:, None]  # t 1
+        return {role: half * self.afd.distances(outputs[role], teacher) for role in STUDENTS}
+
+    def logits(self, outputs: Mapping[str, Output]) -> dict[str, Tensor]:
+        """(n, classes) of each network that knows the data set's classes."""
+        return {role: o.logits for role, o in outputs.items() if self.same_classes or role in STUDENTS}
+
 
 def run_from_notebook(namespace: Mapping) -> Run:
-    """The run that a notebook's `globals()` name; "": the newest with AFD or, without any, one to be trained."""
-    known = {"run": "", "device": "auto", "threads": 0, "data_root": "", "outputs": ""}
+    """The run that a notebook's `globals()` name; "": the newest with AFD or, without any, one to be trained.
+
+    Raises InputError for a photograph that is not there.
+    """
+    known = {"run": "", "photograph": "", "device": "auto", "threads": 0, "data_root": "", "outputs": ""}
     given = parameters.from_notebook(namespace, known)
     if isinstance(given.get("run"), Run):  # the cell is run again, and the name is taken
         return given["run"]
     where = {name: parameters.checked(name, value, known[name]) for name, value in given.items() if value}
+    if (photograph := where.pop("photograph", "")) and not located(photograph).is_file():
+        raise InputError(f"photograph {photograph!r}: no such file")
     if name := where.pop("run", ""):
         return Run.open(name, **where)
     kept = output_folder(where.get("outputs", "")).glob("runs/*/losses.safetensors")
@@ -98,12 +112,8 @@ def survey(networks: Networks) -> Survey:
     loader, afd, parts = networks.loader, networks.afd, []
     for batch in counted(loader.epoch(), len(loader), "survey"):
         outputs = {role: model(batch.images) for role, model in networks.models.items()}
-        teacher = outputs["teacher"]
-        # Of maps of length 1 the mean squared difference, AFD's distance, is 2 / hw times 1 - cosine.
-        half = torch.tensor([h[0, 0].numel() / 2 for h in teacher.feats], device=loader.device)[:, None]  # t 1
-        distances = {role: half * afd.distances(outputs[role], teacher) for role in STUDENTS}
-        logits = {role: o.logits for role, o in outputs.items() if networks.same_classes or role in STUDENTS}
-        parts.append((afd.attention(outputs["distilled"], teacher), distances, logits))
+        attention = afd.attention(outputs["distilled"], outputs["teacher"])
+        parts.append((attention, networks.distances(outputs), networks.logits(outputs)))
     links, distances, logits = map(joined, zip(*parts, strict=True))
     return Survey(links, distances, Predictions(loader.images.classes, loader.images.labels.numpy(), logits))
 
@@ -160,32 +170,3 @@ def one_a_pair(survey: Survey, index: np.ndarray, role: str) -> np.ndarray:
     """Of the images at `index` the first of every pair of classes: its own, and what the network `role` says."""
     pairs = np.stack([survey.predictions.labels[index], survey.predictions.top1(role)[index]])
     return index[np.sort(np.unique(pairs, axis=1, return_index=True)[1])]
-
-
-class Gallery(NamedTuple):
-    """Some images, every network's maps of them and what it says, as arrays, so that pictures need no network."""
-
-    names: list[str]  # of the classes of the n images
-    pixels: list[np.ndarray]  # uint8 (side, side, 3), cut as the networks saw them, of photographs from the file
-    maps: dict[str, list[np.ndarray]]  # by role, (n, h, w) per block: channel energy of length 1 (L2)
-    distances: dict[str, np.ndarray]  # (n, T, S), as in Survey
-    said: dict[str, list[str]]  # the classes that were predicted, by role
-    blocks: tuple[list[Block], list[Block]]  # the teacher's and the student's
-
-
-@torch.no_grad()
-def look(networks: Networks, survey: Survey, index: np.ndarray) -> Gallery | None:
-    """The networks' maps of the test images at `index`; None of none."""
-    if not len(index):
-        return None
-    loader = networks.loader
-    images, files = loader.take(index).images, loader.images.files
-    pixels = ((images - loader.shift) / loader.scale).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-    outputs = {role: model(images) for role, model in networks.models.items()}
-    maps = {role: [F.normalize(energy(h), dim=(1, 2)).cpu().numpy() for h in o.feats] for role, o in outputs.items()}
-    distances = {role: values[index] for role, values in survey.distances.items()}
-    told = survey.predictions
-    names = [told.classes[c] for c in told.labels[index]]
-    said = {role: [told.classes[c] for c in told.top1(role)[index]] for role in told.logits}
-    shown = [central(files[i]) for i in index] if files else [*pixels]
-    return Gallery(names, shown, maps, distances, said, networks.blocks)

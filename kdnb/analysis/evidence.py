@@ -10,8 +10,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kdnb.analysis import STUDENTS, Gallery, Networks, Survey, load, look
+from kdnb.analysis import STUDENTS, Networks, Survey, load
 from kdnb.analysis.compare import cka, interval
+from kdnb.analysis.maps import Gallery, look
 from kdnb.losses.afd import AFD, energy
 from kdnb.methods import weight_at
 from kdnb.models import load_weights, read_state_dict
@@ -135,7 +136,7 @@ def share_inside(feats: Sequence[Tensor], boxes: Tensor) -> Tensor:
 
 
 def grad_cam(networks: Networks, survey: Survey, index: np.ndarray) -> Gallery | None:
-    """The gallery of `analysis.look` with, as maps, Grad-CAM of each network's predicted class at its last block."""
+    """The gallery of `maps.look` with, as maps, Grad-CAM of each network's predicted class at its last block."""
     gallery = look(networks, survey, index)
     if gallery is None:
         return None

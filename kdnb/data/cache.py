@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import compress, repeat
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -148,12 +148,13 @@ def _build(path, fingerprint, photographs, size, progress) -> None:
         print(f"{label}: {n:,} images in {time.perf_counter() - start:.1f} s", flush=True)
 
 
-def read_image(path: Path, size: int) -> tuple[np.ndarray, float] | None:
+def read_image(path: Path | BinaryIO, size: int) -> tuple[np.ndarray, float] | None:
     """An image file squashed to uint8 (3, size, size), upright, in RGB, and its width / height; None if it is damaged.
 
-    That is empty, truncated or no image, of more than 8 bits a channel (which PIL would clip to white) or of more than
-    `PIL.Image.MAX_IMAGE_PIXELS` pixels (a decompression bomb). Resized by PIL's antialiased BILINEAR, torchvision's
-    default for Resize and RandomResizedCrop; turned as EXIF says, unlike there, since cameras store portraits sideways.
+    path: or an open file. Damaged: empty, truncated or no image, of more than 8 bits a channel (which PIL would clip to
+    white) or of more than `PIL.Image.MAX_IMAGE_PIXELS` pixels (a decompression bomb). Resized by PIL's antialiased
+    BILINEAR, torchvision's default for Resize and RandomResizedCrop; turned as EXIF says, unlike there, since cameras
+    store portraits sideways.
     """
     try:
         with Image.open(path) as image:
@@ -175,7 +176,7 @@ def read_image(path: Path, size: int) -> tuple[np.ndarray, float] | None:
         return None
 
 
-def central(path: Path, most: int = 320) -> np.ndarray:
+def central(path: Path | BinaryIO, most: int = 320) -> np.ndarray:
     """What testing cuts out of a photograph, from the file: uint8 (side, side, 3), its own pixels up to `most`."""
     with Image.open(path) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")

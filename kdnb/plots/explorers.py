@@ -14,11 +14,10 @@ from IPython.display import HTML, display
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 from kdnb.plots.links import Numbers, heatmap
 from kdnb.plots.maps import blend, map_bar, seen
-from kdnb.plots.style import WIDTH, described, in_lines, show, size, words
+from kdnb.plots.style import WIDTH, described, encoded, in_lines, show, size, words
 from kdnb.progress import watched
 
 DPI = 200  # twice what a page shows
@@ -59,12 +58,7 @@ class Explorer(ipywidgets.VBox):
         self.canvas.restore_region(self.background)
         for artist in self.moving:
             self.canvas.figure.draw_artist(artist)
-        self.image.value = self.picture("jpeg", quality=92, subsampling=0)  # PNG takes eight times as long
-
-    def picture(self, kind: str, **options) -> bytes:
-        data = io.BytesIO()
-        Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert("RGB").save(data, kind, **options)
-        return data.getvalue()
+        self.image.value = encoded(np.asarray(self.canvas.buffer_rgba()), "jpeg")  # PNG takes eight times as long
 
     def _ipython_display_(self) -> None:
         """The explorer where somebody watches, and a still picture of it for everybody who comes later."""
@@ -72,7 +66,7 @@ class Explorer(ipywidgets.VBox):
             self.add_class("kdnb-explorer")
             display(super()._repr_mimebundle_(), raw=True)
         text = "Still picture of an explorer: " + described(self.canvas.figure)
-        show(self.picture("png"), round(self.canvas.figure.bbox.width / 2), text)
+        show(np.asarray(self.canvas.buffer_rgba()), round(self.canvas.figure.bbox.width / 2), text)
         if watched():
             display(HTML(f'<style>{ONE_OF_TWO}</style><span class="kdnb-still"></span>'))
 
@@ -117,8 +111,12 @@ def link_explorer(history: np.ndarray, by_class, teacher_blocks, student_blocks)
     return Explorer(figure, [*images, *titles, *cells], {"whose": whose, "epoch": slider}, change, [play])
 
 
-def map_explorer(gallery, pair: tuple[int, int]) -> Explorer:
-    """An image of the gallery beside every network's map of any pair of blocks; `pair`, (t, s), to begin with."""
+def map_explorer(gallery, pair: tuple[int, int], look_at: Callable | None = None) -> Explorer:
+    """An image of the gallery beside every network's map of any pair of blocks; `pair`, (t, s), to begin with.
+
+    look_at: makes a gallery of one's own photograph, given an open file and its name, or raises a ValueError; then
+    photographs can be uploaded, and join the images.
+    """
     figure = Figure((WIDTH, 2.9), DPI, layout="constrained")
     axes = figure.subplots(1, 1 + len(gallery.maps))
     look = {"extent": (0, 1, 1, 0), "interpolation": "bilinear"}
@@ -143,4 +141,17 @@ def map_explorer(gallery, pair: tuple[int, int]) -> Explorer:
             panel.set_data(blend(pixels, maps[image - 1]))
             title.set_text(f"{network} {name}\n{size(shape)}\n{distances[image - 1]}".rstrip())
 
-    return Explorer(figure, [*panels, *titles], controls, change)
+    upload, complaint = ipywidgets.FileUpload(accept="image/*", description="Upload"), ipywidgets.Label()
+
+    def uploaded(_) -> None:
+        nonlocal gallery
+        for file in upload.value:
+            try:
+                gallery, complaint.value = gallery.with_more(look_at(io.BytesIO(file["content"]), file["name"])), ""
+            except ValueError as error:
+                complaint.value = str(error)
+            else:
+                controls["image"].max = controls["image"].value = len(gallery.pixels)
+
+    upload.observe(uploaded, "value")
+    return Explorer(figure, [*panels, *titles], controls, change, [upload, complaint] if look_at else [])

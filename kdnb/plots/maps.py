@@ -1,6 +1,6 @@
 """Where networks look: their spatial maps laid over the images.
 
-A gallery is an `analysis.Gallery`: images, and each network's maps of them; networks are called by their roles.
+A gallery is an `analysis.maps.Gallery`: images, and each network's maps of them; networks are called by their roles.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,11 @@ OPACITY = 0.85  # of a map over its image, where it has most energy
 SMALLEST = 256  # pixels of a picture's side: a digit's few are enlarged
 
 
-def map_depth(gallery, pairs: Sequence[tuple[int, int]], image: int = 0, title: str = "") -> Figure:
-    """One image of the gallery, a column per pair of blocks (t, s), a row per network: where each looks, by depth."""
+def map_depth(gallery, pairs: Sequence[tuple[int, int]], image: int = 0, title: str = "") -> Figure | None:
+    """One image of the gallery, a column per pair of blocks (t, s), a row per network: where each looks, by depth; None
+    for no gallery."""
+    if gallery is None:
+        return None
     what = f"Where each network looks, by depth: “{words(gallery.names[image])}”"
     fig, axes = pictures(len(gallery.maps), len(pairs), what, title)
     for row, network in zip(axes, gallery.maps, strict=True):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,17 +75,25 @@ class Picture(Figure):
         from IPython.core.pylabtools import retina_figure
 
         png, size = retina_figure(self)
-        show(png, size["width"], described(self, self.title))
+        show(np.asarray(Image.open(BytesIO(png)).convert("RGB")), size["width"], described(self, self.title))
 
 
-def show(png: bytes, width: int, text: str) -> None:
+def show(pixels: np.ndarray, width: int, text: str) -> None:
     """A picture in a notebook, so many pixels wide on the page; `text` stands for it where it is not seen."""
     from IPython.display import display
 
-    data = b64encode(png).decode()  # twice: the pages of nbconvert take no alternative text from metadata
-    html = f'<img alt="{escape(text)}" width="{width}" src="data:image/png;base64,{data}">'
-    about = {"image/png": {"alt": text, "width": width}}
-    display({"text/html": html, "image/png": data, "text/plain": text}, metadata=about, raw=True)
+    kind, data = min(((k, encoded(pixels, k)) for k in ("png", "jpeg")), key=lambda both: len(both[1]))
+    data = b64encode(data).decode()  # twice: the pages of nbconvert take no alternative text from metadata
+    html = f'<img alt="{escape(text)}" width="{width}" src="data:image/{kind};base64,{data}">'
+    about = {f"image/{kind}": {"alt": text, "width": width}}
+    display({"text/html": html, f"image/{kind}": data, "text/plain": text}, metadata=about, raw=True)
+
+
+def encoded(pixels: np.ndarray, kind: str) -> bytes:
+    """uint8 (height, width, 3 or 4) as a PNG, small for lines and letters, or a JPEG, small for photographs."""
+    data, options = BytesIO(), {"quality": 92, "subsampling": 0} if kind == "jpeg" else {}
+    Image.fromarray(pixels).convert("RGB").save(data, kind, **options)
+    return data.getvalue()
 
 
 def described(fig: Figure, title: str = "") -> str:
