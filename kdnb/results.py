@@ -18,7 +18,7 @@ COLUMNS = """
     folder dataset network teacher method seed top1 top5 best_top1 epochs changed teacher_changed left_out train_images
     test_images parameters teacher_parameters epoch_seconds total_seconds shared precision device torch commit classes
     changes data_id teacher_sha256
-""".split()
+"""
 
 ROLES = ["teacher", "baseline", "distilled"]  # in the order of their looks in plots
 APART = {"teacher_sha256": " (weights {:.4})", "left_out": " (without: {})", "train_images": " ({:,} images)"}
@@ -58,7 +58,7 @@ def frame(*places: str | Path) -> pd.DataFrame:
             rows.append(row(Finished(found[name])))
         except InputError as error:
             warnings.warn(f"left out: {error}", stacklevel=2)
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=COLUMNS.split())
 
 
 def row(run: RunFolder) -> dict[str, object]:
