@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from kdnb import parameters
@@ -152,8 +153,10 @@ def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     Adds the columns line, what a legend calls a network that was trained so, order, its `look`, and run, as plots
     expect them.
     """
-    out, runs = {}, runs.assign(run=runs["folder"])
-    for key, part in runs.groupby(["dataset", "changed", "precision", "data_id"]):
+    out, kind = {}, ["dataset", "changed", "precision"]
+    other_images = runs.groupby(kind)["data_id"].transform("nunique") > 1
+    runs = runs.assign(run=runs["folder"], images=("images " + runs["data_id"]).where(other_images, ""))
+    for key, part in runs.groupby([*kind, "images"]):
         teacher, alone = part["teacher"].str.partition(" ")[0], part["method"] == "none"
         line = part["network"] + ", " + (part["method"] + " from " + teacher).mask(alone, "alone")
         for column, told in APART.items():  # one name, several trainings
@@ -168,6 +171,12 @@ def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def links(runs: pd.DataFrame) -> dict[str, tuple]:
-    """{run: its links, see RunFolder} of the runs of a frame that linked blocks."""
-    found = {Path(folder).name: Finished(folder).links for folder in runs["folder"]}
-    return {name: told for name, told in found.items() if told}
+    """{what was trained: its links, see RunFolder, as the mean over its seeds} of what in a frame linked blocks."""
+    out = {}
+    for title, part in lines(runs).items():
+        for line, alike in part.groupby("line", sort=False):
+            if found := [*filter(None, (Finished(folder).links for folder in alike["folder"]))]:
+                means, *blocks = zip(*found, strict=True)
+                seeds = f", mean of {len(found)} seeds" if len(found) > 1 else ""
+                out[f"{title}, {line}{seeds}"] = np.mean(means, axis=0), *(its[0] for its in blocks)
+    return out

@@ -1,8 +1,10 @@
 """kdnb.results and kdnb.tables on run folders that are written here by hand, and on one that was trained."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import quiet, tiny, tiny_run  # noqa: F401
 
@@ -126,7 +128,11 @@ def test_a_record_is_a_run_without_its_weights(tmp_path):
     assert {path.name for path in kept.iterdir()} == {"config.json", "metrics.csv", "history.npz", "result.json"}
     told = results.frame(tmp_path / "records", tmp_path / "runs").set_index("network")["folder"]
     assert told.to_dict() == {"wrn_10_1": str(run.folder), "wrn_16_1": str(run.teacher_run.folder)}  # own runs first
-    assert results.links(results.frame(tmp_path / "records"))[run.name][0].shape == (1, 6, 3)
+    again = train(replace(run, seed=1), quiet)
+    ((what, (links, teacher, student)),) = results.links(results.frame(tmp_path / "runs")).items()
+    assert what.endswith("wrn_10_1, ce + afd:9 from wrn_16_1, mean of 2 seeds")
+    np.testing.assert_allclose(links, (run.links[0] + again.links[0]) / 2, rtol=1e-6)
+    assert (len(teacher), len(student)) == links.shape[1:] == (6, 3)
     table = tables.network_table({"teacher": run.teacher_run, "distilled": run})
     assert list(table.loc["network"]) == ["wrn_16_1", "wrn_10_1"]
     assert table.loc["top1", "distilled"] == round(run.result["top1"], 2)
