@@ -18,7 +18,7 @@ from kdnb.plots.style import in_lines, pictures, size, words
 __all__ = ["map_depth", "map_grid"]
 
 ENERGY = "inferno"  # stands out from what photographs show
-MAP_TOP = 3.0  # where the colours of spatial maps end, one scale for all figures
+MAP_RANGE = 1.0, 2.5  # of the colours of spatial maps, in units of a map's RMS, one scale for all figures
 OPACITY = 0.85  # of a map over its image, where it has most energy
 SMALLEST = 256  # pixels of a picture's side: a digit's few are enlarged
 
@@ -81,7 +81,7 @@ def seen(gallery, network: str, pair: tuple[int, int]) -> tuple[tuple, np.ndarra
 def blend(pixels: np.ndarray, energies: np.ndarray) -> np.ndarray:
     """A map (h, w) of L2-normalised energies over its image, both enlarged smoothly; uint8 (side, side, 3).
 
-    The more energy in units of the map's own RMS, the less the image shows through.
+    Where a map has more energy than its RMS, it lies over the image, and the more, the less that shows through.
     """
     side = (max(len(pixels), SMALLEST),) * 2
     in_rms = Image.fromarray((energies * np.sqrt(energies.size)).astype(np.float32))  # comparable from size to size
@@ -91,12 +91,13 @@ def blend(pixels: np.ndarray, energies: np.ndarray) -> np.ndarray:
 
 def over(in_rms: np.ndarray, ground: np.ndarray | float) -> np.ndarray:
     """The colours (..., 3) of energies over a ground, from 0 to 1."""
-    share = np.clip(in_rms / MAP_TOP, 0, 1)[..., None]
+    low, high = MAP_RANGE
+    share = np.clip((in_rms - low) / (high - low), 0, 1)[..., None]
     return OPACITY * share * plt.get_cmap(ENERGY)(share[..., 0])[..., :3] + (1 - OPACITY * share) * ground
 
 
 def map_bar(fig: Figure, axes) -> None:
     """The colours of maps over mid-grey."""
-    colours = ListedColormap(over(np.linspace(0, MAP_TOP, 256), 0.5))
-    mappable = ScalarMappable(Normalize(0, MAP_TOP), colours)
-    fig.colorbar(mappable, ax=axes, label="energy (1: map's RMS)", extend="max", pad=0.01, aspect=30)
+    colours = ListedColormap(over(np.linspace(*MAP_RANGE, 256), 0.5))
+    mappable = ScalarMappable(Normalize(*MAP_RANGE), colours)
+    fig.colorbar(mappable, ax=axes, label="energy (map's RMS)", extend="both", pad=0.01, aspect=30)
