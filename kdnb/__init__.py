@@ -21,6 +21,7 @@ from kdnb.distiller import Distiller
 from kdnb.errors import InputError
 from kdnb.losses import LOSSES, METHODS, Loss
 from kdnb.models import Output, create_model, load_weights, tapped
-from kdnb.prepare import load_images, loaders
-from kdnb.run import Run, grid
+from kdnb.plan import grid
+from kdnb.prepare import check, load_images, loaders
+from kdnb.run import Run
 from kdnb.train import train

@@ -16,7 +16,7 @@ from functools import partial
 
 from kdnb.errors import InputError
 from kdnb.parameters import typed
-from kdnb.run import grid
+from kdnb.plan import grid
 from kdnb.train import Interrupted, train
 
 

@@ -1,6 +1,7 @@
 """Methods side by side, for methods.ipynb: one data set, one pair of networks, a list of methods, some seeds."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import pandas as pd
 from torch import nn
@@ -10,10 +11,11 @@ from kdnb.data.loader import Loader
 from kdnb.device import pick_device
 from kdnb.errors import InputError
 from kdnb.methods import METHODS, listed
-from kdnb.models import blocks, load_weights
+from kdnb.models import Block, blocks, load_weights
+from kdnb.plan import grid
 from kdnb.prepare import load_images
 from kdnb.results import look, row
-from kdnb.run import Run, grid
+from kdnb.run import Run
 from kdnb.tables import KEY, published, whole
 from kdnb.teacher import load_teacher
 from kdnb.train import train
@@ -48,15 +50,27 @@ def accuracies(runs: Mapping[str, list[Run]]) -> pd.DataFrame:
     return pd.concat([ours, cited.astype({"top1": float})], ignore_index=True)
 
 
-def networks(runs: Mapping[str, list[Run]]) -> tuple[dict[str, nn.Module], Loader, tuple[list, list]]:
-    """The teacher and each method's student of the first seed, in eval mode; the test images; both networks' blocks."""
+class Networks(NamedTuple):
+    """The teacher and each method's student of the first seed after training."""
+
+    models: dict[str, nn.Module]  # "teacher", then the students by method, in eval mode
+    classifiers: dict[str, nn.Module]  # those that know the data set's classes: perhaps not the teacher
+    loader: Loader  # the test images
+    blocks: tuple[list[Block], list[Block]]  # the teacher's and the student's
+
+
+def networks(runs: Mapping[str, list[Run]]) -> Networks:
+    """The networks of finished runs. Raises InputError if none of them had a teacher."""
     first = {label: several[0] for label, several in runs.items()}
     taught = next((run for run in first.values() if run.teacher), None)
     if taught is None:
         raise InputError(f"methods names none with a teacher: choose from {', '.join(METHODS)}")
     test = load_images(taught)[1]
     loader = Loader(test, 100, taught.image_size, device=pick_device(taught.device))
-    models = {"teacher": load_teacher(taught).model}
+    teacher = load_teacher(taught)
+    models = {"teacher": teacher.model}
     models |= {label: load_weights(run.student, run.weights) for label, run in first.items()}
     models = {label: model.to(loader.device).eval() for label, model in models.items()}
-    return models, loader, tuple(blocks(models[n], taught.image_size) for n in ("teacher", "none"))
+    same_classes, _ = teacher.same_classes(test.classes)
+    known = {label: model for label, model in models.items() if same_classes or label != "teacher"}
+    return Networks(models, known, loader, tuple(blocks(models[n], taught.image_size) for n in ("teacher", "none")))

@@ -40,7 +40,10 @@ def make_all(client: "Client", runs: list[Run], study: Study) -> dict[str, str]:
     """
     from dask.distributed import Event, as_completed, wait
 
-    client.wait_for_workers(1)
+    probe = client.submit(study.differs, key=f"{study.name}-differs")  # an adaptive cluster starts workers for tasks
+    wait(probe)
+    if probe.status == "error":
+        raise InputError(f"the cluster cannot load kdnb: {str(probe.exception()).splitlines()[0]}")
     for worker, why in client.run(study.differs, on_error="return").items():
         if why:
             raise InputError(f"worker {worker} cannot make these runs: {why}")

@@ -74,7 +74,8 @@ def parse_term(part: str, text: str) -> Term:
             if kind in (int, float) and not 0 < given[key] < math.inf:
                 raise ValueError
         except (KeyError, ValueError):
-            raise InputError(f"method {text!r}: {key} of {name} is {value!r}: it must be like {known[key]}") from None
+            due = {float: "a number above 0, such as", int: "a whole number above 0, such as"}.get(kind, "like")
+            raise InputError(f"method {text!r}: {key} of {name} is {value!r}: it must be {due} {known[key]}") from None
     return Term(name, number, {k: v for k, v in sorted(given.items()) if v != known[k]})
 
 

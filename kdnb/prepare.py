@@ -63,6 +63,14 @@ def ready(run: "Run", images: tuple[Images, Images] | None = None, teacher: Teac
     return Ready(distiller, train, test, teacher, assumed)
 
 
+def check(run: "Run", images: tuple[Images, Images] | None = None) -> None:
+    """Raises InputError for a run that cannot be trained, before its teacher is: a pair that its method cannot serve,
+    a network that the images are too small for."""
+    images = images or load_images(run)
+    with torch.random.fork_rng():
+        ready(run, images, Teacher(create_model(run.teacher, len(images[0].classes))) if run.teacher_run else None)
+
+
 def description(run: "Run", start: Ready | None = None) -> dict:
     """What config.json keeps of what is trained; start: where it starts from, if it is to be trained."""
     asked = {"run": run.identity, "preset": asdict(run.preset), "changes": run.changes, "label": run.label}

@@ -3,10 +3,8 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 
 from kdnb import parameters, store
@@ -161,16 +159,28 @@ class Run(store.RunFolder):
         changed = {name: value for name, (value, _) in self.changes.items()}
         own = {name: getattr(self, name) for name in ALWAYS} | changed
         digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:6]
-        words = [self.dataset, self.student, self.label.replace(" ", "").replace(":", "")]
-        words += [f"from={self.teacher}"] if self.teacher else []
-        words += [f"{name}={format(value, 'g' if type(value) is float else '')}" for name, value in changed.items()]
-        return "-".join([*words, f"seed={self.seed}"])[:220] + f"-{digest}"  # of 255 that file systems allow
+        words = "-".join(self.words).replace(" ", "").replace(":", "")
+        return words[:220] + f"-{digest}"  # of 255 that file systems allow
+
+    @property
+    def title(self) -> str:
+        """What a figure calls it."""
+        return ", ".join(self.words).replace("=", " ")
+
+    @property
+    def words(self) -> list[str]:
+        """What it is, one thing after the other."""
+        words = [self.dataset, self.student, self.label, *([f"from={self.teacher}"] if self.teacher else [])]
+        for name, (value, _) in self.changes.items():
+            words.append(f"{name}={value:g}" if type(value) is float else f"{name}={value}")
+        return [*words, f"seed={self.seed}"]
 
     def summary(self):
         """The resolved parameters as a pandas table, for a notebook's reader."""
         import pandas as pd
 
-        shown = {name: getattr(self, name) for name in self.parameters() if getattr(self, name) not in ("", 0)}
+        told = {name: getattr(self, name) for name in self.parameters()}
+        shown = {name: value for name, value in told.items() if name == "seed" or value not in ("", 0)}
         return pd.DataFrame({"value": shown.values()}, index=pd.Index(shown, name="parameter")).astype(str)
 
     def beside(self, **changes) -> "Run":
@@ -198,22 +208,3 @@ class Run(store.RunFolder):
     @property
     def folder(self) -> Path:
         return Path(self.opened) if self.opened else self.output_folder / "runs" / self.name
-
-
-def grid(**parameters) -> list[Run]:
-    """A Run for every combination of the parameters that are lists (or tuples, ranges), each once.
-
-    grid(dataset="cifar100", method=["none", "kd", "afd"], seed=range(5)); a teacher is each run's `teacher_run`.
-    """
-    several = {name: [*v] if isinstance(v, (list, tuple, range)) else [v] for name, v in parameters.items()}
-    for name in several:
-        choose("parameter", name, Run.parameters())
-    runs, made = {}, {}  # a seed decides nothing but itself: of thousands of runs, few have to be looked into
-    for values in product(*several.values()):
-        given = dict(zip(several, values, strict=True))
-        seed = given.pop("seed", Run.seed)
-        first = made[str(given)] = made.get(str(given)) or Run(**given)
-        run = copy(first)
-        run._set(seed=checked("seed", seed, Run.seed), teacher_run=first.teacher_run)
-        runs[run] = None
-    return list(runs)

@@ -12,51 +12,24 @@ import shlex
 import signal
 import sys
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 from kdnb.cluster import cluster, make_all
 from kdnb.data import DATASETS
-from kdnb.errors import InputError, choose
-from kdnb.methods import listed, parse
+from kdnb.errors import InputError
+from kdnb.methods import listed
 from kdnb.parameters import typed
 from kdnb.paths import data_folder, project_root
+from kdnb.plan import pairs, plan
 from kdnb.process import Study, command, execute, gpus, papermill
 from kdnb.results import record
-from kdnb.run import Run, grid
-
-
-def plan(datasets: list[str], methods: list[str], pairs: tuple[dict, ...] = ({},), **own) -> list[Run]:
-    """The runs of the grid, teachers first; a method that a data set's teacher cannot serve is said and left out."""
-    students = []
-    for dataset, pair, method in product(datasets, pairs, methods):
-        fixed = {"dataset": dataset, **own, **pair}
-        try:
-            students += [(method, run) for run in grid(method="afd" if method == "teacher" else method, **fixed)]
-        except InputError as error:
-            grid(method="afd", **fixed)  # a wrong parameter is no reason to go on without it,
-            parse(method, DATASETS[dataset].preset.methods)  # nor is a misspelt method
-            print(f"left out: {dataset}, {method}: {error}")
-    teachers = [run.teacher_run for _, run in students]
-    runs = list(dict.fromkeys([*filter(None, teachers), *(run for method, run in students if method != "teacher")]))
-    if not runs:
-        raise InputError("nothing is left to run")
-    return runs
-
-
-def pairs(names: list[str]) -> list[dict[str, str]]:
-    """The teachers and students of `--pair`; without it, what leaves both to the data set."""
-    if not names:
-        return [{}]
-    from kdnb.models import PAIRS
-
-    chosen = PAIRS if names == ["all"] else [choose("pair", name, [*PAIRS, "all"]) for name in names]
-    return [dict(zip(("teacher", "student"), PAIRS[name], strict=True)) for name in chosen]
 
 
 def seeds(text: str) -> list[int]:
     """ "0-2,7" -> [0, 1, 2, 7]."""
     ends = [part.split("-") for part in text.split(",")]
+    if not all(len(end) <= 2 and all(word.strip().isdigit() for word in end) for end in ends):
+        raise argparse.ArgumentTypeError(f"{text!r}: it must be numbers and ranges, such as 0-4 or 0,1,2")
     return [seed for end in ends for seed in range(int(end[0]), int(end[-1]) + 1)]
 
 

@@ -17,7 +17,7 @@ from kdnb.errors import InputError
 from kdnb.models import parameter_count
 from kdnb.paths import output_folder
 from kdnb.prepare import load_images, loaders
-from kdnb.results import frame, record, row
+from kdnb.results import Finished, frame, record, row
 from kdnb.run import Run
 from kdnb.store import RunFolder, write_atomically
 from kdnb.teacher import load_teacher
@@ -48,8 +48,7 @@ def whole(runs: pd.DataFrame) -> pd.Series:
     return (runs["changed"] == "") & (runs["teacher_changed"] == "")
 
 
-def placed(runs: pd.DataFrame) -> pd.DataFrame:
-    """The frame with the place of each run's data set on a page."""
+def placed(runs: pd.DataFrame) -> pd.DataFrame:  # with each data set's place on a page
     return runs.assign(place=runs["dataset"].map({"digits": 0, "cifar100": 1, "stanford40": 2}).fillna(3))
 
 
@@ -182,7 +181,7 @@ def teacher_table(run: Run) -> pd.DataFrame:
 def gather(folders: list[Path], outputs: Path) -> int:
     """Make records of the finished runs below some folders, then the tables anew; how many were damaged.
 
-    Says a line of each run that is new, is not finished, or cannot be read. Raises InputError.
+    Says a line of each run that is new, replaces another record, is not finished, or cannot be read. Raises InputError.
     """
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise InputError(f"{missing[0]}: no such folder")
@@ -190,11 +189,12 @@ def gather(folders: list[Path], outputs: Path) -> int:
     for path in sorted(found for folder in folders for found in folder.rglob("config.json")):
         try:
             run = Run.open(path.parent)
-            known = (outputs / "records" / run.name).is_dir()
+            known = Finished(outputs / "records" / run.name)
+            word = "replaced" if known.done else "new"
             if not run.done:
                 print(f"not finished: {run.name}")
-            elif record(run, outputs) and not known:
-                print(f"new: {run.name}, top-1 {run.result['top1']:.2f} %")
+            elif word == "new" or known.result != run.result:
+                print(f"{word}: {record(run, outputs).name}, top-1 {run.result['top1']:.2f} %")
         except InputError as error:
             damaged += 1
             print(f"left out: {error}", file=sys.stderr)

@@ -15,12 +15,11 @@ from kdnb import store
 from kdnb.device import environment, pick_compile, set_threads
 from kdnb.engine import Engine, evaluate
 from kdnb.errors import InputError
-from kdnb.lease import locked
-from kdnb.models import blocks, create_model, parameter_count
-from kdnb.prepare import Ready, check_same, description, load_images, ready
+from kdnb.lease import Busy, locked
+from kdnb.models import blocks, parameter_count
+from kdnb.prepare import Ready, check, check_same, description, load_images, ready
 from kdnb.progress import Progress, StopButton, bar
 from kdnb.run import Run
-from kdnb.teacher import Teacher
 
 CHECKPOINT_SECONDS = 180  # between checkpoints inside an epoch; there is one at its end anyway
 CHECK_SECONDS = 5  # between looks at whether the loss is finite: each makes an accelerator wait
@@ -46,10 +45,15 @@ def train(run: Run, say: Callable[[str], None] = print, until: float = math.inf)
         say(f"{run.name}: finished before, top-1 {run.result['top1']:.2f} %")
         return run
     if run.teacher_run is not None and not run.teacher_run.done:
-        with torch.random.fork_rng():  # a pair that the method cannot serve is refused before anything trains
-            ready(run, images, Teacher(create_model(run.teacher, len(images[0].classes))))
+        check(run, images)
         say(f"its teacher is trained first, {run.teacher_run.epochs} epochs: {run.teacher_run.name}")
-        train(run.teacher_run, say, until)
+        try:
+            train(run.teacher_run, say, until)
+        except (Interrupted, Busy):
+            raise
+        except InputError as error:
+            alone = f"train it by itself (student {run.teacher}, method none), then set teacher_weights to its folder"
+            raise InputError(f"its teacher cannot be trained by the preset ({error}): {alone}") from None
     set_threads(run.threads)
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
@@ -105,6 +109,8 @@ class Training:
                 progress.epoch(self.rows[-1])
         self.engine.close()
         self.finish()
+        if stop.wished:  # in the last epoch's test
+            raise Interrupted(f"stopped; {self.run.name} is finished, and nothing that follows was begun")
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step of the current epoch."""

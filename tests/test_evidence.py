@@ -1,5 +1,8 @@
 """Controls, boxes and terms: against what can be known of small cases."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -32,14 +35,17 @@ def test_energy_in_boxes_is_that_of_the_crop_that_the_networks_see(networks):  #
     plan = loader.plan(0)
     loader.plan = lambda epoch: plan | {"box": torch.from_numpy(whole)}
     edges = torch.tensor([0.0, 10, 50, 90])  # of 100 x 100 pixels: the left half of what is seen, and some that is not
-    photographs = Photographs((Image.new("RGB", (100, 100)), (0, edges)) for _ in range(len(loader.images)))
+    photographs = Photographs((Image.new("RGB", (100, 100)), (0, edges)) for _ in range(len(loader.images) + 1))
+    photographs.names = [f"{i}.jpg" for i in range(len(photographs))]
+    photographs[0] = None  # a damaged one, which the loader does not have
+    loader.images = replace(loader.images, files=[Path("JPEGImages", name) for name in photographs.names[1:]])
     found = evidence.inside(networks, survey, photographs, most=12)
     assert found.box == pytest.approx([0.5] * 12)
     assert [shares.shape for shares in found.shares.values()] == [(12, 6), (12, 3), (12, 3)]
     with torch.no_grad():
         maps = networks.models["teacher"](loader.take([0]).images).feats[0].square().sum(1)
     assert found.shares["teacher"][0, 0] == pytest.approx(float(maps[..., :4].sum() / maps.sum()), rel=1e-4)
-    chosen = np.linspace(0, len(photographs) - 1, 12).round().astype(int)
+    chosen = np.linspace(0, len(loader.images) - 1, 12).round().astype(int)
     assert (found.right["baseline"] == survey.predictions.right("baseline")[chosen]).all()
     assert len(plots.box_shares(found).axes) == 2
 

@@ -37,8 +37,8 @@ def test_a_mix_has_one_spelling(text, spelt, name):
         ("ce + ", "'' cannot be read; write a mix such"),
         ("kd:nan(T=2", "cannot be read"),
         ("kd:1(tau=3)", "kd has no option 'tau': choose one of T"),
-        ("kd:1(T=0)", "T of kd is '0': it must be like 4.0"),
-        ("afd:1(qk_dim=2.5)", "qk_dim of afd is '2.5': it must be like 128"),
+        ("kd:1(T=0)", "T of kd is '0': it must be a number above 0, such as 4.0"),
+        ("afd:1(qk_dim=2.5)", "qk_dim of afd is '2.5': it must be a whole number above 0, such as 128"),
     ],
 )
 def test_what_is_no_method_gets_a_sentence(text, sentence):

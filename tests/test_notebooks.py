@@ -55,7 +55,8 @@ class TestEvery:
         told, fields = said(lines), said((ROOT / "kdnb/run.py").read_text().splitlines())
         fields = {name: fields[name] for name in Run.parameters()}
         assert tagged == [0] and len(told) == len(lines)
-        own = {"attention": {"run", "photograph"}, "results": {"outputs", "source"}, "methods": {"methods", "seeds"}}
+        own = {"results": {"outputs", "source"}, "methods": {"methods", "seeds"}}
+        own["attention"] = {"run", "photograph", "teacher_weights"}
         extra = own.get(path.stem, set())
         assert {name: told[name] for name in told if name not in extra} == {
             name: fields[name] for name in fields if name in told and name not in extra
@@ -126,7 +127,7 @@ def test_the_others_run_on_what_it_left(outputs, tmp_path):
     names = {"first.md", "headline.md", "results.md", "short-runs.md"}
     made = {path.name for path in (tmp_path / "tables").iterdir()}
     assert names < made and len(made) == 5 and "wrn_10_1" not in (tmp_path / "tables/headline.md").read_text()
-    assert list(tmp_path.glob("figures/speed-digits*.png")) and list(
+    assert list(tmp_path.glob("runs/figures/speed-digits*.png")) and list(
         tmp_path.glob("figures/learning-curves-digits*.png")
     )
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import picture
 from helpers import edit, quiet, tiny, tiny_run  # noqa: F401
 
-from kdnb import InputError, Run, grid, load_data, paths, prepare, train
+from kdnb import InputError, Run, grid, load_data, paths, plan, prepare, train
 
 OFFICIAL = {"epochs": 240, "batch_size": 64, "lr": 0.05, "image_size": 32, "train_limit": -1}
 TEACHERS_OWN = ({"teacher_seed": 1}, {"teacher_epochs": 2}, {"image_size": 16}, {"teacher_weights": "none"})
@@ -166,6 +166,18 @@ def test_a_grid_has_each_run_once():
     assert len(runs) == len(set(runs)) == 6 and runs[0] == Run(dataset="tiny", method="none") and grid() == [Run()]
     with pytest.raises(InputError, match="unknown parameter 'sead': choose one of batch_size"):
         grid(sead=[1])
+
+
+def test_none_beside_a_method_with_a_teacher_is_its_baseline():
+    """Also where the student is the network that usually teaches, and is then trained by another recipe."""
+    pair = {"student": "wrn_16_2", "teacher": "wrn_40_2"}
+    for more in (pair, {"student": "wrn_16_2"}):
+        runs = grid(method=["none", "kd"], seed=[0, 1], **more)
+        assert [run.label for run in runs] == ["none", "none", "kd", "kd"]
+        assert runs[:2] == [run.baseline for run in runs[2:]] and runs[0].epochs == runs[2].epochs
+        assert grid(method="none", **more)[0].epochs != runs[0].epochs
+    planned = plan.plan(["digits"], ["none", "kd"], (pair,), seed=[0])
+    assert [run.baseline for run in planned if run.teacher] == planned[1:2] and planned[0] == planned[2].teacher_run
 
 
 def test_a_grid_looks_into_what_its_seeds_share_once(monkeypatch):

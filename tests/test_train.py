@@ -118,6 +118,19 @@ def test_the_stop_button_keeps_the_step_it_stopped_at(run):
     assert lines[0] == f"{run.name}: going on after epoch 1, step 2" and lines[-1].startswith("epoch 3/3  ce ")
 
 
+def test_stopped_in_the_last_test_it_is_finished_and_nothing_follows(tmp_path, monkeypatch):
+    run = tiny_run(tmp_path, method="kd", teacher_epochs=1, epochs=1)
+
+    def stopped(*of):
+        press_stop()
+        return evaluate(*of)
+
+    monkeypatch.setattr(sys.modules["kdnb.train"], "evaluate", stopped)
+    with pytest.raises(Interrupted, match=f"{run.teacher_run.name} is finished, and nothing that follows was begun"):
+        train(run, quiet)
+    assert run.teacher_run.done and not run.folder.exists()
+
+
 def test_when_the_time_is_over_each_call_still_takes_a_step(tmp_path):
     run, lines = tiny_run(tmp_path, method="kd", teacher_epochs=1, epochs=1), []
     for step in range(1, STEPS + 1):
@@ -300,3 +313,13 @@ def test_a_pair_that_a_method_cannot_serve_is_refused_before_anything_trains(tmp
     with pytest.raises(InputError, match="fitnet has no convolution from maps of 1 x 1 to 4 x 4"):
         train(tiny_run(tmp_path, student="resnet18", method="fitnet"), say=quiet)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_teacher_that_its_preset_cannot_train_can_be_trained_by_itself(tmp_path, monkeypatch):
+    large = replace(TINY, for_teacher={"batch_size": 100})
+    monkeypatch.setitem(DATASETS, "tiny", DATASETS["tiny"]._replace(preset=large))
+    sentence = r"cannot be trained by the preset \(batch_size 100: .*\): train it by itself \(student wrn_16_1"
+    with pytest.raises(InputError, match=sentence):
+        train(tiny_run(tmp_path, method="kd", epochs=1), quiet)
+    alone = train(tiny_run(tmp_path, student="wrn_16_1", method="none", batch_size=16, epochs=1), quiet)
+    assert train(tiny_run(tmp_path, method="kd", epochs=1, teacher_weights=str(alone.folder)), quiet).done

@@ -53,7 +53,8 @@ def run_from_notebook(namespace: Mapping) -> Run:
 
     Raises InputError for a photograph that is not there.
     """
-    known = {"run": "", "photograph": "", "device": "auto", "threads": 0, "data_root": "", "outputs": ""}
+    known = dict.fromkeys(("run", "photograph", "teacher_weights", "data_root", "outputs"), "")
+    known |= {"device": "auto", "threads": 0}
     given = parameters.from_notebook(namespace, known)
     if isinstance(given.get("run"), Run):  # the cell is run again, and the name is taken
         return given["run"]
@@ -64,7 +65,10 @@ def run_from_notebook(namespace: Mapping) -> Run:
         return Run.open(name, **where)
     kept = output_folder(where.get("outputs", "")).glob("runs/*/losses.safetensors")
     runs = (Run.open(path.parent, **where) for path in sorted(kept, key=lambda p: p.stat().st_mtime, reverse=True))
-    return next((run for run in runs if run.done and "afd" in {term.loss for term in run.terms}), None) or Run(**where)
+    newest = next((run for run in runs if run.done and "afd" in {term.loss for term in run.terms}), None)
+    if newest is None:
+        print("There is no finished run with AFD: one of the digits is trained first.")
+    return newest or Run(**where)
 
 
 def load(run: Run) -> Networks:

@@ -73,6 +73,12 @@ def difference(before: np.ndarray, after: np.ndarray) -> Difference:
     return Difference(100 * (gained - lost) / n, *(100 * (middle + s * SIGMAS * error) for s in (-1, 1)), float(p))
 
 
+def share(true: np.ndarray) -> str:
+    """How many of some booleans are true, in percent, and the interval of that (Wilson's)."""
+    found = stats.binomtest(int(true.sum()), len(true)).proportion_ci(method="wilson")
+    return f"{100 * true.mean():.2f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+
+
 def interval(values: np.ndarray) -> str:
     """The mean of a value per image, or per seed, and half the width of its interval (Student's t)."""
     return f"{values.mean():.3g} ± {stats.t.ppf(0.975, len(values) - 1) * stats.sem(values):.2g}"
@@ -88,11 +94,11 @@ def fidelity(predictions: Predictions, teacher: str = "teacher") -> pd.DataFrame
     for name in predictions.logits:
         log_q = predictions.log_probabilities(name)
         of_labels = -np.take_along_axis(log_q, predictions.labels[:, None], 1)[:, 0]
-        row = {"top-1 (%)": interval(100.0 * predictions.right(name)), "cross-entropy": interval(of_labels)}
+        row = {"top-1 (%)": share(predictions.right(name)), "cross-entropy": interval(of_labels)}
         row["ECE (%)"] = f"{100 * calibration(predictions, name)[1]:.3g}"
         if teacher in predictions.logits and name != teacher:
             log_p, same = predictions.log_probabilities(teacher), predictions.top1(teacher) == predictions.top1(name)
-            row["agreement with the teacher (%)"] = interval(100.0 * same)
+            row["agreement with the teacher (%)"] = share(same)
             row["KL from the teacher"] = interval((np.exp(log_p) * (log_p - log_q)).sum(1))
         rows[name] = row
     return pd.DataFrame.from_dict(rows, "index").fillna("")
@@ -125,9 +131,12 @@ def class_accuracy(predictions: Predictions, before: str, after: str) -> pd.Data
 
 
 def class_correlations(predictions: Predictions, teacher: str = "teacher") -> dict[str, np.ndarray]:
-    """{network: (classes, classes)}: correlations of its logits over images minus the teacher's (CRD, ICLR 2020)."""
+    """{network: (classes, classes)}: correlations of its logits over images minus the teacher's (CRD, ICLR 2020).
+
+    Empty if the teacher knows other classes.
+    """
     of = {name: np.corrcoef(logits.T) for name, logits in predictions.logits.items()}
-    return {name: matrix - of[teacher] for name, matrix in of.items() if name != teacher}
+    return {name: matrix - of[teacher] for name, matrix in of.items() if name != teacher} if teacher in of else {}
 
 
 @torch.no_grad()

@@ -49,8 +49,11 @@ def link_controls(networks: Networks, survey: Survey, seeds: np.ndarray) -> dict
     loader, afd = networks.loader, networks.afd
     teacher, student = networks.models["teacher"], networks.models["distilled"]
     sums, fresh = {"untrained attention": 0.0, "the teacher sees another image": 0.0}, None
-    for batch in counted(loader.epoch(), len(loader), "controls"):
-        s, t = student(batch.images), teacher(batch.images)
+    order = np.random.default_rng(0).permutation(len(loader.images))  # of its class alone, another would be much alike
+    parts = np.array_split(order, -(-len(order) // loader.batch_size))  # none is one lone image
+    for rows in counted(parts, len(parts), "controls"):
+        images = loader.take(rows).images
+        s, t = student(images), teacher(images)
         if fresh is None:
             with torch.random.fork_rng():
                 torch.manual_seed(0)
@@ -95,16 +98,18 @@ class Inside(NamedTuple):
 def inside(networks: Networks, survey: Survey, photographs, most: int = 1000) -> Inside | None:
     """Energy inside the person's box, for up to `most` test images; None for None, a data set without boxes.
 
-    photographs: the test images as a Stanford40 with boxes, in the loader's order.
+    photographs: the test images as a Stanford40 with boxes.
     """
     if photographs is None:
         return None
     loader, told = networks.loader, survey.predictions
-    chosen = np.linspace(0, len(photographs) - 1, min(most, len(photographs))).round().astype(int)
+    place = {name: i for i, name in enumerate(photographs.names)}  # damaged ones may have been left out of the loader
+    own = [place[file.name] for file in loader.images.files]
+    chosen = np.linspace(0, len(own) - 1, min(most, len(own))).round().astype(int)
     cuts, parts = loader.plan(0)["box"].cpu().numpy(), []
     for first in counted(range(0, len(chosen), loader.batch_size), -(-len(chosen) // loader.batch_size), "boxes"):
         rows = chosen[first : first + loader.batch_size]
-        boxes = np.stack([fractions(*photographs[i]) for i in rows])  # b 4: left, top, right, bottom
+        boxes = np.stack([fractions(*photographs[own[i]]) for i in rows])  # b 4: left, top, right, bottom
         corner, size = np.tile(cuts[rows, :2], 2), np.tile(cuts[rows, 2:], 2)
         boxes = torch.from_numpy(((boxes - corner) / size).clip(0, 1)).to(loader.device)
         images = loader.take(rows).images

@@ -165,5 +165,9 @@ def load(root: Path, size: int, *, skip_damaged: bool, progress: bool) -> tuple[
 
 
 def photographs(run, split: str = "train") -> Stanford40 | None:
-    """A run's photographs as they lie on disk, with their boxes; None for data sets without boxes."""
-    return Stanford40(data_folder(run.data_root), split, boxes=True) if run.dataset == "stanford40" else None
+    """A run's photographs as they lie on disk, with their boxes; None for data sets without boxes, and without their
+    files."""
+    if run.dataset != "stanford40":
+        return None
+    found = Stanford40(data_folder(run.data_root), split)
+    return Stanford40(found.root, split, boxes=True) if (found.folder / "XMLAnnotations").is_dir() else None

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kdnb.plots.links import heatmap
-from kdnb.plots.style import NEUTRAL, PALE, ROLES, figure, in_lines, legend_below, line_styles
+from kdnb.plots.style import COLOURS, NEUTRAL, PALE, ROLES, figure, in_lines, legend_below, line_styles
 
 __all__ = [
     "accuracy_and_cost",
@@ -53,9 +53,9 @@ def reliability(tables: Mapping[str, tuple[pd.DataFrame, float]], title: str = "
     for name, (table, error) in tables.items():
         look = ROLES[name]
         label = f"{name}: ECE {100 * error:.1f} %"
-        ax.plot(table["confidence"], table["accuracy"], color=look.color, dashes=look.dashes or (), label=label)
-        area = 8 + 120 * table["images"] / table["images"].sum()
-        ax.scatter(table["confidence"], table["accuracy"], area, color=look.color, marker=look.marker, alpha=0.8)
+        area = 8 + 200 * table["images"] / table["images"].sum()
+        how = {"color": look.color, "marker": look.marker, "alpha": 0.8, "label": label}
+        ax.scatter(table["confidence"], table["accuracy"], area, **how)
     ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
     legend_below(fig, ax)
     return fig
@@ -80,15 +80,20 @@ def class_changes(table: pd.DataFrame, title: str = "", most: int = 24) -> Figur
 
 
 def box_shares(inside, title: str = "") -> Figure | None:
-    """Share of the energy inside the person's box, of `evidence.inside`: over depth, and by whether one was right."""
+    """Share of the energy inside the person's box minus the box's share of the area, image by image, of
+    `evidence.inside`: over depth, and by whether one was right; so that the boxes' sizes do not matter."""
     if inside is None:
         return None
     fig, (depth, answers) = figure(
-        f"Energy inside the person's box, {len(inside.box):,} photographs", title, 4.0, ncols=2, width_ratios=(3, 2)
+        f"Energy inside the person's box, beyond the box's share of the area, {len(inside.box):,} photographs",
+        title,
+        4.0,
+        ncols=2,
+        width_ratios=(3, 2),
     )
-    styles = {role: ROLES[role] for role in inside.shares}
-    for place, (role, look) in enumerate(styles.items()):
-        shares = inside.shares[role]
+    places = {role: place for place, role in enumerate(inside.right)}
+    for role, look in ((role, ROLES[role]) for role in inside.shares):
+        shares = inside.shares[role] - inside.box[:, None]
         middle, off = means(shares)
         at = np.linspace(0, 100, shares.shape[1])
         depth.errorbar(at, middle, off, color=look.color, marker=look.marker, markersize=4, capsize=2, label=role)
@@ -96,14 +101,13 @@ def box_shares(inside, title: str = "") -> Figure | None:
             of_these = shares[inside.right[role] == right, -1]
             if len(of_these) > 1:
                 middle, off = means(of_these)
-                at = place + (0.12 if right else -0.12)
+                at = places[role] + (0.12 if right else -0.12)
                 answers.errorbar(at, middle, off, color=look.color, marker=look.marker, mfc=face, capsize=2)
     for ax in (depth, answers):
-        area = 100 * inside.box.mean()
-        ax.axhline(area, color="0.4", linestyle="--", linewidth=1, label="the box's share of the area")
-        ax.set_ylabel("energy inside (%)")
+        ax.axhline(0, color="0.4", linestyle="--", linewidth=1, label="no preference for the person")
+        ax.set_ylabel("energy inside minus box's area (points)")
     depth.set_xlabel("depth of the block (%)")
-    answers.set_xticks(range(len(styles)), styles)
+    answers.set_xticks(range(len(places)), places)
     answers.set_title("last block; filled: right predictions, empty: wrong ones", fontsize=8)
     legend_below(fig, depth)
     return fig
@@ -118,7 +122,7 @@ def loss_terms(shares: pd.DataFrame, norms: pd.DataFrame, title: str = "") -> Fi
     """Shares of the weighted terms in the loss (epochs x terms), and norms of their gradients (times x terms)."""
     what = "Weighted terms of the loss, and their gradients for the student"
     fig, (over, slopes) = figure(what, title, 3.6, ncols=2, width_ratios=(3, 2))
-    shades = ["#4d6073", "#de8f05", "#0173b2", "#029e73", "#cc78bc"][: len(shares.columns)]
+    shades = [NEUTRAL, *COLOURS][: len(shares.columns)]  # a term is nobody's role
     over.stackplot(shares.index, 100 * shares.to_numpy().T, labels=shares.columns, colors=shades, alpha=0.85)
     over.set(xlabel="epoch", ylabel="share of the training loss (%)", ylim=(0, 100), xlim=shares.index[[0, -1]])
     over.margins(0)
@@ -128,8 +132,11 @@ def loss_terms(shares: pd.DataFrame, norms: pd.DataFrame, title: str = "") -> Fi
     return fig
 
 
-def correlation_changes(matrices: Mapping[str, np.ndarray], title: str = "") -> Figure:
-    """Correlations between classes minus the teacher's, {name: (classes, classes)}; below each the mean distance."""
+def correlation_changes(matrices: Mapping[str, np.ndarray], title: str = "") -> Figure | None:
+    """Correlations between classes minus the teacher's, {name: (classes, classes)}; below each the mean distance; None
+    of none."""
+    if not matrices:
+        return None
     fig, axes = panels(matrices, "Correlations of the classes' logits, minus the teacher's", title, 2.3, 1.9)
     reach = max(np.abs(m).max() for m in matrices.values())
     for ax, values in zip(axes, matrices.values(), strict=True):

@@ -9,7 +9,6 @@ from kdnb.plots.style import NEUTRAL, PALE, SEQUENTIAL, figure, legend_below, li
 __all__ = ["accuracy_over_time", "learning_curves", "step_times", "with_published"]
 
 TOP1 = "test accuracy, top-1 (%)"
-STUDIES = ["this study", "published", "earlier study"]
 
 
 def learning_curves(table: pd.DataFrame, title: str = "") -> Figure | None:
@@ -28,6 +27,10 @@ def learning_curves(table: pd.DataFrame, title: str = "") -> Figure | None:
     fig, axes = figure(what, title, 4.2, ncols=len(parts), width_ratios=(3, 2)[: len(parts)], squeeze=False)
     for ax, (name, part) in zip(axes[0], parts.items(), strict=True):
         sns.lineplot(part, x="epoch", y="test_top1", errorbar="sd", legend=ax is axes[0, 0], ax=ax, **looks(table))
+        for line, epochs in part.groupby("line"):
+            if epochs["epoch"].nunique() == 1:  # a line of one point is none
+                look = looks(table)["palette"][line]
+                ax.errorbar(epochs["epoch"].iloc[0], epochs["test_top1"].mean(), fmt="o", color=look, markersize=4)
         ax.set(xlabel="epoch", ylabel=TOP1)
         ax.set_title(name, fontsize=9)
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -71,20 +74,19 @@ def accuracy_over_time(table: pd.DataFrame, title: str = "") -> Figure | None:
 def with_published(table: pd.DataFrame, title: str = "") -> Figure | None:
     """Accuracies beside the published ones. Points, not bars: bars start at 0, and differences are of a point or two.
 
-    table: a row per run or citation with the columns line, study (one of `STUDIES`) and top1 (%); the runs of a line
-    of this study are drawn as their mean ± sd. None without rows.
+    table: a row per run or citation with the columns line, study (this study, published or earlier study) and top1 (%);
+    the runs of a line of this study are drawn as their mean ± sd. None without rows.
     """
     if table.empty:
         return None
-    fig, ax = figure("Test accuracy here and as published", title, 1.4 + 0.4 * table["line"].nunique())
-    marks = {"order": table["line"].unique(), "palette": [NEUTRAL, "black", PALE], "markers": ["o", "D", "s"]}
-    marks |= {
-        "linestyle": "none",
-        "dodge": 0.5 * (table["study"].nunique() > 1),
-        "markersize": 6,
-        "err_kws": {"linewidth": 1.5},
-    }
-    sns.pointplot(table, x="top1", y="line", hue="study", hue_order=STUDIES, errorbar="sd", ax=ax, **marks)
+    what = "Test accuracy here and as published" if table["study"].nunique() > 1 else "Test accuracy"
+    fig, ax = figure(what, title, 1.4 + 0.4 * table["line"].nunique())
+    looks = {"this study": (NEUTRAL, "o"), "published": ("black", "D"), "earlier study": (PALE, "s")}
+    there = [study for study in looks if study in set(table["study"])]
+    colours, marks = zip(*map(looks.get, there), strict=True)
+    how = {"order": table["line"].unique(), "hue_order": there, "palette": [*colours], "markers": [*marks]}
+    how |= {"linestyle": "none", "dodge": 0.5 * (len(there) > 1), "markersize": 6, "err_kws": {"linewidth": 1.5}}
+    sns.pointplot(table, x="top1", y="line", hue="study", errorbar="sd", ax=ax, **how)
     ax.set(xlabel=f"{TOP1}; here: last epoch, mean ± sd of the seeds", ylabel="")
     ax.grid(axis="x", alpha=0.3)
     legend_below(fig, ax)

@@ -102,7 +102,7 @@ def described(fig: Figure, title: str = "") -> str:
     for ax in fig.axes:
         said += [ax.get_title(), ax.get_title("left"), ax.get_ylabel(), ax.get_xlabel()]
     said += [text.get_text() for legend in fig.legends for text in legend.get_texts()]
-    return "; ".join(dict.fromkeys(" ".join(text.split()) for text in said if text))
+    return "; ".join(" ".join(text.split()) for text in said if text)
 
 
 def figure(what: str, title: str, height: float, width: float = WIDTH, parts=(), **grid) -> tuple[Picture, Axes]:
