@@ -6,10 +6,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from dask.distributed import Client, LocalCluster
+from helpers import quiet
 from test_cluster import until
 from test_study import planned
 
-from kdnb import process
+from kdnb import Run, process, train
+from kdnb.cluster import make_all
 from kdnb.process import Study, execute
 
 # What a worker, papermill and its kernel are to each other: each starts the next, the last in a session of its own.
@@ -105,7 +108,10 @@ def test_a_run_gets_its_part_of_the_cores_and_a_gpu_if_it_may_choose(tmp_path, m
     run = planned(tmp_path, "teacher")[0]
     with Client(n_workers=3, threads_per_worker=1, processes=False, dashboard_address=None) as client:
         one, other = (client.submit(told, run, pure=False).result() for run in (run, replace(run, device="cpu")))
+        monkeypatch.setattr(process.os, "cpu_count", lambda: 64)  # as SLURM gives a job cores of its own
+        alone = client.submit(told, run, pure=False).result()
     assert one == other | {"CUDA_VISIBLE_DEVICES": "0"} and other["OMP_NUM_THREADS"] == "2"
+    assert alone["OMP_NUM_THREADS"] == "8"
     process.places.cache_clear()
 
 
@@ -121,3 +127,13 @@ def test_a_worker_that_sees_other_folders_or_has_other_code_is_told(tmp_path):
     assert "kdnb's code is " in study.differs() and study.differs().endswith(", and 0123 here")
     made = process.make(planned(tmp_path, "teacher")[0], study)
     assert made.why.startswith("not started: kdnb's code is ") and not made.top1
+
+
+def test_a_cluster_that_starts_workers_for_tasks_alone_is_asked_for_one(tmp_path):
+    """dask-jobqueue's `adapt` starts no job before there is a task."""
+    run = train(Run(student="wrn_10_1", method="none", epochs=1, image_size=8, outputs=str(tmp_path)), quiet)
+    study = Study.begin(1, tmp_path / "runs", {})
+    with LocalCluster(n_workers=0, processes=False, threads_per_worker=1, dashboard_address=None) as cluster:
+        cluster.adapt(minimum=0, maximum=1, interval="100ms")
+        with Client(cluster) as client:
+            assert make_all(client, [run], study) == {}
