@@ -120,16 +120,22 @@ def record(run: Run, outputs: Path | None = None) -> Path:
 
 def curves(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per epoch of each run of a frame: its columns, epoch, test_top1 (%), lr and spent (s since the start)."""
-    parts = [pd.DataFrame(columns=["epoch", "test_top1", "lr", "spent"])]
-    for told in runs.to_dict("records"):
-        try:
-            metrics = Finished(told["folder"]).metrics
-        except InputError as error:
-            warnings.warn(f"left out of the curves: {error}", stacklevel=2)
-        else:
-            own = metrics.reindex(columns=["epoch", "test_top1", "lr"])  # an older run kept no lr
-            parts.append(own.assign(spent=metrics["seconds"].cumsum(), **told))
-    return pd.concat(parts[1:] or parts, ignore_index=True)
+    parts = [epochs(folder) for folder in runs["folder"]]
+    rows = runs.iloc[np.repeat(np.arange(len(runs)), [len(part["epoch"]) for part in parts])].reset_index(drop=True)
+    empty = np.empty(0)
+    told = {n: np.concatenate([empty, *(part[n] for part in parts)]) for n in ("epoch", "test_top1", "lr", "spent")}
+    return rows.assign(**told).astype({"epoch": int})
+
+
+def epochs(folder: str) -> dict[str, np.ndarray]:
+    """What `curves` needs of a run's epochs; none, with a warning, if its file is damaged."""
+    try:
+        told = Finished(folder).columns
+    except InputError as error:
+        warnings.warn(f"left out of the curves: {error}", stacklevel=3)
+        return dict.fromkeys(("epoch", "test_top1", "lr", "spent"), np.empty(0))
+    older = np.full(len(told["epoch"]), np.nan)  # kept no lr
+    return {"lr": older} | told | {"spent": told["seconds"].cumsum()}
 
 
 def run_curves(runs: Mapping[str, RunFolder]) -> pd.DataFrame:

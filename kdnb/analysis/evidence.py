@@ -19,7 +19,6 @@ from kdnb.models import load_weights, read_state_dict
 from kdnb.prepare import ready
 from kdnb.progress import counted
 from kdnb.run import Run
-from kdnb.store import read_table
 from kdnb.train import train
 
 
@@ -157,7 +156,7 @@ def grad_cam(networks: Networks, survey: Survey, index: np.ndarray) -> Gallery |
 
 def loss_shares(run: Run) -> pd.DataFrame:
     """The share of each weighted term in the training loss: a row per epoch, a column per term, rows sum to 1."""
-    terms, metrics = run.config["terms"], read_table(run.folder / "metrics.csv", ("epoch",)).set_index("epoch")
+    terms, metrics = run.config["terms"], run.metrics.set_index("epoch")
     epochs = metrics.index.to_numpy() - 1
     weighted = {t["loss"]: metrics[f"train_{t['loss']}"] * weight_at(t["loss"], t["weight"], epochs) for t in terms}
     table = pd.DataFrame(weighted).abs()  # VID's may be below 0
