@@ -159,21 +159,20 @@ class Run(store.RunFolder):
         changed = {name: value for name, (value, _) in self.changes.items()}
         own = {name: getattr(self, name) for name in ALWAYS} | changed
         digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:6]
-        words = "-".join(self.words).replace(" ", "").replace(":", "")
+        words = "-".join(self.words("=")).replace(" ", "").replace(":", "")
         return words[:220] + f"-{digest}"  # of 255 that file systems allow
 
     @property
     def title(self) -> str:
         """What a figure calls it."""
-        return ", ".join(self.words).replace("=", " ")
+        return ", ".join(self.words(" "))
 
-    @property
-    def words(self) -> list[str]:
-        """What it is, one thing after the other."""
-        words = [self.dataset, self.student, self.label, *([f"from={self.teacher}"] if self.teacher else [])]
+    def words(self, sign: str) -> list[str]:
+        """What it is, one thing after the other; sign: between a name and its value."""
+        words = [self.dataset, self.student, self.label, *([f"from{sign}{self.teacher}"] if self.teacher else [])]
         for name, (value, _) in self.changes.items():
-            words.append(f"{name}={value:g}" if type(value) is float else f"{name}={value}")
-        return [*words, f"seed={self.seed}"]
+            words.append(f"{name}{sign}{value:g}" if type(value) is float else f"{name}{sign}{value}")
+        return [*words, f"seed{sign}{self.seed}"]
 
     def summary(self):
         """The resolved parameters as a pandas table, for a notebook's reader."""
