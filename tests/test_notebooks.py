@@ -126,7 +126,7 @@ def test_the_others_run_on_what_it_left(outputs, tmp_path):
     assert "finished before" in (tmp_path / "train.ipynb").read_text()
     names = {"first.md", "headline.md", "results.md", "short-runs.md"}
     made = {path.name for path in (tmp_path / "tables").iterdir()}
-    assert names < made and len(made) == 5 and "wrn_10_1" not in (tmp_path / "tables/headline.md").read_text()
+    assert names == made and "wrn_10_1" not in (tmp_path / "tables/headline.md").read_text()
     assert list(tmp_path.glob("runs/figures/speed-digits*.png")) and list(
         tmp_path.glob("figures/learning-curves-digits*.png")
     )
