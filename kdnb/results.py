@@ -13,7 +13,7 @@ from kdnb.errors import InputError, choose
 from kdnb.losses import METHODS
 from kdnb.paths import output_folder
 from kdnb.run import Run
-from kdnb.store import RunFolder, damaged, write_atomically
+from kdnb.store import RunFolder, damaged, read_columns, write_atomically
 
 COLUMNS = """
     folder dataset network teacher method seed top1 top5 best_top1 epochs changed teacher_changed left_out train_images
@@ -130,7 +130,7 @@ def curves(runs: pd.DataFrame) -> pd.DataFrame:
 def epochs(folder: str) -> dict[str, np.ndarray]:
     """What `curves` needs of a run's epochs; none, with a warning, if its file is damaged."""
     try:
-        told = Finished(folder).columns
+        told = read_columns(Path(folder, "metrics.csv"), ("epoch", "test_top1", "seconds"), ("lr",))
     except InputError as error:
         warnings.warn(f"left out of the curves: {error}", stacklevel=3)
         return dict.fromkeys(("epoch", "test_top1", "lr", "spent"), np.empty(0))

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,18 +83,21 @@ def read_json(path: Path) -> dict:
     return found
 
 
-def read_columns(path: Path, columns: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """A CSV file of numbers, column by column. Raises InputError if it is missing, damaged or lacks one of `columns`.
+def read_columns(path: Path, required: tuple[str, ...], others: tuple[str, ...] | None = None) -> dict:
+    """{name: array} of a CSV file of numbers: the required columns, and those of the others that are there; None: all.
 
-    pandas would take several milliseconds, and there are thousands of runs.
+    Raises InputError if it is missing, damaged or lacks a column. pandas would take several milliseconds, and there are
+    thousands of runs.
     """
-    header, *lines = existing(path).read_text(errors="replace").splitlines() or [""]
+    text = re.sub(r",(?=,|\n|$)", ",nan", existing(path).read_text(errors="replace").strip())
+    header, *lines = (line.split(",") for line in text.split("\n"))
     try:
-        rows = np.array([[float(value or "nan") for value in line.split(",")] for line in lines])
-        table = dict(zip(header.split(","), rows.T, strict=True))
+        cells = dict(zip(header, zip(*lines, strict=True), strict=True))
+        wanted = header if others is None else [name for name in (*required, *others) if name in cells]
+        table = {name: np.array([*map(float, cells[name])]) for name in wanted}
     except ValueError as error:
         raise damaged(path, error) from None
-    if missing := [name for name in columns if name not in table]:
+    if missing := [name for name in required if name not in table]:
         raise damaged(path, f"it has no column {missing[0]}")
     return table | {"epoch": table["epoch"].astype(int)}
 
@@ -140,12 +144,7 @@ class RunFolder:
         """A pandas DataFrame, one row per finished epoch."""
         import pandas as pd
 
-        return pd.DataFrame(self.columns)
-
-    @property
-    def columns(self) -> dict[str, np.ndarray]:
-        """The columns of `metrics`."""
-        return read_columns(self.folder / "metrics.csv", ("epoch", "train_top1", "test_top1", "seconds"))
+        return pd.DataFrame(read_columns(self.folder / "metrics.csv", ("epoch", "train_top1", "test_top1", "seconds")))
 
     @property
     def history(self) -> dict[str, np.ndarray]:

@@ -89,6 +89,6 @@ def test_a_still_picture_stands_in(links, monkeypatch, watched):
     widgets = ["application/vnd.jupyter.widget-view+json" in bundle for bundle in bundles]
     assert widgets == ([True, False] if watched else [False])
     still = Image.open(io.BytesIO(base64.b64decode(bundles[-1]["image/png"])))
-    assert still.size == Image.open(io.BytesIO(links.image.value)).size == (1800, still.height)
+    assert still.size == Image.open(io.BytesIO(links.image.value)).size == (1350, still.height)
     assert 'alt="Still picture of an explorer: mean attention, epoch 5; ' in bundles[-1]["text/html"]
     assert len(shown) == (3 if watched else 1)  # the last one tells the page which of the two to show

@@ -12,15 +12,17 @@ import ipywidgets
 import numpy as np
 from IPython.display import HTML, display
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from kdnb.plots.links import Numbers, heatmap
 from kdnb.plots.maps import blend, map_bar, seen
 from kdnb.plots.style import WIDTH, described, encoded, in_lines, show, size, words
 from kdnb.progress import watched
 
-DPI = 200  # twice what a page shows
+PAGE, DPI = 100, 150  # pixels an inch of the page, and half as many more that are drawn; twice would take too long
 # JupyterLab prefers a widget to a picture, also when its kernel is gone and it can only say so: both are put out, one
 # after the other, and the page shows the picture if the widget is not there.
 ONE_OF_TWO = (
@@ -46,7 +48,7 @@ class Explorer(ipywidgets.VBox):
             artist.set_animated(True)  # left out of what is drawn now
         self.canvas.draw()
         self.background = self.canvas.copy_from_bbox(figure.bbox)
-        layout = {"width": f"{figure.bbox.width / 2:.0f}px", "max_width": "100%", "object_fit": "contain"}
+        layout = {"width": f"{WIDTH * PAGE}px", "max_width": "100%", "object_fit": "contain"}
         self.image = ipywidgets.Image(format="jpeg", layout=layout)
         self.redraw()
         for control in controls.values():
@@ -66,9 +68,24 @@ class Explorer(ipywidgets.VBox):
             self.add_class("kdnb-explorer")
             display(super()._repr_mimebundle_(), raw=True)
         text = "Still picture of an explorer: " + described(self.canvas.figure)
-        show(np.asarray(self.canvas.buffer_rgba()), round(self.canvas.figure.bbox.width / 2), text)
+        show(np.asarray(self.canvas.buffer_rgba()), WIDTH * PAGE, text)
         if watched():
             display(HTML(f'<style>{ONE_OF_TWO}</style><span class="kdnb-still"></span>'))
+
+
+class Tile(Artist):
+    """A square picture (side, side, 3) that fills its axes; matplotlib's own resampling takes several times as long."""
+
+    def __init__(self, ax: Axes):
+        super().__init__()
+        self.pixels = np.zeros((2, 2, 3), np.uint8)
+        ax.set(aspect="equal", xlim=(0, 1), ylim=(0, 1))
+        ax.add_artist(self)
+
+    def draw(self, renderer) -> None:
+        left, bottom, right, top = self.axes.get_window_extent(renderer).extents.round().astype(int).tolist()
+        image = Image.fromarray(self.pixels).resize((right - left, top - bottom), Image.Resampling.BILINEAR)
+        renderer.draw_image(renderer.new_gc(), left, bottom, np.asarray(image.convert("RGBA"))[::-1])
 
 
 def link_explorer(history: np.ndarray, by_class, teacher_blocks, student_blocks) -> Explorer:
@@ -119,8 +136,7 @@ def map_explorer(gallery, pair: tuple[int, int], look_at: Callable | None = None
     """
     figure = Figure((WIDTH, 2.9), DPI, layout="constrained")
     axes = figure.subplots(1, 1 + len(gallery.maps))
-    look = {"extent": (0, 1, 1, 0), "interpolation": "bilinear"}
-    panels = [ax.imshow(np.zeros((2, 2, 3), np.uint8), **look) for ax in axes]
+    panels = [Tile(ax) for ax in axes]
     titles = [ax.set_title("one\ntwo\nthree", fontsize=8) for ax in axes]
     for ax in axes:
         ax.axis("off")
@@ -134,11 +150,11 @@ def map_explorer(gallery, pair: tuple[int, int], look_at: Callable | None = None
 
     def change(image: int, t: int, s: int) -> None:
         pixels = gallery.pixels[image - 1]
-        panels[0].set_data(pixels)
+        panels[0].pixels = pixels
         titles[0].set_text(in_lines(gallery.names[image - 1], 18))
         for panel, title, network in zip(panels[1:], titles[1:], gallery.maps, strict=True):
             (name, shape), maps, distances = seen(gallery, network, (t, s))
-            panel.set_data(blend(pixels, maps[image - 1]))
+            panel.pixels = blend(pixels, maps[image - 1])
             title.set_text(f"{network} {name}\n{size(shape)}\n{distances[image - 1]}".rstrip())
 
     upload, complaint = ipywidgets.FileUpload(accept="image/*", description="Upload"), ipywidgets.Label()
