@@ -2,7 +2,8 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -129,13 +130,18 @@ def curves(runs: pd.DataFrame) -> pd.DataFrame:
 
 def epochs(folder: str) -> dict[str, np.ndarray]:
     """What `curves` needs of a run's epochs; none, with a warning, if its file is damaged."""
-    try:
-        told = read_columns(Path(folder, "metrics.csv"), ("epoch", "test_top1", "seconds"), ("lr",))
-    except InputError as error:
-        warnings.warn(f"left out of the curves: {error}", stacklevel=3)
-        return dict.fromkeys(("epoch", "test_top1", "lr", "spent"), np.empty(0))
+    wanted = Path(folder, "metrics.csv"), ("epoch", "test_top1", "seconds"), ("lr",)
+    told = or_warn("the curves", read_columns, *wanted) or dict.fromkeys(wanted[1], np.empty(0))
     older = np.full(len(told["epoch"]), np.nan)  # kept no lr
     return {"lr": older} | told | {"spent": told["seconds"].cumsum()}
+
+
+def or_warn(where: str, read: Callable, *of):
+    """What is read or, with a warning that it is left out there, None."""
+    try:
+        return read(*of)
+    except InputError as error:
+        warnings.warn(f"left out of {where}: {error}", stacklevel=3)
 
 
 def run_curves(runs: Mapping[str, RunFolder]) -> pd.DataFrame:
@@ -181,7 +187,8 @@ def links(runs: pd.DataFrame) -> dict[str, tuple]:
     out = {}
     for title, part in lines(runs).items():
         for line, alike in part.groupby("line", sort=False):
-            if found := [*filter(None, (Finished(folder).links for folder in alike["folder"]))]:
+            told = (or_warn("the links", attrgetter("links"), Finished(folder)) for folder in alike["folder"])
+            if found := [*filter(None, told)]:
                 means, *blocks = zip(*found, strict=True)
                 seeds = f", mean of {len(found)} seeds" if len(found) > 1 else ""
                 out[f"{title}, {line}{seeds}"] = np.mean(means, axis=0), *(its[0] for its in blocks)

@@ -133,6 +133,10 @@ def test_a_record_is_a_run_without_its_weights(tmp_path):
     assert what.endswith("wrn_10_1, ce + afd:9 from wrn_16_1, mean of 2 seeds")
     np.testing.assert_allclose(links, (run.links[0] + again.links[0]) / 2, rtol=1e-6)
     assert (len(teacher), len(student)) == links.shape[1:] == (6, 3)
+    (again.folder / "history.npz").write_bytes(b"torn")
+    with pytest.warns(UserWarning, match=r"left out of the links: .*history\.npz is damaged"):
+        (what,) = results.links(results.frame(tmp_path / "runs"))
+    assert what.endswith("from wrn_16_1")
     table = tables.network_table({"teacher": run.teacher_run, "distilled": run})
     assert list(table.loc["network"]) == ["wrn_16_1", "wrn_10_1"]
     assert table.loc["top1", "distilled"] == round(run.result["top1"], 2)
