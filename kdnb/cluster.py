@@ -43,7 +43,8 @@ def make_all(client: "Client", runs: list[Run], study: Study) -> dict[str, str]:
     probe = client.submit(study.differs, key=f"{study.name}-differs")  # an adaptive cluster starts workers for tasks
     wait(probe)
     if probe.status == "error":
-        raise InputError(f"the cluster cannot load kdnb: {str(probe.exception()).splitlines()[0]}")
+        why = (str(probe.exception()).splitlines() or [type(probe.exception()).__name__])[0]
+        raise InputError(f"the cluster cannot load kdnb, or look at its folders: {why}")
     for worker, why in client.run(study.differs, on_error="return").items():
         if why:
             raise InputError(f"worker {worker} cannot make these runs: {why}")

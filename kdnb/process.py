@@ -174,8 +174,9 @@ def share(run: Run, per_gpu: int) -> Iterator[dict[str, str]]:
     from dask.system import CPU_COUNT
 
     workers = get_client().scheduler_info()["workers"]
-    own = workers[get_worker().address]
-    beside = [own] if (os.cpu_count() or 1) > CPU_COUNT else workers.values()  # a batch job may have cores of its own
+    own, here = workers[get_worker().address], get_worker().address.startswith("inproc:")  # all of them in this process
+    apart = not here and (os.cpu_count() or 1) > CPU_COUNT  # a batch job may have cores of its own
+    beside = [own] if apart else workers.values()
     runs = sum(worker["nthreads"] for worker in beside if worker["host"] == own["host"])
     env = {"OMP_NUM_THREADS": str(max(1, CPU_COUNT // runs))} | ({"OMP_WAIT_POLICY": "PASSIVE"} if runs > 1 else {})
     if not gpus() or run.device not in ("auto", "cuda"):

@@ -165,9 +165,11 @@ def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     Adds the columns line, what a legend calls a network that was trained so, order, its `look`, and run, as plots
     expect them.
     """
-    out, kind = {}, ["dataset", "changed", "precision"]
+    out, kind = {}, ["dataset", "own", "precision"]
+    own = [", ".join(f"{name} {value}" for name, (value, _) in its.items()) for its in runs["changes"]]
+    runs = runs.assign(run=runs["folder"], own=pd.Series(own, runs.index, dtype=object))
     other_images = runs.groupby(kind)["data_id"].transform("nunique") > 1
-    runs = runs.assign(run=runs["folder"], images=("images " + runs["data_id"]).where(other_images, ""))
+    runs["images"] = ("images " + runs["data_id"]).where(other_images, "")
     for key, part in runs.groupby([*kind, "images"]):
         teacher, alone = part["teacher"].str.partition(" ")[0], part["method"] == "none"
         line = part["network"] + ", " + (part["method"] + " from " + teacher).mask(alone, "alone")
@@ -176,8 +178,7 @@ def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
             line += part[column].map(told.format).where(several, "")
         order = part["method"].map(look)
         part = part.assign(line=line, order=order.mask(alone & part["network"].isin(teacher), 0))
-        changed = [f"{name} {value}" for name, (value, _) in part["changes"].iloc[0].items()]
-        title = ", ".join(filter(None, [key[0], *changed, key[2] * (key[2] != "float32"), key[3]]))
+        title = ", ".join(filter(None, [key[0], key[1], key[2] * (key[2] != "float32"), key[3]]))
         out[title] = part.sort_values(["order", "line", "seed"])
     return out
 

@@ -17,7 +17,7 @@ from kdnb.errors import InputError
 from kdnb.models import parameter_count
 from kdnb.paths import output_folder
 from kdnb.prepare import load_images, loaders
-from kdnb.results import Finished, frame, record, row
+from kdnb.results import frame, record, row
 from kdnb.run import Run
 from kdnb.store import RunFolder, write_atomically
 from kdnb.teacher import load_teacher
@@ -189,11 +189,11 @@ def gather(folders: list[Path], outputs: Path) -> int:
     for path in sorted(found for folder in folders for found in folder.rglob("config.json")):
         try:
             run = Run.open(path.parent)
-            known = Finished(outputs / "records" / run.name)
-            word = "replaced" if known.done else "new"
+            kept, measured = (place / "result.json" for place in (outputs / "records" / run.name, run.folder))
             if not run.done:
                 print(f"not finished: {run.name}")
-            elif word == "new" or known.result != run.result:
+            elif not kept.is_file() or kept.read_bytes() != measured.read_bytes():
+                word = "replaced" if kept.is_file() else "new"
                 print(f"{word}: {record(run, outputs).name}, top-1 {run.result['top1']:.2f} %")
         except InputError as error:
             damaged += 1

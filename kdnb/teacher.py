@@ -42,9 +42,10 @@ def load_teacher(run: "Run") -> Teacher:
         model, classes = imagenet_model(run.teacher)
         kept, weights = {"dataset": "imagenet"}, "imagenet"
     else:
-        path = run.teacher_run.weights if run.teacher_run else weights_file(run.teacher_weights)
+        own = run.teacher_run if run.teacher_weights in ("", "none") else None  # else it was moved
+        path = own.weights if own else weights_file(run.teacher_weights)
         model, kept = load_weights(run.teacher, path), read_metadata(path)
-        classes, weights = kept.get("classes") or (), run.teacher_run.name if run.teacher_run else path.name
+        classes, weights = kept.get("classes") or (), own.name if own else path.name
     told = {name: kept.get(name) for name in ("dataset", "top1", "changes")}
     about = {"network": run.teacher, "weights": weights, "sha256": fingerprint(model), "classes": class_count(model)}
     begun = (run.config.get("teacher") or {}).get("sha256") if (run.folder / "config.json").is_file() else None

@@ -15,7 +15,7 @@ from kdnb import store
 from kdnb.device import environment, pick_compile, set_threads
 from kdnb.engine import Engine, evaluate
 from kdnb.errors import InputError
-from kdnb.lease import Busy, locked
+from kdnb.lease import locked
 from kdnb.models import blocks, parameter_count
 from kdnb.prepare import Ready, check, check_same, description, load_images, ready
 from kdnb.progress import Progress, StopButton, bar
@@ -46,14 +46,13 @@ def train(run: Run, say: Callable[[str], None] = print, until: float = math.inf)
         return run
     if run.teacher_run is not None and not run.teacher_run.done:
         check(run, images)
-        say(f"its teacher is trained first, {run.teacher_run.epochs} epochs: {run.teacher_run.name}")
         try:
-            train(run.teacher_run, say, until)
-        except (Interrupted, Busy):
-            raise
+            check(run.teacher_run)
         except InputError as error:
             alone = f"train it by itself (student {run.teacher}, method none), then set teacher_weights to its folder"
             raise InputError(f"its teacher cannot be trained by the preset ({error}): {alone}") from None
+        say(f"its teacher is trained first, {run.teacher_run.epochs} epochs: {run.teacher_run.name}")
+        train(run.teacher_run, say, until)
     set_threads(run.threads)
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)

@@ -108,10 +108,9 @@ def test_a_run_gets_its_part_of_the_cores_and_a_gpu_if_it_may_choose(tmp_path, m
     run = planned(tmp_path, "teacher")[0]
     with Client(n_workers=3, threads_per_worker=1, processes=False, dashboard_address=None) as client:
         one, other = (client.submit(told, run, pure=False).result() for run in (run, replace(run, device="cpu")))
-        monkeypatch.setattr(process.os, "cpu_count", lambda: 64)  # as SLURM gives a job cores of its own
-        alone = client.submit(told, run, pure=False).result()
+        monkeypatch.setattr(process.os, "cpu_count", lambda: 64)  # as in a container; the workers share what it has
+        assert client.submit(told, run, pure=False).result()["OMP_NUM_THREADS"] == "2"
     assert one == other | {"CUDA_VISIBLE_DEVICES": "0"} and other["OMP_NUM_THREADS"] == "2"
-    assert alone["OMP_NUM_THREADS"] == "8"
     process.places.cache_clear()
 
 

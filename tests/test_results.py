@@ -122,6 +122,14 @@ def test_a_damaged_run_is_named_and_left_out(outputs, file, content):
         assert len(set(results.curves(runs)["folder"])) == 7 and len(runs) == 7 + (file == "metrics.csv")
 
 
+def test_what_departs_from_two_presets_alike_is_drawn_together(tmp_path):
+    """A data set may train a teacher by another preset: 20 epochs are too few for the one and many for the other."""
+    make(tmp_path, 80.0, "wrn_40_2", changes={"epochs": [20, 6]})
+    make(tmp_path, 70.0, changes={"epochs": [20, 40]})
+    ((title, part),) = results.lines(frame(tmp_path)).items()
+    assert title == "cifar100, epochs 20" and sorted(part["top1"]) == [70.0, 80.0]
+
+
 def test_a_record_is_a_run_without_its_weights(tmp_path):
     run = train(tiny_run(tmp_path, epochs=1, method="ce + afd:9"), quiet)
     kept = results.record(run)
@@ -153,6 +161,9 @@ def test_runs_of_any_machine_are_gathered_and_a_damaged_one_is_said(tmp_path, ca
         assert (out == f"new: {whole.name}, top-1 {whole.result['top1']:.2f} %\n") == fresh == bool(out)
         assert err.startswith(f"left out: {torn.folder / 'metrics.csv'} is damaged")
     assert [path.name for path in (tmp_path / "home/records").iterdir()] == [whole.name]
+    (tmp_path / "home/records" / whole.name / "result.json").write_text("torn")
+    assert tables.main([str(whole.folder), *home]) == 0
+    assert capsys.readouterr().out.startswith(f"replaced: {whole.name}, top-1 ")
     assert "wrn_10_1" in (tmp_path / "home/tables/short-runs.md").read_text()
     with pytest.raises(SystemExit) as end:
         tables.main([str(tmp_path / "nowhere"), *home])

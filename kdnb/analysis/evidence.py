@@ -25,7 +25,7 @@ from kdnb.train import train
 def siblings(run: Run) -> list[Run]:
     """The finished runs beside a run that differ from it in their seed alone, by seed; itself included."""
     pattern = f"{glob.escape(run.name.rpartition('-seed=')[0])}-seed=*/result.json"
-    where = {"device": run.device, "threads": run.threads, "data_root": run.data_root}
+    where = {name: getattr(run, name) for name in ("device", "threads", "data_root", "teacher_weights")}
     found = [Run.open(path.parent, **where) for path in run.folder.parent.glob(pattern)]
     return sorted((r for r in found if replace(r, seed=run.seed) == run), key=lambda r: r.seed)
 

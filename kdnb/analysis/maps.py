@@ -44,16 +44,18 @@ def look(networks: Networks, survey: Survey, index: np.ndarray) -> Gallery | Non
 
 
 def look_at(networks: Networks, photograph: str | Path | BinaryIO, name: str = "") -> Gallery | None:
-    """The networks' maps of a photograph of one's own, a path or an open file, cut and resized as in testing.
+    """The networks' maps of a photograph of one's own, a path or an open file, cut as photographs are in testing.
 
     None for "", no photograph. Raises InputError for a file that is not there, or is no image.
     """
-    if photograph == "":
+    if not photograph:
         return None
     file = located(photograph) if isinstance(photograph, str | Path) else photograph
     found = read_image(file, 2 * networks.loader.size)
     if found is None:
-        raise InputError(f"photograph {name or str(file)!r}: no such file, or no image of 8 bits a channel")
+        raise InputError(
+            f"photograph {name or str(file)!r}: no such file, no image of 8 bits a channel, or one of too many pixels"
+        )
     pixels, aspect = torch.from_numpy(found[0])[None], torch.tensor([found[1]], dtype=torch.float32)
     one = {"images": pixels, "labels": torch.zeros(1, dtype=torch.int64), "aspect": aspect, "files": [file]}
     loader = Loader(replace(networks.loader.images, **one), 1, networks.loader.size, device=networks.loader.device)
