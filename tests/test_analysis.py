@@ -110,7 +110,7 @@ def test_a_photograph_of_ones_own_is_cut_like_the_test_images(networks, tmp_path
     assert both.distances["distilled"].shape == (3, 6, 3) and len(both.said["teacher"]) == len(both.pixels) == 3
     assert maps.look_at(networks, "") is None
     for name in ("text.png", "none.png"):
-        with pytest.raises(InputError, match=f"photograph .*{name}': no such file, or no image"):
+        with pytest.raises(InputError, match=f"photograph .*{name}': no such file, no image"):
             maps.look_at(networks, tmp_path / name)
     with pytest.raises(InputError, match=r"photograph 'none.png': no such file"):
         analysis.run_from_notebook({"photograph": "none.png", "outputs": str(tmp_path), "In": []})

@@ -53,9 +53,8 @@ def look_at(networks: Networks, photograph: str | Path | BinaryIO, name: str = "
     file = located(photograph) if isinstance(photograph, str | Path) else photograph
     found = read_image(file, 2 * networks.loader.size)
     if found is None:
-        raise InputError(
-            f"photograph {name or str(file)!r}: no such file, no image of 8 bits a channel, or one of too many pixels"
-        )
+        what = "no such file, no image of 8 bits a channel, or one of too many pixels"
+        raise InputError(f"photograph {name or str(file)!r}: {what}")
     pixels, aspect = torch.from_numpy(found[0])[None], torch.tensor([found[1]], dtype=torch.float32)
     one = {"images": pixels, "labels": torch.zeros(1, dtype=torch.int64), "aspect": aspect, "files": [file]}
     loader = Loader(replace(networks.loader.images, **one), 1, networks.loader.size, device=networks.loader.device)
