@@ -138,6 +138,7 @@ def test_an_interrupted_grid_goes_on_to_the_same_results(tmp_path, capsys, monke
     started.send_signal(signal.SIGINT)
     _, err = started.communicate()
     assert started.returncode == 130 and "stopped; the same command goes on from here\n" in err
+    before = [run for run in runs if run.done]  # the teacher, whose notebook may have been interrupted after training
     assert (alone.folder / "checkpoint").is_file() and not alone.done and not taught.folder.exists()
     assert "Interrupted: stopped after step" in (alone.folder / "notebook.log").read_text()
 
@@ -146,9 +147,8 @@ def test_an_interrupted_grid_goes_on_to_the_same_results(tmp_path, capsys, monke
     assert finished.index(teacher.name) < finished.index(taught.name)
     for run in runs:
         assert run.done and '"papermill"' in (run.folder / "notebook.ipynb").read_text()
-        assert (tmp_path / "records" / run.name / "result.json").is_file() and not (
-            run.folder / "notebook.log"
-        ).exists()
+        assert (tmp_path / "records" / run.name / "result.json").is_file()
+        assert run in before or not (run.folder / "notebook.log").exists()
     assert "going on after epoch" in (alone.folder / "notebook.ipynb").read_text()
     assert "kd" in (tmp_path / "runs/tables/headline.md").read_text() and (tmp_path / "results.ipynb").is_file()
     whole = train(replace(alone, outputs=str(tmp_path / "whole")), quiet)
