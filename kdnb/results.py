@@ -176,8 +176,8 @@ def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
         for column, told in APART.items():  # one name, several trainings
             several = part.groupby(line)[column].transform("nunique") > 1
             line += part[column].map(told.format).where(several, "")
-        order = part["method"].map(look)
-        part = part.assign(line=line, order=order.mask(alone & part["network"].isin(teacher), 0))
+        order, itself = part["method"].map(look), part["network"] + " (" + part["dataset"] + ")"
+        part = part.assign(line=line, order=order.mask(alone & itself.isin(part["teacher"]), 0))  # 0: one that teaches
         title = ", ".join(filter(None, [key[0], key[1], key[2] * (key[2] != "float32"), key[3]]))
         out[title] = part.sort_values(["order", "line", "seed"])
     return out

@@ -113,6 +113,13 @@ def test_curves_are_drawn_by_line(outputs):
     assert list(curves["spent"]) == [30.0, 40.0] and list(curves["test_top1"]) == [56.0, 76.0]
 
 
+def test_a_student_of_its_teachers_architecture_is_no_teacher(tmp_path):
+    make(tmp_path, 70.0)
+    make(tmp_path, 71.0, method="afd", teacher={"network": "wrn_16_2", "dataset": "imagenet"})
+    ((_, part),) = results.lines(frame(tmp_path)).items()
+    assert part.set_index("line")["order"].to_dict() == {"wrn_16_2, alone": 1, "wrn_16_2, afd from wrn_16_2": 2}
+
+
 @pytest.mark.parametrize("content", ["{", "", "[]", '{"top1": 5}', '{"top1": NaN, "top5": 1, "best": {"top1": 1}}'])
 @pytest.mark.parametrize("file", ["config.json", "result.json", "metrics.csv"])
 def test_a_damaged_run_is_named_and_left_out(outputs, file, content):
