@@ -75,7 +75,7 @@ def class_changes(table: pd.DataFrame, title: str = "", most: int = 24) -> Figur
     ax.axvline(0, color="0.5", linestyle="--", linewidth=1)
     ax.set_yticks(shown.index, [in_lines(name, 40) for name in shown["class"]], fontsize=7)
     ax.invert_yaxis()
-    ax.set_xlabel("points, with 95 % intervals (black: without 0, as one class in twenty has it by chance)", fontsize=8)
+    ax.set_xlabel("points, with 95 % intervals (black: it excludes 0, as one in twenty does by chance)", fontsize=8)
     return fig
 
 
