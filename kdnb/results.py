@@ -188,9 +188,11 @@ def links(runs: pd.DataFrame) -> dict[str, tuple]:
     out = {}
     for title, part in lines(runs).items():
         for line, alike in part.groupby("line", sort=False):
-            told = (or_warn("the links", attrgetter("links"), Finished(folder)) for folder in alike["folder"])
-            if found := [*filter(None, told)]:
-                means, *blocks = zip(*found, strict=True)
+            kept = [
+                (run, or_warn("the links", attrgetter("link_means"), run)) for run in map(Finished, alike["folder"])
+            ]
+            found = {run: means for run, means in kept if means is not None}  # 10,000 runs: blocks of the first alone
+            if first := next((told for run in found if (told := or_warn("the links", attrgetter("links"), run))), None):
                 seeds = f", mean of {len(found)} seeds" if len(found) > 1 else ""
-                out[f"{title}, {line}{seeds}"] = np.mean(means, axis=0), *(its[0] for its in blocks)
+                out[f"{title}, {line}{seeds}"] = np.mean([*found.values()], axis=0), *first[1:]
     return out

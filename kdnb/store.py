@@ -102,12 +102,12 @@ def read_columns(path: Path, required: tuple[str, ...], others: tuple[str, ...] 
     return table | {"epoch": table["epoch"].astype(int)}
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an npz file. Raises InputError if it is missing or damaged."""
+def read_arrays(path: Path, ending: str = "") -> dict[str, np.ndarray]:
+    """The arrays of an npz file whose names end so. Raises InputError if it is missing or damaged."""
     data = io.BytesIO(existing(path).read_bytes())
     try:
         with np.load(data, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            return {name: file[name] for name in file.files if name.endswith(ending)}
     except Exception as error:  # NumPy raises nearly anything for files that are no archives
         raise damaged(path, error) from None
 
@@ -152,16 +152,22 @@ class RunFolder:
         return read_arrays(self.folder / "history.npz")
 
     @property
+    def link_means(self) -> np.ndarray | None:
+        """Which block taught which: means (epochs, T, S) over each epoch's training images; None without any."""
+        path = self.folder / "history.npz"
+        return next(iter(read_arrays(path, ".links").values()), None) if path.is_file() else None
+
+    @property
     def links(self) -> tuple[np.ndarray, list, list] | None:
-        """Which block taught which: means (epochs, T, S), the teacher's and the student's blocks; None without any."""
-        history = self.history if (self.folder / "history.npz").is_file() else {}
-        means = [values for name, values in history.items() if name.endswith(".links")]
+        """`link_means`, the teacher's and the student's blocks; None without any."""
+        if (means := self.link_means) is None:
+            return None
+        history, axes = self.history, ("blocks", "shapes")
         try:
-            names = [f"{role}.{what}" for role in ("teacher", "student") for what in ("blocks", "shapes") if means]
-            arrays = [history[name] for name in names]
+            blocks = ([*zip(*(history[f"{role}.{a}"] for a in axes), strict=True)] for role in ("teacher", "student"))
+            return means, *blocks
         except KeyError as error:
             raise damaged(self.folder / "history.npz", error) from None
-        return (means[0], [*zip(*arrays[:2], strict=True)], [*zip(*arrays[2:], strict=True)]) if means else None
 
     @property
     def weights(self) -> Path:

@@ -82,6 +82,7 @@ def test_what_is_linked_to_is_there(path):
 
 def test_the_python_code_of_the_readme_runs(tmp_path):
     blocks = re.findall(r"```python\n(.+?)```", README, re.S)
+    (tmp_path / "kdnb").mkdir()  # as in the folder above a checkout
     done = python("\n".join(blocks), tmp_path)
     assert len(blocks) >= 3 and done.returncode == 0, done.stderr
     assert len(re.findall(r"'digits-\S+'", done.stdout)) == 6 and "-mine-" in done.stdout

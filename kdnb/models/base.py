@@ -39,7 +39,7 @@ class Grouped(nn.Module):
     classifier_name = "fc"
     relu = True  # False: nothing follows a block, its map is signed
 
-    def groups(self) -> list[Iterable[nn.Module]]:
+    def block_groups(self) -> list[Iterable[nn.Module]]:
         return [layer for name, layer in self.named_children() if name.startswith("layer")]
 
     def stem(self, x: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class Grouped(nn.Module):
     def forward(self, x: Tensor) -> Output:
         """Images (batch, 3, height, width), normalised -> Output."""
         x, feats, stages, preacts = self.stem(x), [], [], []
-        for group in self.groups():
+        for group in self.block_groups():
             for block in group:
                 preact = block(x)
                 x = F.relu(preact) if self.relu else preact
@@ -66,7 +66,7 @@ class Grouped(nn.Module):
     @property
     def block_names(self) -> list[str]:
         """A name per tap, for the axes of plots: group.block, counted from 1."""
-        return [f"{g}.{b}" for g, group in enumerate(self.groups(), 1) for b, _ in enumerate(group, 1)]
+        return [f"{g}.{b}" for g, group in enumerate(self.block_groups(), 1) for b, _ in enumerate(group, 1)]
 
 
 def conv(in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:

@@ -43,7 +43,7 @@ class MobileNetV2(Grouped):
         self.classifier = nn.Sequential(nn.Linear(1280, num_classes))
         initialise(self)
 
-    def groups(self) -> list[list[nn.Module]]:
+    def block_groups(self) -> list[list[nn.Module]]:
         rows = [[*row] for row in self.blocks]
         return [rows[0] + rows[1], rows[2], rows[3] + rows[4], rows[5] + rows[6]]
 

@@ -5,7 +5,7 @@ import torchvision
 from torch import Tensor
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from kdnb.models.base import Output, register
+from kdnb.models.base import Grouped, Output, register
 
 LAYERS = {
     "resnet18": (BasicBlock, [2, 2, 2, 2]),
@@ -18,24 +18,19 @@ class ResNet(torchvision.models.ResNet):
     """torchvision's ResNet; the taps are the block outputs, the stages the last of each group, all after the ReLU."""
 
     classifier_name = "fc"
+    block_groups, block_names = Grouped.block_groups, Grouped.block_names
 
     def forward(self, x: Tensor) -> Output:
         """Images (batch, 3, height, width), normalised -> Output."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         feats, stages = [], []
-        for group in (self.layer1, self.layer2, self.layer3, self.layer4):
+        for group in self.block_groups():
             for block in group:
                 x = block(x)
                 feats.append(x)
             stages.append(x)
         pooled = torch.flatten(self.avgpool(x), 1)
         return Output(self.fc(pooled), tuple(feats), tuple(stages), pooled)
-
-    @property
-    def block_names(self) -> list[str]:
-        """A name per tap, for the axes of plots: group.block, counted from 1."""
-        groups = (self.layer1, self.layer2, self.layer3, self.layer4)
-        return [f"{g}.{b}" for g, group in enumerate(groups, 1) for b in range(1, len(group) + 1)]
 
 
 @register(f"({'|'.join(LAYERS)})(?:im)?", "{}", ", ".join(LAYERS))

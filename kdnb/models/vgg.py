@@ -45,7 +45,7 @@ class VGG(Grouped):
         self.classifier = nn.Linear(channels, num_classes)
         initialise(self)
 
-    def groups(self) -> list[list[nn.Module]]:
+    def block_groups(self) -> list[list[nn.Module]]:
         return [[self.block0, self.block1], [self.block2], [self.block3], [self.block4]]
 
     def stem(self, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnb.errors import InputError
-from kdnb.models.base import Output, initialise, register
+from kdnb.models.base import Grouped, Output, initialise, register
 
 
 class WideBlock(nn.Module):
@@ -48,6 +48,7 @@ class WideResNet(nn.Module):
     """
 
     classifier_name = "fc"
+    block_names = Grouped.block_names
 
     def __init__(self, depth: int, widen_factor: int, num_classes: int):
         super().__init__()
@@ -69,22 +70,19 @@ class WideResNet(nn.Module):
         """Images (batch, 3, height, width), normalised -> Output."""
         x = self.conv1(x)
         entries, stages, preacts = [], [], []
-        for group in (self.block1, self.block2, self.block3):
-            for block in group.layer:
+        for group in self.block_groups():
+            for block in group:
                 x, preact, entry = block(x)
                 entries.append(entry)
-                preacts += [preact] if block is group.layer[0] and stages else []  # of the stage before
+                preacts += [preact] if block is group[0] and stages else []  # of the stage before
             stages.append(x)
         preacts.append(self.bn1(x))
         last = F.relu(preacts[-1])
         pooled = last.mean((2, 3))
         return Output(self.fc(pooled), (*entries[1:], last), tuple(stages), pooled, tuple(preacts))
 
-    @property
-    def block_names(self) -> list[str]:
-        """A name per tap, for the axes of plots: group.block, counted from 1."""
-        groups = (self.block1, self.block2, self.block3)
-        return [f"{g}.{b}" for g, group in enumerate(groups, 1) for b in range(1, len(group.layer) + 1)]
+    def block_groups(self) -> list[nn.ModuleList]:
+        return [group.layer for group in (self.block1, self.block2, self.block3)]
 
 
 @register(r"wrn[-_]?(\d+)[-_x](\d+)", "wrn_{}_{}", "wrn_DEPTH_WIDTH (such as wrn_40_2)")
