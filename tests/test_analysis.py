@@ -38,7 +38,7 @@ def networks():
 
 
 def surveyed(links, labels, classes, logits=None):
-    return Survey(links, {}, Predictions(classes, np.asarray(labels), logits or {}))
+    return Survey(links, {}, np.zeros(links.shape[:2]), Predictions(classes, np.asarray(labels), logits or {}))
 
 
 def test_survey_is_what_the_networks_say_of_all_images_at_once(networks):
@@ -60,6 +60,9 @@ def test_survey_is_what_the_networks_say_of_all_images_at_once(networks):
     assert weighed.sum((1, 2)).mean() == pytest.approx(loss.item(), rel=1e-4)
     large = [[("", (8, side, side)) for side in sides] for sides in ((8, 8, 8, 8, 4, 2), (8, 4, 2))]
     assert survey.pairs(large) == [(t, s) for s, t in enumerate(survey.links.mean(0)[:5].argmax(0)[:2])]
+    lone = surveyed(np.array([[[0.95, 0.05], [0.5, 0.5], [0.02, 0.98]]]), [0], "a")
+    assert lone.pairs(([("", (8, 4, 4))] * 2 + [("", (8, 2, 2))], large[1][:2])) == [(0, 0), (1, 1)]
+    assert lone.pairs(([("", (8, 4, 4)), *[("", (8, 2, 2))] * 2], large[1][:2])) == [(0, 0)]  # to 1 nobody listens
     assert [s for _, s in survey.pairs([large[0], large[1][-1:] * 3], most=2)] == [0, 2]  # none is large enough
     stranger = analysis.survey(networks._replace(same_classes=False))
     assert list(stranger.predictions.logits) == ["baseline", "distilled"]

@@ -19,11 +19,12 @@ class Photographs(list):
     classes, targets = ("a",), [0]
 
 
-def test_the_share_inside_a_box_counts_cells_by_the_part_that_is_in():
+def test_the_energy_inside_a_box_is_compared_with_that_of_other_images_in_the_same_box():
     feat = torch.zeros(2, 3, 2, 2)
     feat[0, :, 0, 0], feat[1] = 2.0, 1.0
     boxes = torch.tensor([[0, 0, 0.5, 0.25], [0.25, 0, 1, 0.5]])  # half of the one active cell; three eighths of all
-    assert evidence.share_inside((feat,), boxes).tolist() == [pytest.approx([0.5]), pytest.approx([0.375])]
+    excess = evidence.excess_inside((feat,), boxes)  # of the even map an eighth is in the first, of the other a half
+    assert excess.tolist() == [pytest.approx([0.5 - 0.125]), pytest.approx([0.375 - 0.5])]
     box = evidence.fractions(Image.new("RGB", (200, 100)), (0, torch.tensor([50.0, 0, 100, 100])))
     assert box.tolist() == [0.25, 0, 0.5, 1]
 
@@ -40,12 +41,16 @@ def test_energy_in_boxes_is_that_of_the_crop_that_the_networks_see(networks):  #
     photographs[0] = None  # a damaged one, which the loader does not have
     loader.images = replace(loader.images, files=[Path("JPEGImages", name) for name in photographs.names[1:]])
     found = evidence.inside(networks, survey, photographs, most=12)
-    assert found.box == pytest.approx([0.5] * 12)
-    assert [shares.shape for shares in found.shares.values()] == [(12, 6), (12, 3), (12, 3)]
+    assert [excess.shape for excess in found.excess.values()] == [(12, 4), (12, 2), (12, 2)]  # the last maps are 2 x 2
+    assert found.depth["teacher"].tolist() == pytest.approx([0, 0.2, 0.4, 0.6])
+    chosen = np.random.default_rng(0).permutation(np.linspace(0, len(loader.images) - 1, 12).round().astype(int))
     with torch.no_grad():
-        maps = networks.models["teacher"](loader.take([0]).images).feats[0].square().sum(1)
-    assert found.shares["teacher"][0, 0] == pytest.approx(float(maps[..., :4].sum() / maps.sum()), rel=1e-4)
-    chosen = np.linspace(0, len(loader.images) - 1, 12).round().astype(int)
+        maps = networks.models["teacher"](loader.take(chosen).images).feats[0].square().sum(1)
+    left = (maps[..., :4].sum((1, 2)) / maps.sum((1, 2))).numpy()
+    assert loader.batch_size < 12
+    parts = np.array_split(left, 2)  # batches, within which images are compared
+    expected = [own - np.delete(part, i).mean() for part in parts for i, own in enumerate(part)]
+    assert found.excess["teacher"][:, 0] == pytest.approx(expected, abs=1e-5)
     assert (found.right["baseline"] == survey.predictions.right("baseline")[chosen]).all()
     assert len(plots.box_shares(found).axes) == 2
 
@@ -57,7 +62,11 @@ def test_controls_and_grad_cam(networks):  # noqa: F811
     assert np.abs(controls["the teacher sees another image"] - controls["this run"]).max() > 1e-4
     gallery = evidence.grad_cam(networks, survey, np.array([4, 9]))
     (cam,) = gallery.maps["distilled"]
-    assert cam.shape == (2, 2, 2) and (cam >= 0).all() and len(gallery.blocks[0]) == 1
+    assert cam.shape == (2, 4, 4) and (cam >= 0).all()  # not the last block's, of 2 x 2
+    assert gallery.blocks == ([networks.blocks[0][3]], [networks.blocks[1][1]]) and gallery.quantity == "Grad-CAM"
+    blocks = tuple([(name, (1, 4, 4)) for name, _ in its] for its in networks.blocks)
+    gallery = evidence.grad_cam(networks._replace(blocks=blocks), survey, np.array([4, 9]))
+    (cam,) = gallery.maps["distilled"]
     model, images = networks.models["distilled"], networks.loader.take([4, 9]).images
     output = model(images)  # of a linear classifier over a mean the slope is the class's weights
     weights = model.fc.weight[output.logits.argmax(1)][:, :, None, None]
@@ -70,6 +79,8 @@ def test_controls_and_grad_cam(networks):  # noqa: F811
 def test_what_runs_tell_of_their_seeds_and_terms(tmp_path):
     runs = [train(tiny_run(tmp_path, seed=seed), say=quiet) for seed in range(2)]
     train(tiny_run(tmp_path, lr=0.03), say=quiet)
+    assert evidence.links_and_cka(runs).index.tolist() == ["seed 0"]  # of the other there is no baseline, nor made one
+    train(runs[1].baseline, say=quiet)
     assert evidence.siblings(runs[1]) == runs
     assert evidence.links_of_seeds(runs).shape == (2, 6, 3)
     table = evidence.links_and_cka(runs)

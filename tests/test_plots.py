@@ -44,7 +44,7 @@ def some_links(*shape, seed=0):
 
 
 def survey_of(links, labels, names):
-    return Survey(links, {}, Predictions(names, labels, {}))
+    return Survey(links, {}, np.zeros(links.shape[:2]), Predictions(names, labels, {}))
 
 
 def normalised(maps):
@@ -105,7 +105,7 @@ def test_nothing_lies_over_anything_else(T, S):
         plots.link_entropy(links, *both, named),
         plots.link_history(links, *both, named),
         plots.links_by_class(by_class(survey_of(links, np.arange(90) % 30, names)), *both, named),
-        plots.map_distances({"baseline": links + 0.1, "distilled": links}, links, both[0], named),
+        plots.map_distances({"baseline": links + 0.1, "distilled": links}, links[..., 0], links, both[0], named),
     ]
     for fig in figures:
         fig.fit(7)  # a page
@@ -149,9 +149,11 @@ def test_points_over_blocks_stand_where_they_are():
     links = np.array([[[1.0, 0, 0, 0], [0.5, 0.5, 0, 0]], [[0, 1, 0, 0], [0.5, 0.5, 0, 0]]])
     apart = np.broadcast_to([0.1, 0.3, 9, 9], (2, 2, 4))
     distances = {"baseline": 2 * apart, "distilled": apart}
-    _, *points = plots.map_distances(distances, links, blocks(2, 1)).axes[0].collections
-    assert [p.get_offsets()[:, 1].tolist() for p in points] == [pytest.approx([0.4, 0.4]), pytest.approx([0.2, 0.2])]
-    assert [tuple(p.get_facecolor()[0]) for p in points] == [to_rgba(plots.ROLES[role].color) for role in distances]
+    flat = np.array([[0.1, 0.2], [0.3, 0.2]])
+    _, *points = plots.map_distances(distances, flat, links, blocks(2, 1)).axes[0].collections
+    expected = [[0.4, 0.4], [0.2, 0.2], [0.2, 0.2]]
+    assert [p.get_offsets()[:, 1].tolist() for p in points] == [pytest.approx(values) for values in expected]
+    assert [tuple(p.get_facecolor()[0]) for p in points[:2]] == [to_rgba(plots.ROLES[role].color) for role in distances]
     ax = plots.link_entropy(links, blocks(2, 1), blocks(4, 1)).axes[0]
     of_mean, of_images = (p.get_offsets()[:, 1].tolist() for p in ax.collections[1:])
     assert of_mean == pytest.approx([1, 1]) and of_images == pytest.approx([0, 1], abs=1e-6)
@@ -316,7 +318,7 @@ def test_maps_stand_below_their_images_and_over_what_was_said(n):
 def test_a_map_over_mid_grey_has_the_colour_that_its_bar_gives_it():
     energies = normalised(np.ones((1, 4, 4)) + np.arange(4))[0]
     fig, ax = plt.subplots()
-    maps.map_bar(fig, ax)
+    maps.map_bar(fig, ax, "energy")
     bar = fig.axes[-1]._colorbar
     expected = bar.cmap(bar.norm(energies * 4))[..., :3]  # in units of the root mean square, 1 / 4
     seen = maps.blend(np.full((8, 8, 3), 127, np.uint8), energies)

@@ -5,25 +5,29 @@ to deep. Networks are called by their roles: teacher, baseline (the student with
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnb import parameters
 from kdnb.analysis.compare import Predictions
 from kdnb.data.loader import Loader
 from kdnb.errors import InputError
-from kdnb.losses.afd import AFD
+from kdnb.losses.afd import AFD, energy
 from kdnb.models import Block, Output, blocks, load_weights, read_state_dict
 from kdnb.paths import located, output_folder
 from kdnb.prepare import ready
 from kdnb.progress import counted
+from kdnb.results import or_warn
 from kdnb.run import Run
 from kdnb.train import train
 
 STUDENTS = ("baseline", "distilled")
+LINKED = 0.1  # mean attention from which on two blocks are shown as a pair
 
 
 class Networks(NamedTuple):
@@ -42,6 +46,11 @@ class Networks(NamedTuple):
         # Of maps of length 1 the mean squared difference, AFD's distance, is 2 / hw times 1 - cosine.
         half = torch.tensor([h[0, 0].numel() / 2 for h in teacher.feats], device=self.loader.device)[:, None]  # t 1
         return {role: half * self.afd.distances(outputs[role], teacher) for role in STUDENTS}
+
+    def flat(self, outputs: Mapping[str, Output]) -> Tensor:
+        """(n, T): the same of the teacher's maps and one that is even everywhere."""
+        maps = (F.normalize(energy(h), dim=(1, 2)) for h in outputs["teacher"].feats)
+        return torch.stack([1 - m.mean((1, 2)) * m[0].numel() ** 0.5 for m in maps], 1)
 
     def logits(self, outputs: Mapping[str, Output]) -> dict[str, Tensor]:
         """(n, classes) of each network that knows the data set's classes."""
@@ -64,8 +73,9 @@ def run_from_notebook(namespace: Mapping) -> Run:
     if name := where.pop("run", ""):
         return Run.open(name, **where)
     kept = output_folder(where.get("outputs", "")).glob("runs/*/losses.safetensors")
-    runs = (Run.open(path.parent, **where) for path in sorted(kept, key=lambda p: p.stat().st_mtime, reverse=True))
-    newest = next((run for run in runs if run.done and "afd" in {term.loss for term in run.terms}), None)
+    newest_first = sorted(kept, key=lambda path: path.stat().st_mtime, reverse=True)
+    runs = (or_warn("the search", partial(Run.open, **where), path.parent) for path in newest_first)
+    newest = next((run for run in runs if run and run.done and "afd" in {term.loss for term in run.terms}), None)
     if newest is None:
         print("There is no finished run with AFD: one of the digits is trained first.")
     return newest or Run(**where)
@@ -96,17 +106,21 @@ class Survey(NamedTuple):
 
     links: np.ndarray  # (n, T, S), AFD's attention between teacher and distilled student, rows sum to one
     distances: dict[str, np.ndarray]  # (n, T, S), 1 - cosine of teacher's and student's maps, pooled to the same size
+    flat: np.ndarray  # (n, T), the same of the teacher's maps and one that is even everywhere
     predictions: Predictions  # without a teacher that knows other classes
 
     def pairs(self, blocks: tuple[list[Block], list[Block]], most: int = 8) -> list[tuple[int, int]]:
         """Student blocks, shallow to deep, each with the teacher block that listens to it most: [(t, s)].
 
-        blocks: the teacher's and the student's; those whose maps are smaller than 4 x 4 show no place.
+        blocks: the teacher's and the student's. Left out are those that show no place, and, unless all are, those to
+        which no other listens with `LINKED` of its attention.
         """
-        large = [[i for i, (_, shape) in enumerate(its) if min(shape[1:]) >= 4] or [*range(len(its))] for its in blocks]
-        teachers, students = map(np.array, large)
+        teachers, students = map(np.array, map(placing, blocks))
+        means = self.links.mean(0)
+        listener = teachers[means[teachers].argmax(0)]  # of each student block
+        linked = students[means[listener[students], students] >= LINKED]
+        students = linked if len(linked) else students
         students = students[np.unique(np.linspace(0, len(students) - 1, most).round().astype(int))]
-        listener = teachers[self.links.mean(0)[teachers].argmax(0)]
         return [(int(listener[s]), int(s)) for s in students]
 
 
@@ -117,9 +131,14 @@ def survey(networks: Networks) -> Survey:
     for batch in counted(loader.epoch(), len(loader), "survey"):
         outputs = {role: model(batch.images) for role, model in networks.models.items()}
         attention = afd.attention(outputs["distilled"], outputs["teacher"])
-        parts.append((attention, networks.distances(outputs), networks.logits(outputs)))
-    links, distances, logits = map(joined, zip(*parts, strict=True))
-    return Survey(links, distances, Predictions(loader.images.classes, loader.images.labels.numpy(), logits))
+        parts.append((attention, networks.distances(outputs), networks.flat(outputs), networks.logits(outputs)))
+    *found, logits = map(joined, zip(*parts, strict=True))
+    return Survey(*found, Predictions(loader.images.classes, loader.images.labels.numpy(), logits))
+
+
+def placing(blocks: Sequence[Block]) -> list[int]:
+    """Which blocks have maps of 4 x 4 pixels or more; smaller ones show no place. All, if none has."""
+    return [i for i, (_, shape) in enumerate(blocks) if min(shape[1:]) >= 4] or [*range(len(blocks))]
 
 
 def joined(parts: Sequence) -> np.ndarray | dict:

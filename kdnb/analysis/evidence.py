@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.analysis import STUDENTS, Networks, Survey, load
+from kdnb.analysis import STUDENTS, Networks, Survey, joined, load, placing
 from kdnb.analysis.compare import cka, interval
 from kdnb.analysis.maps import Gallery, look
 from kdnb.losses.afd import AFD, energy
@@ -68,28 +69,40 @@ def link_controls(networks: Networks, survey: Survey, seeds: np.ndarray) -> dict
 
 
 def links_and_cka(runs: Sequence[Run]) -> pd.DataFrame:
-    """Correlation of each run's links with `compare.cka`, over all pairs of blocks: a row per run.
+    """Correlation of each run's links in its last epoch with `compare.cka`, over all pairs of blocks: a row per run.
 
     With the baseline's: do links follow a likeness that is there without distilling? With the distilled student's: do
-    the blocks end alike that were linked? Below several runs stand their mean and its interval.
+    the blocks end alike that were linked? With closeness in depth: is that all there is to it? A teacher block divides
+    its attention, whatever it is like: the mean of each row is taken away. Below several runs stand their mean and its
+    interval. Runs that have not kept their weights, or have no finished baseline, are left out.
     """
     rows = {}
-    for run in runs:
+    for run in (run for run in runs if run == runs[0] or (kept(run, "losses") and kept(run.baseline, "student"))):
         networks = load(run)
-        alike = cka(networks.models, networks.loader)
-        rows[f"seed {run.seed}"] = {r: np.corrcoef(networks.history[-1].flat, alike[r].flat)[0, 1] for r in STUDENTS}
-    table = pd.DataFrame.from_dict(rows, "index").add_prefix("CKA with the ")
+        links, alike = networks.history[-1], cka(networks.models, networks.loader)
+        columns = {f"CKA with the {role}": alike[role] for role in STUDENTS}
+        depths = (np.linspace(0, 1, n) for n in links.shape)
+        columns["closeness in depth"] = -np.abs(np.subtract.outer(*depths))
+        centred = {name: values - values.mean(1, keepdims=True) for name, values in columns.items()}
+        rows[f"seed {run.seed}"] = {name: np.corrcoef(links.flat, c.flat)[0, 1] for name, c in centred.items()}
+    table = pd.DataFrame.from_dict(rows, "index")
     told = table.round(3).astype(str)
-    if len(runs) > 1:
+    if len(table) > 1:
         told.loc["mean, 95 %"] = [interval(table[name].to_numpy()) for name in table]
     return told
 
 
-class Inside(NamedTuple):
-    """How much of the networks' energy lies inside the box around the person who acts, for n test images."""
+def kept(run: Run, what: str) -> bool:
+    return (run.folder / f"{what}.safetensors").is_file()
 
-    box: np.ndarray  # (n,), the box's share of what the networks see
-    shares: dict[str, np.ndarray]  # (n, blocks) by role, 0..1
+
+class Inside(NamedTuple):
+    """How much of each map's energy lies inside the box around the person who acts, minus what other images' maps have
+    in the same box, which may be large, or in the middle. Of n test images and the blocks that show a place, by role.
+    """
+
+    excess: dict[str, np.ndarray]  # (n, blocks), of the map's energy
+    depth: dict[str, np.ndarray]  # (blocks,), from 0, the network's first, to 1, its last
     right: dict[str, np.ndarray]  # (n,) by role, whether the prediction is right; without a teacher of other classes
 
 
@@ -105,19 +118,22 @@ def inside(networks: Networks, survey: Survey, photographs, most: int = 1000) ->
     place = {name: i for i, name in enumerate(photographs.names)}  # damaged ones may have been left out of the loader
     own = [place[file.name] for file in loader.images.files]
     chosen = np.linspace(0, len(own) - 1, min(most, len(own))).round().astype(int)
+    chosen = np.random.default_rng(0).permutation(chosen)  # other images are of other classes
+    places = {role: placing(networks.blocks[role != "teacher"]) for role in networks.models}
     cuts, parts = loader.plan(0)["box"].cpu().numpy(), []
-    for first in counted(range(0, len(chosen), loader.batch_size), -(-len(chosen) // loader.batch_size), "boxes"):
-        rows = chosen[first : first + loader.batch_size]
+    batches = np.array_split(chosen, -(-len(chosen) // loader.batch_size))  # none is one lone image
+    for rows in counted(batches, len(batches), "boxes"):
         boxes = np.stack([fractions(*photographs[own[i]]) for i in rows])  # b 4: left, top, right, bottom
         corner, size = np.tile(cuts[rows, :2], 2), np.tile(cuts[rows, 2:], 2)
         boxes = torch.from_numpy(((boxes - corner) / size).clip(0, 1)).to(loader.device)
         images = loader.take(rows).images
-        shares = {r: share_inside(model(images).feats, boxes) for r, model in networks.models.items()}
-        parts.append(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), shares))
-    box = torch.cat([area for area, _ in parts]).cpu().numpy()
-    seen = box > 0  # by the networks, who see the middle of each photograph
-    joined = {r: torch.cat([shares[r] for _, shares in parts]).cpu().numpy()[seen] for r in networks.models}
-    return Inside(box[seen], joined, {role: told.right(role)[chosen][seen] for role in told.logits})
+        maps = {role: [model(images).feats[i] for i in places[role]] for role, model in networks.models.items()}
+        parts.append((boxes, {role: excess_inside(feats, boxes) for role, feats in maps.items()}))
+    boxes, excess = map(joined, zip(*parts, strict=True))
+    seen = (boxes[:, 2:] > boxes[:, :2]).all(1)  # by the networks, who see the middle of each photograph
+    depth = {role: np.array(its) / max(len(networks.blocks[role != "teacher"]) - 1, 1) for role, its in places.items()}
+    right = {role: told.right(role)[chosen][seen] for role in told.logits}
+    return Inside({role: values[seen] for role, values in excess.items()}, depth, right)
 
 
 def fractions(image, target) -> np.ndarray:
@@ -125,33 +141,40 @@ def fractions(image, target) -> np.ndarray:
     return np.asarray(target[1]) / np.array([image.width, image.height] * 2)
 
 
-def share_inside(feats: Sequence[Tensor], boxes: Tensor) -> Tensor:
-    """(batch, blocks): the share of each map's energy in the boxes (batch, 4); cells count by their part that is in."""
-    shares = []
+def excess_inside(feats: Sequence[Tensor], boxes: Tensor) -> Tensor:
+    """(batch, blocks): the share of each map's energy in its box, minus that of the others' maps in the same box.
+
+    boxes: (batch, 4), as fractions of the map; cells count by their part that is in.
+    """
+    found = []
     for e in map(energy, feats):  # b h w
         cover = []
         for axis, cells in ((1, e.shape[1]), (0, e.shape[2])):
             starts = torch.arange(cells, device=e.device) / cells
             low = torch.maximum(boxes[:, axis, None], starts)
             cover.append((torch.minimum(boxes[:, axis + 2, None], starts + 1 / cells) - low).clamp(min=0) * cells)
-        within = (e * cover[0][:, :, None] * cover[1][:, None]).sum((1, 2))
-        shares.append(within / e.sum((1, 2)).clamp(min=1e-12))
-    return torch.stack(shares, 1)
+        own = e / e.sum((1, 2), keepdim=True).clamp(min=1e-12)
+        others = (own.sum(0) - own) / max(len(own) - 1, 1)
+        found.append(((own - others) * cover[0][:, :, None] * cover[1][:, None]).sum((1, 2)))
+    return torch.stack(found, 1)
 
 
 def grad_cam(networks: Networks, survey: Survey, index: np.ndarray) -> Gallery | None:
-    """The gallery of `maps.look` with, as maps, Grad-CAM of each network's predicted class at its last block."""
+    """The gallery of `maps.look` with, as maps, Grad-CAM of each network's predicted class at its last block that shows
+    a place (Selvaraju et al., ICCV 2017)."""
     gallery = look(networks, survey, index)
     if gallery is None:
         return None
     images, cams = networks.loader.take(index).images.requires_grad_(), {}  # the teacher's weights are frozen
+    t, s = (placing(its)[-1] for its in gallery.blocks)
     for role, model in networks.models.items():
-        output = model(images)
-        (slope,) = torch.autograd.grad(output.logits.max(1).values.sum(), output.feats[-1])
-        cam = (slope.mean((2, 3), keepdim=True) * output.feats[-1]).sum(1).relu()  # b h w
-        cams[role] = [torch.nn.functional.normalize(cam, dim=(1, 2)).detach().cpu().numpy()]
-    last = tuple([blocks[-1]] for blocks in gallery.blocks)
-    return gallery._replace(maps=cams, blocks=last, distances={r: d[:, -1:, -1:] for r, d in gallery.distances.items()})
+        output, place = model(images), t if role == "teacher" else s
+        (slope,) = torch.autograd.grad(output.logits.max(1).values.sum(), output.feats[place])
+        cam = (slope.mean((2, 3), keepdim=True) * output.feats[place]).sum(1).relu()  # b h w
+        cams[role] = [F.normalize(cam, dim=(1, 2)).detach().cpu().numpy()]
+    distances = {role: values[:, [[t]], [[s]]] for role, values in gallery.distances.items()}
+    blocks = [gallery.blocks[0][t]], [gallery.blocks[1][s]]
+    return gallery._replace(maps=cams, blocks=blocks, distances=distances, quantity="Grad-CAM")
 
 
 def loss_shares(run: Run) -> pd.DataFrame:

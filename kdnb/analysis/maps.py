@@ -26,6 +26,7 @@ class Gallery(NamedTuple):
     distances: dict[str, np.ndarray]  # (n, T, S), as in Survey
     said: dict[str, list[str]]  # the classes that were predicted, by role
     blocks: tuple[list[Block], list[Block]]  # the teacher's and the student's
+    quantity: str = "energy"  # of the maps
 
     def with_more(self, other: "Gallery") -> "Gallery":
         """Both, of the same networks, one after the other."""

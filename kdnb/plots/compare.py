@@ -80,35 +80,26 @@ def class_changes(table: pd.DataFrame, title: str = "", most: int = 24) -> Figur
 
 
 def box_shares(inside, title: str = "") -> Figure | None:
-    """Share of the energy inside the person's box minus the box's share of the area, image by image, of
-    `evidence.inside`: over depth, and by whether one was right; so that the boxes' sizes do not matter."""
+    """What `evidence.inside` found: over depth, and in the last block by whether the prediction is right."""
     if inside is None:
         return None
-    fig, (depth, answers) = figure(
-        f"Energy inside the person's box, beyond the box's share of the area, {len(inside.box):,} photographs",
-        title,
-        4.0,
-        ncols=2,
-        width_ratios=(3, 2),
-    )
+    count = len(next(iter(inside.excess.values())))
+    what = f"Energy of each map inside the person's box, beyond that of other images' maps, {count:,} photographs"
+    fig, (depth, answers) = figure(what, title, 4.0, ncols=2, width_ratios=(3, 2))
     places = {role: place for place, role in enumerate(inside.right)}
-    for role, look in ((role, ROLES[role]) for role in inside.shares):
-        shares = inside.shares[role] - inside.box[:, None]
-        middle, off = means(shares)
-        at = np.linspace(0, 100, shares.shape[1])
-        depth.errorbar(at, middle, off, color=look.color, marker=look.marker, markersize=4, capsize=2, label=role)
-        for right, face in ((True, look.color), (False, "white")) if role in inside.right else ():
-            of_these = shares[inside.right[role] == right, -1]
+    for role, excess in inside.excess.items():
+        look = {"color": ROLES[role].color, "marker": ROLES[role].marker, "capsize": 2}
+        depth.errorbar(100 * inside.depth[role], *means(excess), markersize=4, label=role, **look)
+        for right, face in ((True, look["color"]), (False, "white")) if role in inside.right else ():
+            of_these = excess[inside.right[role] == right, -1]
             if len(of_these) > 1:
-                middle, off = means(of_these)
-                at = places[role] + (0.12 if right else -0.12)
-                answers.errorbar(at, middle, off, color=look.color, marker=look.marker, mfc=face, capsize=2)
+                answers.errorbar(places[role] + (0.12 if right else -0.12), *means(of_these), mfc=face, **look)
     for ax in (depth, answers):
-        ax.axhline(0, color="0.4", linestyle="--", linewidth=1, label="no preference for the person")
-        ax.set_ylabel("energy inside minus box's area (points)")
+        ax.axhline(0, color="0.4", linestyle="--", linewidth=1, label="as in other images' maps")
+        ax.set_ylabel("energy inside the box, minus\nother images' (percentage points)")
     depth.set_xlabel("depth of the block (%)")
     answers.set_xticks(range(len(places)), places)
-    answers.set_title("last block; filled: right predictions, empty: wrong ones", fontsize=8)
+    answers.set_title("last such block; filled: right predictions, empty: wrong ones", fontsize=8)
     legend_below(fig, depth)
     return fig
 

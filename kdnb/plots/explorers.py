@@ -140,7 +140,7 @@ def map_explorer(gallery, pair: tuple[int, int], look_at: Callable | None = None
     titles = [ax.set_title("one\ntwo\nthree", fontsize=8) for ax in axes]
     for ax in axes:
         ax.axis("off")
-    map_bar(figure, axes)
+    map_bar(figure, axes, gallery.quantity)
 
     narrow = {"width": "270px"}  # three in a row
     controls = {"image": ipywidgets.IntSlider(1, 1, len(gallery.pixels), description="image", layout=narrow)}

@@ -100,11 +100,14 @@ def links_by_class(by_class, teacher_blocks, student_blocks, title: str = "", mo
     return fig
 
 
-def map_distances(distances: Mapping[str, np.ndarray], links: np.ndarray, teacher_blocks, title: str = "") -> Figure:
-    """How far the students' maps are from each teacher block's, {role: (n, T, S)}, weighed by the mean links."""
+def map_distances(distances: Mapping[str, np.ndarray], flat: np.ndarray, links, teacher_blocks, title="") -> Figure:
+    """How far the students' maps are from each teacher block's, {role: (n, T, S)}, weighed by the mean links; and how
+    far a flat map is, (n, T), which is even everywhere."""
     values = {role: (links.mean(0) * each.mean(0)).sum(1) for role, each in distances.items()}
+    values |= {"a flat map": flat.mean(0)}
     what = "Distance of the students' maps from each teacher block's"
-    fig, ax = over_blocks(values, {role: ROLES[role] for role in distances}, teacher_blocks, what, title)
+    looks = {role: ROLES[role] for role in distances} | {"a flat map": Style(NEUTRAL, "", "_")}
+    fig, ax = over_blocks(values, looks, teacher_blocks, what, title)
     ax.set_ylabel("distance of maps (1 − cosine)")
     legend_below(fig, ax)
     return fig

@@ -38,7 +38,7 @@ def map_depth(gallery, pairs: Sequence[tuple[int, int]], image: int = 0, title: 
             ax.set_xlabel(distances[image], fontsize=7, labelpad=2)
             if network != "distilled":  # its blocks are those of the row above
                 ax.set_title(f"{name}\n{size(shape)}", fontsize=7, pad=3)
-    map_bar(fig, axes)
+    map_bar(fig, axes, gallery.quantity)
     return fig
 
 
@@ -66,7 +66,7 @@ def map_grid(gallery, pair: tuple[int, int], title: str = "", said: bool = False
             ax.imshow(blend(pixels, energies))
         for ax, caption in zip(row, captions, strict=False):  # none of a teacher that knows other classes
             ax.set_xlabel(caption, fontsize=7, labelpad=2)
-    map_bar(fig, axes)
+    map_bar(fig, axes, gallery.quantity)
     return fig
 
 
@@ -96,8 +96,8 @@ def over(in_rms: np.ndarray, ground: np.ndarray | float) -> np.ndarray:
     return OPACITY * share * plt.get_cmap(ENERGY)(share[..., 0])[..., :3] + (1 - OPACITY * share) * ground
 
 
-def map_bar(fig: Figure, axes) -> None:
-    """The colours of maps over mid-grey."""
+def map_bar(fig: Figure, axes, quantity: str) -> None:
+    """The colours of maps of some quantity, over mid-grey."""
     colours = ListedColormap(over(np.linspace(*MAP_RANGE, 256), 0.5))
     mappable = ScalarMappable(Normalize(*MAP_RANGE), colours)
-    fig.colorbar(mappable, ax=axes, label="energy (map's RMS)", extend="both", pad=0.01, aspect=30)
+    fig.colorbar(mappable, ax=axes, label=f"{quantity} / map's RMS", extend="both", pad=0.01, aspect=30)
