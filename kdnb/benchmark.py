@@ -16,7 +16,7 @@ from kdnb.plan import grid
 from kdnb.prepare import load_images
 from kdnb.results import look, row
 from kdnb.run import Run
-from kdnb.tables import KEY, published, whole
+from kdnb.tables import beside_published, whole
 from kdnb.teacher import load_teacher
 from kdnb.train import train
 
@@ -43,11 +43,8 @@ def train_all(runs: Mapping[str, list[Run]]) -> None:
 def accuracies(runs: Mapping[str, list[Run]]) -> pd.DataFrame:
     """A row per finished run, and per published number of the same full-length training, as plots expect them."""
     rows = [row(run) | {"line": label, "order": look(label)} for label, several in runs.items() for run in several]
-    ours = pd.DataFrame(rows).assign(study="this study")
-    if not whole(ours).all():
-        return ours
-    cited = published().query("top1 != ''").merge(ours[[*KEY, "line", "order"]].drop_duplicates(), on=KEY)
-    return pd.concat([ours, cited.astype({"top1": float})], ignore_index=True)
+    ours = pd.DataFrame(rows)
+    return beside_published(ours) if whole(ours).all() else ours.assign(study="this study")
 
 
 class Networks(NamedTuple):

@@ -25,9 +25,9 @@ def pick_device(name: str = "auto") -> torch.device:
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
-    kind, _, index = name.partition(":")
+    kind, colon, index = name.partition(":")
     choose("device", kind, ["auto", *there])
-    known = not index or (kind == "cuda" and index.isdigit() and int(index) < torch.cuda.device_count())
+    known = not colon or (kind == "cuda" and index.isdigit() and int(index) < torch.cuda.device_count())
     if not (there[kind] and known):
         present = ", ".join(kind for kind, ok in there.items() if ok)
         raise InputError(f"device {name!r} is not on this machine: choose auto, {present}")
@@ -38,12 +38,10 @@ def pick_precision(name: str, device: torch.device) -> str:
     """ "auto" -> bfloat16 where the device multiplies it natively, else float32."""
     if name != "auto":
         return choose("precision", name, ["auto", *PRECISIONS])
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
-    if device.type == "cpu":  # emulated bf16 is slower than float32: only with the instructions
-        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-        return "bfloat16" if native() else "float32"
-    return "float32"
+    native = device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    if device.type == "cuda":  # emulated bf16 is slower than float32: only with the instructions
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    return "bfloat16" if native else "float32"
 
 
 def pick_compile(name: str, device: torch.device, precision: str, pixels: float) -> bool:
@@ -52,12 +50,14 @@ def pick_compile(name: str, device: torch.device, precision: str, pixels: float)
     pixels: epochs x images x pixels an image, of the whole run and not of what is left of it, so that a resumed run
     computes the same.
     """
-    choose("compile", name, ["auto", "on", "off"])
     if name != "auto" or device.type == "mps":
         return name == "on"
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     least = REPAYS.get((device.type, precision), REPAYS.get((device.type, "")))
-    return bool(compiler) and least is not None and pixels >= least
+    return has_compiler() and least is not None and pixels >= least
+
+
+def has_compiler() -> bool:
+    return bool(os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"))
 
 
 def set_threads(threads: int) -> None:

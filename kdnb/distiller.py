@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from kdnb.data import Batch
 from kdnb.errors import InputError
 from kdnb.methods import LOSSES, Term, parse, serving, spell, taught, weight_at
-from kdnb.models import Output, class_count
+from kdnb.models import class_count, example_output
 
 
 class Distiller(nn.Module):
@@ -86,12 +86,3 @@ class Distiller(nn.Module):
     def means(self) -> dict[str, Tensor]:
         """The losses' running means, by "loss.name", such as "afd.links"."""
         return {f"{n}.{k}": v for n, loss in self.losses.items() for k, v in loss.means().items()}
-
-
-@torch.no_grad()
-def example_output(model: nn.Module, images: Tensor) -> Output:
-    """One forward pass in eval mode that leaves the model as it was."""
-    was_training = model.training
-    output = model.eval()(images)
-    model.train(was_training)
-    return output

@@ -97,14 +97,15 @@ def weight_at(loss: str, weight: float, epoch):
 
 
 def spell(terms: Sequence[Term]) -> str:
-    """The mix of some terms, one spelling for each: what makes two runs the same."""
+    """The mix of some terms, one spelling for each, which is read back as the same: what makes two runs the same."""
 
     def one(term: Term) -> str:
         options = ", ".join(f"{name}={value}" for name, value in term.options.items())
         weight = "" if term.weight == 1 else f":{np.format_float_positional(term.weight, trim='-')}"
         return f"{term.loss}{weight}" + (f"({options})" if options else "")
 
-    return " + ".join(map(one, terms))
+    mix = " + ".join(map(one, terms))
+    return f"{mix}:1" if mix in METHODS else mix  # a loss by itself: its name alone would be the method's
 
 
 def label(mix: str, named: Mapping[str, str] | None = None) -> str:

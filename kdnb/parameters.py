@@ -9,18 +9,18 @@ from kdnb.errors import InputError
 
 
 def checked(name: str, value: object, default: object) -> object:
-    """`value` in the type of `default`. Raises InputError for another type, and for a number below -1 or 0.
+    """`value` in the type of `default`. Raises InputError for another type, and for a number out of range.
 
     papermill guesses types from the text it is given.
     """
     kind = type(default)
-    whole = isinstance(value, int) and not isinstance(value, bool)
+    whole = isinstance(value, int) and not isinstance(value, bool) and value < 2**63
     if kind is str and value is None:  # papermill turns -p teacher_weights None into None
         return "none"
     if kind is float and (whole or isinstance(value, float)) and math.isfinite(value):
         value = float(value)
-    elif not ((kind is int and whole) or (kind is not float and type(value) is kind)):
-        wanted = {str: "text", int: "a whole number", float: "a finite number", bool: "True or False"}[kind]
+    elif not ((kind is int and whole) or (kind in (str, bool) and type(value) is kind)):
+        wanted = {str: "text", int: "a whole number (below 2^63)", float: "a finite number"}.get(kind, "True or False")
         raise InputError(f"{name} is {value!r}: it must be {wanted}")
     if kind in (int, float) and value < (least := -1 if name == "train_limit" else 0):
         raise InputError(f"{name} is {value}: it must be {least} or more")

@@ -19,8 +19,10 @@ def grid(**parameters) -> list[Run]:
     beside a method with a teacher is that one's `baseline`, also where the student is what usually teaches.
     """
     several = {name: [*v] if isinstance(v, (list, tuple, range)) else [v] for name, v in parameters.items()}
-    for name in several:
+    for name, values in several.items():
         choose("parameter", name, Run.parameters())
+        if not values:
+            raise InputError(f"{name} is an empty list: it must have a value or more")
     runs, made = {}, {}  # a seed decides nothing but itself: of thousands of runs, few have to be looked into
     for values in product(*several.values()):
         given = dict(zip(several, values, strict=True))

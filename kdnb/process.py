@@ -107,7 +107,7 @@ def execute(words: list[str], log: Path, env: Mapping[str, str], stopped: Callab
                     child.wait(seconds)
     if child.returncode:
         return f"{log.read_text(errors='replace').strip().rpartition(chr(10))[2]} (see {log})"
-    log.unlink()
+    log.unlink(missing_ok=True)
     return ""
 
 
@@ -173,7 +173,7 @@ def share(run: Run, per_gpu: int) -> Iterator[dict[str, str]]:
     from dask.distributed import get_client, get_worker
     from dask.system import CPU_COUNT
 
-    workers = get_client().scheduler_info()["workers"]
+    workers = get_client().scheduler_info(n_workers=-1)["workers"]  # all
     own, here = workers[get_worker().address], get_worker().address.startswith("inproc:")  # all of them in this process
     apart = not here and (os.cpu_count() or 1) > CPU_COUNT  # a batch job may have cores of its own
     beside = [own] if apart else workers.values()

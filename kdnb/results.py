@@ -17,13 +17,15 @@ from kdnb.run import Run
 from kdnb.store import RunFolder, damaged, read_columns, write_atomically
 
 COLUMNS = """
-    folder dataset network teacher method seed top1 top5 best_top1 epochs changed teacher_changed left_out train_images
-    test_images parameters teacher_parameters epoch_seconds total_seconds shared precision device torch commit classes
-    changes data_id teacher_sha256
+    folder dataset network teacher method mix seed top1 top5 best_top1 epochs changed teacher_changed left_out
+    train_images test_images parameters teacher_parameters epoch_seconds total_seconds shared precision device torch
+    commit classes changes data_id teacher_sha256
 """
 
+OF_TEACHER = ("teacher_epochs", "teacher_seed")  # changes that its own record tells, and the hash of its weights
 ROLES = ["teacher", "baseline", "distilled"]  # in the order of their looks in plots
-APART = {"teacher_sha256": " (weights {:.4})", "left_out": " (without: {})", "train_images": " ({:,} images)"}
+APART = {"mix": " ({})", "teacher_sha256": " (weights {:.4})", "left_out": " (without: {})"}
+APART |= {"train_images": " ({:,} images)"}
 
 
 class Finished(RunFolder):
@@ -68,7 +70,7 @@ def row(run: RunFolder) -> dict[str, object]:
     config, result = run.config, run.result
     try:
         asked, teacher, machines = config["run"], config["teacher"] or {}, config["machines"]
-        own = {name: values for name, values in config["changes"].items() if name != "teacher_epochs"}
+        own = {name: values for name, values in config["changes"].items() if name not in OF_TEACHER}
         return {
             **{name: asked[name] for name in ("dataset", "seed", "epochs", "precision", "data_id")},
             **result,
@@ -77,6 +79,7 @@ def row(run: RunFolder) -> dict[str, object]:
             "teacher": f"{teacher['network']} ({teacher['dataset'] or teacher['weights']})" if teacher else "",
             "teacher_sha256": teacher.get("sha256", ""),
             "method": config["label"],
+            "mix": asked["method"],
             "best_top1": result["best"]["top1"],
             "changes": own,
             "changed": words(own),
@@ -109,7 +112,7 @@ def of_teacher(changes: Mapping[str, list], teachers: Mapping[str, list]) -> str
 def record(run: Run, outputs: Path | None = None) -> Path:
     """Copy a finished run's small files to records/ of its (or another) outputs folder: what is committed of it, all
     but weights. Raises InputError for a run that is not finished, or damaged."""
-    target = (outputs or run.output_folder) / "records" / run.name
+    target = (outputs or run.output_folder) / "records" / run.folder.name  # a later preset may call it otherwise
     row(run), run.metrics, run.links
     config = {name: value for name, value in run.config.items() if name != "where"}
     write_atomically(target / "config.json", json.dumps(config, indent=2))
@@ -119,21 +122,24 @@ def record(run: Run, outputs: Path | None = None) -> Path:
     return target
 
 
-def curves(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per epoch of each run of a frame: its columns, epoch, test_top1 (%), lr and spent (s since the start)."""
-    parts = [epochs(folder) for folder in runs["folder"]]
-    rows = runs.iloc[np.repeat(np.arange(len(runs)), [len(part["epoch"]) for part in parts])].reset_index(drop=True)
-    empty = np.empty(0)
-    told = {n: np.concatenate([empty, *(part[n] for part in parts)]) for n in ("epoch", "test_top1", "lr", "spent")}
-    return rows.assign(**told).astype({"epoch": int})
+def curves(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """{title: a row per epoch of each run} of what `lines` draws together: its columns, epoch, test_top1 (%), lr and
+    spent (s since the start)."""
+    out, empty = {}, np.empty(0)
+    for title, part in lines(runs).items():
+        read = [epochs(folder) for folder in part["folder"]]
+        rows = part.iloc[np.repeat(np.arange(len(part)), [len(its["epoch"]) for its in read])].reset_index(drop=True)
+        told = {n: np.concatenate([empty, *(its[n] for its in read)]) for n in ("epoch", "test_top1", "lr", "spent")}
+        out[title] = rows.assign(**told).astype({"epoch": int})
+    return out
 
 
 def epochs(folder: str) -> dict[str, np.ndarray]:
     """What `curves` needs of a run's epochs; none, with a warning, if its file is damaged."""
-    wanted = Path(folder, "metrics.csv"), ("epoch", "test_top1", "seconds"), ("lr",)
-    told = or_warn("the curves", read_columns, *wanted) or dict.fromkeys(wanted[1], np.empty(0))
-    older = np.full(len(told["epoch"]), np.nan)  # kept no lr
-    return {"lr": older} | told | {"spent": told["seconds"].cumsum()}
+    wanted = ("epoch", "test_top1", "seconds", "lr")
+    told = or_warn("the curves", read_columns, Path(folder, "metrics.csv"), wanted)
+    told = told or dict.fromkeys(wanted, np.empty(0))
+    return told | {"spent": told["seconds"].cumsum()}
 
 
 def or_warn(where: str, read: Callable, *of):

@@ -62,7 +62,8 @@ def write_atomically(path: Path, data: bytes | str, keep: Path | None = None) ->
 
 def existing(path: Path) -> Path:
     if not path.is_file():
-        raise InputError(f"{path.parent} has no {path.name}: the run has not come so far")
+        why = "it is a record, without weights" if (path.parent / "result.json").is_file() else "it has not come so far"
+        raise InputError(f"{path.parent} has no {path.name}: {why}")
     return path
 
 
@@ -83,8 +84,8 @@ def read_json(path: Path) -> dict:
     return found
 
 
-def read_columns(path: Path, required: tuple[str, ...], others: tuple[str, ...] | None = None) -> dict:
-    """{name: array} of a CSV file of numbers: the required columns, and those of the others that are there; None: all.
+def read_columns(path: Path, required: tuple[str, ...], others: bool = False) -> dict:
+    """{name: array} of the required columns of a CSV file of numbers, or of all.
 
     Raises InputError if it is missing, damaged or lacks a column. pandas would take several milliseconds, and there are
     thousands of runs.
@@ -93,8 +94,7 @@ def read_columns(path: Path, required: tuple[str, ...], others: tuple[str, ...] 
     header, *lines = (line.split(",") for line in text.split("\n"))
     try:
         cells = dict(zip(header, zip(*lines, strict=True), strict=True))
-        wanted = header if others is None else [name for name in (*required, *others) if name in cells]
-        table = {name: np.array([*map(float, cells[name])]) for name in wanted}
+        table = {n: np.array([*map(float, column)]) for n, column in cells.items() if others or n in required}
     except ValueError as error:
         raise damaged(path, error) from None
     if missing := [name for name in required if name not in table]:
@@ -144,7 +144,8 @@ class RunFolder:
         """A pandas DataFrame, one row per finished epoch."""
         import pandas as pd
 
-        return pd.DataFrame(read_columns(self.folder / "metrics.csv", ("epoch", "train_top1", "test_top1", "seconds")))
+        required = ("epoch", "train_top1", "test_top1", "seconds")
+        return pd.DataFrame(read_columns(self.folder / "metrics.csv", required, others=True))
 
     @property
     def history(self) -> dict[str, np.ndarray]:

@@ -17,14 +17,15 @@ from kdnb.errors import InputError
 from kdnb.models import parameter_count
 from kdnb.paths import output_folder
 from kdnb.prepare import load_images, loaders
-from kdnb.results import frame, record, row
+from kdnb.results import frame, lines, record, row
 from kdnb.run import Run
 from kdnb.store import RunFolder, write_atomically
 from kdnb.teacher import load_teacher
 
 KEY = ["dataset", "network", "method", "teacher"]
 # What runs have in common that may be averaged.
-ALIKE = [*KEY, "left_out", "changed", "teacher_changed", "precision", "train_images", "data_id", "teacher_sha256"]
+ALIKE = [*KEY, "mix", "left_out", "changed", "teacher_changed", "precision", "train_images", "data_id"]
+ALIKE += ["teacher_sha256"]
 ORDER = {"place": True, "changed": True, "taught": True, "network": False, "method": False}  # ascending?
 TOP1, CITED, REMARK = "top-1 (%)", "published, full length (%)", "remark"
 MAIN = ["data set", "network", "trained with", "teacher", TOP1, "seeds", REMARK, CITED]  # columns of the headline
@@ -52,7 +53,7 @@ def placed(runs: pd.DataFrame) -> pd.DataFrame:  # with each data set's place on
     return runs.assign(place=runs["dataset"].map({"digits": 0, "cifar100": 1, "stanford40": 2}).fillna(3))
 
 
-def spread(values: pd.Series) -> str:
+def mean_sd(values: pd.Series) -> str:
     """Mean, and standard deviation of the sample if there are several, to two decimals."""
     return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
 
@@ -62,16 +63,17 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
     runs = placed(runs).assign(taught=runs["method"] != "none")
     cited, rows = published(), []
     for _, group in runs.sort_values([*ORDER], ascending=[*ORDER.values()]).groupby(ALIKE, sort=False):
-        first = group.sort_values("seed").iloc[0]
+        group = group.sort_values("seed").drop_duplicates("seed")  # its teacher trained, or the same from a file
+        first = group.iloc[0]
         made = group["device"] + ", " + group["precision"] + ", torch " + group["torch"]
         made += ", commit " + group["commit"].replace("", "unknown")
         left_out = first["left_out"] and f"{first['left_out']} left out"
         known = cited[(cited[KEY] == first[KEY]).all(axis=1)][CITED]
         told = {
-            TOP1: spread(group["top1"]),
+            TOP1: mean_sd(group["top1"]),
             "seeds": f"{group['seed'].nunique()}",
             REMARK: "; ".join(filter(None, [first["teacher_changed"], left_out])),
-            "best epoch (%)": spread(group["best_top1"]),
+            "best epoch (%)": mean_sd(group["best_top1"]),
             "s/epoch": "" if group["shared"].all() else f"{group['epoch_seconds'][~group['shared']].median():.1f}",
             "epochs": f"{first['epochs']}",
             "parameters": f"{first['parameters']:,}",
@@ -147,13 +149,16 @@ def show(text: str):
     return Markdown(text.split("\n", 1)[1])
 
 
+def beside_published(runs: pd.DataFrame) -> pd.DataFrame:
+    """Full-length runs, and below them what was published of the same, a row a citation; runs: with `line`, `order`."""
+    cited = published().query("top1 != ''").merge(runs[[*KEY, "line", "order"]].drop_duplicates(), on=KEY)
+    return pd.concat([runs.assign(study="this study"), cited.astype({"top1": float})], ignore_index=True)
+
+
 def with_published(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """{data set: rows for the plot of full-length accuracies here and as published}, where there are both."""
-    ours, theirs = runs[whole(runs)].assign(study="this study"), published().query("top1 != ''")
-    rows = pd.concat([ours, theirs.astype({"top1": float})], ignore_index=True)
-    rows["line"] = rows["network"] + ", " + rows["method"].replace("none", "alone")
-    both = set(ours["dataset"]) & set(theirs["dataset"])
-    return {name: part for name, part in rows.groupby("dataset") if name in both}
+    rows = {title: beside_published(part) for title, part in lines(runs[whole(runs)]).items()}
+    return {title: both for title, both in rows.items() if both["study"].nunique() > 1}
 
 
 def network_table(runs: Mapping[str, RunFolder]) -> pd.DataFrame:
@@ -189,7 +194,7 @@ def gather(folders: list[Path], outputs: Path) -> int:
     for path in sorted(found for folder in folders for found in folder.rglob("config.json")):
         try:
             run = Run.open(path.parent)
-            kept, measured = (place / "result.json" for place in (outputs / "records" / run.name, run.folder))
+            kept, measured = (place / "result.json" for place in (outputs / "records" / path.parent.name, run.folder))
             if not run.done:
                 print(f"not finished: {run.name}")
             elif not kept.is_file() or kept.read_bytes() != measured.read_bytes():

@@ -5,6 +5,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import save
 
 from kdnb import store
-from kdnb.device import environment, pick_compile, set_threads
+from kdnb.device import environment, has_compiler, pick_compile, set_threads
 from kdnb.engine import Engine, evaluate
 from kdnb.errors import InputError
 from kdnb.lease import locked
@@ -73,6 +74,7 @@ class Training:
         machine["compile"] = pick_compile(run.compile, device, run.precision, pixels)
         self.engine = Engine(start.distiller, run, device, compiled=self.write_config(machine))
         self.epoch, self.step, self.seconds = 0, 0, 0.0  # finished epochs; steps and seconds into the next one
+        self.kept = "no checkpoint: it was not far enough"
         self.rows, self.means = [], {}  # per epoch: of metrics.csv; running means of the losses
         self.axes = {}  # of those means: names and shapes of both networks' blocks
         for role in ("teacher", "student") if start.distiller.teacher is not None else ():
@@ -91,7 +93,7 @@ class Training:
             machines = self.run.config.get("machines") or machines
             last = machines[-1]
             if last["device_type"] == machine["device_type"]:
-                machine["compile"] = last["compile"]
+                machine["compile"] = last["compile"] and has_compiler()
             if {**machine, "started": last["started"]} != last:
                 machines = [*machines, machine]
         config = {"format": 1} | asked | {"where": where, "machines": machines}
@@ -101,12 +103,11 @@ class Training:
     def go(self, until: float) -> None:
         self.resume()
         epochs, steps = self.run.epochs, len(self.start.train)
-        with StopButton(until) as stop, bar(epochs * steps, "epoch", "step") as shown:
+        with StopButton(until) as stop, bar(epochs * steps, "epoch", "step") as shown, closing(self.engine):
             progress = Progress(self.run.name, epochs, steps, shown, self.say)
             while self.epoch < epochs:
                 self.one_epoch(stop, progress)
                 progress.epoch(self.rows[-1])
-        self.engine.close()
         self.finish()
         if stop.wished:  # in the last epoch's test
             raise Interrupted(f"stopped; {self.run.name} is finished, and nothing that follows was begun")
@@ -152,15 +153,15 @@ class Training:
 
     def check_finite(self) -> None:
         if step := self.engine.first_bad_step():
-            kept = f"the checkpoint after epoch {self.epoch}" if self.epoch else "no checkpoint: it was the first epoch"
             raise InputError(
-                f"the loss is no longer finite in epoch {self.epoch + 1}, step {step}; "
-                f"kept is {kept}; a lower lr (now {self.run.lr}) or precision float32 may help"
+                f"the loss is no longer finite in epoch {self.epoch + 1}, step {step}; kept is {self.kept}; "
+                f"a lower lr (now {self.run.lr}) or precision float32 may help"
             )
 
     def save(self) -> None:
         place = {"epoch": self.epoch, "step": self.step, "seconds": self.seconds}
         store.save_checkpoint(self.run.folder, self.engine.state() | place | {"rows": self.rows, "means": self.means})
+        self.kept = f"the checkpoint after epoch {self.epoch}, step {self.step}"
         self.write_history()
 
     def write_history(self) -> None:
@@ -179,6 +180,7 @@ class Training:
         if self.step:
             self.start.distiller.start_epoch(self.epoch)
         self.write_history()
+        self.kept = f"the checkpoint after epoch {self.epoch}, step {self.step}"
         self.say(f"{self.run.name}: going on after epoch {self.epoch}, step {self.step}")
 
     def finish(self) -> None:

@@ -27,6 +27,12 @@ def test_a_mix_has_one_spelling(text, spelt, name):
     assert spell(parse(text)) == spelt == spell(parse(spelt)) and label(spelt) == (name or spelt)
 
 
+def test_a_loss_by_itself_is_not_the_method_of_its_name():
+    for loss in LOSSES:
+        alone = parse(f"{loss}:1")
+        assert [(term.loss, term.weight) for term in alone] == [(loss, 1)] and parse(spell(alone)) == alone
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -14,14 +14,14 @@ KEPT = {"network": "wrn_40_2", "dataset": "cifar100", "weights": "wrn_40_2.pth",
 AFD, ALONE = ("wrn_16_2", "afd", "75.50 ± 0.50"), ("wrn_16_2", "labels", "73.00 ± 1.00")  # the sample's: n - 1
 
 ONE_LINE = [{"teacher": {"changes": {"epochs": [4, 240]}}}]  # the same weights, whatever is said of them
-TWO_LINES = [{"result": {"train_images": 49_999}}, {"left_out": ["kd"]}]
+TWO_LINES = [{"run": {"method": "ce + afd:50"}}, {"result": {"train_images": 49_999}}, {"left_out": ["kd"]}]
 TWO_LINES += [{"run": {"precision": "bfloat16"}}, {"run": {"data_id": "0123abcd"}}, {"teacher": {"sha256": "bbbb2222"}}]
 
 
 def make(outputs, top1, network="wrn_16_2", method="none", seed=0, changes=None, teacher=None, result=None, **config):
     """The folder of a finished run, as training leaves it, without weights; `config`: other entries of config.json."""
     asked = {"dataset": "cifar100", "student": network, "seed": seed, "epochs": 240, "data_id": ""}
-    asked |= {"precision": "float32"} | config.pop("run", {})
+    asked |= {"precision": "float32", "method": "ce + afd:200"} | config.pop("run", {})
     told = {"run": asked, "label": method, "changes": changes or {}, "left_out": [], "classes": ["a", "b"]}
     machine = {"device": "NVIDIA H200", "versions": {"torch": "2.11.0"}, "commit": "abc123"}
     told |= {"machines": [machine], "teacher": None if method == "none" else KEPT | (teacher or {})} | config
@@ -31,7 +31,8 @@ def make(outputs, top1, network="wrn_16_2", method="none", seed=0, changes=None,
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(told))
     (folder / "result.json").write_text(json.dumps(measured))
-    (folder / "metrics.csv").write_text(f"epoch,train_top1,test_top1,seconds\n1,10,{top1 - 20},30\n2,20,{top1},10\n")
+    epochs = ["epoch,lr,train_top1,test_top1,seconds", f"1,1,10,{top1 - 20},30", f"2,1,20,{top1},10\n"]
+    (folder / "metrics.csv").write_text("\n".join(epochs))
 
 
 @pytest.fixture
@@ -102,6 +103,15 @@ def test_what_was_published_has_sources_and_an_empty_row_says_what_fills_it(outp
     assert set(cited["source"]) == sources and all(text in page for text in [*cited[tables.CITED], *sources])
     beside = tables.with_published(frame(outputs))["cifar100"].groupby("study")["top1"].agg(list)
     assert sorted(beside["this study"]) == [72.0, 73.0, 74.0, 75.0, 75.5, 76.0, 76.0] and 75.47 in beside["published"]
+    other = {"network": "wrn_16_4", "sha256": "cccc3333"}
+    make(outputs, 60.0, method="afd", seed=4, teacher=other)  # of which nothing was published
+    beside = tables.with_published(frame(outputs))["cifar100"].groupby("line")["study"].agg(set)
+    assert beside["wrn_16_2, afd from wrn_16_4"] == {"this study"} and len(beside["wrn_16_2, afd from wrn_40_2"]) == 3
+
+
+def test_a_seed_counts_once(outputs):
+    make(outputs, 75.01, method="afd", seed=0, run={"teacher_id": "of a file"})  # whose bytes are the trained one's
+    assert rows(outputs)[AFD]["seeds"] == "3"
 
 
 def test_curves_are_drawn_by_line(outputs):
@@ -109,7 +119,7 @@ def test_curves_are_drawn_by_line(outputs):
     assert parts.keys() == {"cifar100", "cifar100, epochs 2"}
     orders = {"wrn_40_2, alone": 0, "wrn_16_2, alone": 1, "wrn_16_2, afd from wrn_40_2": 2}
     assert dict(zip(parts["cifar100"]["line"], parts["cifar100"]["order"], strict=True)) == orders
-    curves = results.curves(parts["cifar100"].query("order == 0"))
+    curves = results.curves(frame(outputs))["cifar100"].query("order == 0")
     assert list(curves["spent"]) == [30.0, 40.0] and list(curves["test_top1"]) == [56.0, 76.0]
 
 
@@ -126,7 +136,8 @@ def test_a_damaged_run_is_named_and_left_out(outputs, file, content):
     (outputs / "runs/wrn_16_2-none-1-73.0" / file).write_text(content)
     with pytest.warns(UserWarning, match=r"left out.*wrn_16_2-none-1-73.0.*damaged"):
         runs = frame(outputs)
-        assert len(set(results.curves(runs)["folder"])) == 7 and len(runs) == 7 + (file == "metrics.csv")
+        drawn = results.curves(runs).values()
+        assert sum(part["folder"].nunique() for part in drawn) == 7 and len(runs) == 7 + (file == "metrics.csv")
 
 
 def test_what_departs_from_two_presets_alike_is_drawn_together(tmp_path):
@@ -185,5 +196,5 @@ def test_the_notebook_finds_its_folders_and_nothing_in_them_is_no_error(tmp_path
         with pytest.raises(InputError, match=r"unknown (source 'all'|parameter 'output')|no such folder"):
             results.from_notebook(given | wrong)
     runs = results.frame(*both)
-    assert runs.empty and results.curves(runs).empty and "no finished run yet" in tables.pages(runs)["headline"]
+    assert runs.empty and results.curves(runs) == {} and "no finished run yet" in tables.pages(runs)["headline"]
     assert results.lines(runs) == results.links(runs) == tables.with_published(runs) == {}

@@ -42,6 +42,9 @@ def teacher_file(folder, content, name="student.safetensors"):
         ({"train_limit": -2}, "train_limit is -2: it must be -1 or more"),
         ({"epochs": "2.5"}, "epochs is '2.5': it must be a whole number"),
         ({"lr": float("nan")}, "lr is nan: it must be a finite number"),
+        ({"lr": 10**400}, "00: it must be a finite number"),
+        ({"seed": 2**64}, "seed is 18446744073709551616: it must be a whole number (below 2^63)"),
+        ({"device": "cpu:"}, "device 'cpu:' is not on this machine: choose auto, cpu"),
         ({"skip_damaged": 1}, "skip_damaged is 1: it must be True or False"),
         ({"dataset": 100}, "dataset is 100: it must be text"),
         ({"batch_size": 1}, "batch_size is 1"),
@@ -164,6 +167,8 @@ def test_a_sweep_keeps_one_teacher(tmp_path):
 def test_a_grid_has_each_run_once():
     runs = grid(dataset="tiny", method=["none", "kd"], teacher_seed=(0, 1), seed=range(2))
     assert len(runs) == len(set(runs)) == 6 and runs[0] == Run(dataset="tiny", method="none") and grid() == [Run()]
+    with pytest.raises(InputError, match="seed is an empty list: it must have a value or more"):
+        grid(seed=[])
     with pytest.raises(InputError, match="unknown parameter 'sead': choose one of batch_size"):
         grid(sead=[1])
 

@@ -94,7 +94,7 @@ def test_write_atomically_replaces_whole_files(tmp_path):
 
 def test_what_is_not_there_yet_gets_a_sentence(tmp_path):
     for name in ("config", "result", "metrics", "history", "weights", "loss_weights"):
-        with pytest.raises(InputError, match=r"has no \w+\.\w+: the run has not come so far"):
+        with pytest.raises(InputError, match=r"has no \w+\.\w+: it has not come so far"):
             getattr(at(tmp_path), name)
     assert not at(tmp_path).done
 

@@ -212,8 +212,13 @@ def test_every_machine_and_commit_that_took_part_is_recorded(run, monkeypatch):
     assert run.config["machines"] == started
     other = {"device": "another", "device_type": "cpu", "versions": {}, "commit": "0123456789ab", "started": "now"}
     monkeypatch.setattr(sys.modules["kdnb.train"], "environment", lambda device: dict(other))
-    train(replace(run, compile="on"), say=quiet)  # which it was not when it began
-    assert run.config["machines"] == [*started, other | {"compile": False, "threads": torch.get_num_threads()}]
+    other |= {"compile": False, "threads": torch.get_num_threads()}
+    break_off(replace(run, compile="on"), 2, press_stop)  # which it was not when it began
+    assert run.config["machines"] == [*started, other]
+    edit(run.folder / "config.json", machines=[*started, other | {"compile": True}])
+    monkeypatch.setattr(sys.modules["kdnb.train"], "has_compiler", lambda: False)
+    train(run, say=quiet)  # here it cannot be compiled
+    assert run.config["machines"][2:] == [other]
 
 
 def test_threads(run, monkeypatch):
@@ -229,7 +234,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, monkeypatch):
         train(replace(run, lr=1e30), say=quiet)
     poison = at_step(8, lambda batch: batch._replace(images=batch.images * float("nan")))
     monkeypatch.setattr(Engine, "__call__", poison)
-    with pytest.raises(InputError, match="epoch 2, step 3; kept is the checkpoint after epoch 1"):
+    with pytest.raises(InputError, match="epoch 2, step 3; kept is the checkpoint after epoch 1, step 0"):
         train(run, say=quiet)
     assert load_checkpoint(run.folder)["epoch"] == 1 and not run.done
 

@@ -122,7 +122,7 @@ class Preset:
         return lr * ((1 + 24 * done / 0.3) / 25 if done < 0.3 else (1 - done) / 0.7)
 
 
-Load = Callable[..., tuple[Images, Images]]  # (root, size, *, skip_damaged, progress): see load_data
+Load = Callable[..., tuple[Images, Images]]  # (root, size, *, skip_damaged): see load_data
 Digest = Callable[[Path], str]  # of root: eight hex digits that tell other images apart; "": none there, or always same
 
 
@@ -148,22 +148,20 @@ def register(name: str, preset: Preset, digest: Digest = lambda root: "") -> Cal
     return add
 
 
-def load_data(
-    name: str, root: str | Path = "", size: int = 0, skip_damaged: bool = False, progress: bool = True
-) -> tuple[Images, Images]:
+def load_data(name: str, root: str | Path = "", size: int = 0, skip_damaged: bool = False) -> tuple[Images, Images]:
     """A data set's training and test images, stored at `size` x `size` pixels (0: the preset's).
 
     name: `digits` (scikit-learn's, always there), `cifar100` and `stanford40` (downloaded where missing), `folder`
     (one's own `root/train/CLASS/*.jpg` and `root/{valid,val,test}/CLASS/*.jpg`), or another in DATASETS. root: folder
     that holds the data; "": `data_folder()`. skip_damaged leaves out photographs that cannot be decoded, in one printed
-    line, instead of raising; `progress` shows a bar where a person watches and decoding takes a while.
+    line, instead of raising.
 
     Raises InputError for an unknown name, a size the data set does not come in, data that are missing and cannot be
     downloaded, images that cannot be decoded, a cache folder that cannot be written.
     """
     found = DATASETS[choose("data set", name, DATASETS)]
     size = replace(found.preset, stored_size=0).stored(size) if size else found.preset.stored()
-    return found.load(data_folder(root), size, skip_damaged=skip_damaged, progress=progress)
+    return found.load(data_folder(root), size, skip_damaged=skip_damaged)
 
 
 for _module in pkgutil.iter_modules(__path__):  # each file registers its data set; cache and loader have none

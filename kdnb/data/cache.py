@@ -52,10 +52,10 @@ def digest(files: Callable[[Path], Files], root: Path) -> str:
     return hashlib.sha256(json.dumps([listed, labels]).encode()).hexdigest()[:8]
 
 
-def decode(kind: str, files: Files, size: int, skip_damaged: bool, progress: bool) -> tuple[Images, Images]:
+def decode(kind: str, files: Files, size: int, skip_damaged: bool) -> tuple[Images, Images]:
     """The training and test images at size x size, from the cache or into it; see `kdnb.data.load_data`."""
     names = [*files.names[0], *files.names[1]]  # together, so that one pass finds everything that is wrong with either
-    pixels, aspect = _cached(kind, files.folder, names, size, progress)
+    pixels, aspect = _cached(kind, files.folder, names, size)
     whole = aspect > 0
     if damaged := [name for name, fine in zip(names, whole, strict=True) if not fine]:
         text = (
@@ -78,7 +78,7 @@ def decode(kind: str, files: Files, size: int, skip_damaged: bool, progress: boo
     return train, test
 
 
-def _cached(kind, folder, names, size, progress) -> tuple[np.ndarray, torch.Tensor]:
+def _cached(kind, folder, names, size) -> tuple[np.ndarray, torch.Tensor]:
     """The pixels (m, 3, size, size) of the photographs that are whole, and the aspects (n,) of all."""
     cache = os.environ.get("KDNB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "kdnb"
     source = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
@@ -90,7 +90,7 @@ def _cached(kind, folder, names, size, progress) -> tuple[np.ndarray, torch.Tens
         if not opened:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):  # another process may just have built it
-                opened = _open(*of) or _build(*of, progress) or _open(*of)
+                opened = _open(*of) or _build(*of) or _open(*of)
     except OSError as error:
         raise InputError(
             f"the decoded images cannot be kept in {path.parent} ({error.strerror or error}): make room there, "
@@ -120,13 +120,13 @@ def _open(path, fingerprint, photographs, size) -> tuple[np.ndarray, torch.Tenso
     return None
 
 
-def _build(path, fingerprint, photographs, size, progress) -> None:
+def _build(path, fingerprint, photographs, size) -> None:
     start, n, label = time.perf_counter(), len(photographs), f"{path.stem} in {path.parent}"
     part = path.with_suffix(".part")  # one name, under the lock: what a killed process left is overwritten
     aspect = np.zeros(n, np.float32)
     try:
         # PIL lets go of the GIL; the threads end with the `with`, on Ctrl-C too
-        with open(part, "wb") as file, ThreadPoolExecutor() as pool, bar(n, label, "image", progress) as shown:
+        with open(part, "wb") as file, ThreadPoolExecutor() as pool, bar(n, label, "image") as shown:
             file.seek(32 + aspect.nbytes)
             # in pieces: results must not pile up in memory where the disk is slower than the cores
             pieces = (photographs[first : first + 256] for first in range(0, n, 256))
@@ -144,7 +144,7 @@ def _build(path, fingerprint, photographs, size, progress) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-    if not (progress and watched()):
+    if not watched():
         print(f"{label}: {n:,} images in {time.perf_counter() - start:.1f} s", flush=True)
 
 

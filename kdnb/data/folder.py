@@ -42,6 +42,6 @@ def _is_visible_image(path: str) -> bool:
 
 
 @register("folder", PRESET, digest=partial(digest, files))
-def load(root: Path, size: int, *, skip_damaged: bool, progress: bool) -> tuple[Images, Images]:
+def load(root: Path, size: int, *, skip_damaged: bool) -> tuple[Images, Images]:
     """One's own images, squashed to a square."""
-    return decode("folder", files(root), size, skip_damaged, progress)
+    return decode("folder", files(root), size, skip_damaged)

@@ -159,9 +159,9 @@ def files(root: Path, download: bool = False) -> Files:
 
 
 @register("stanford40", PRESET, digest=partial(digest, files))
-def load(root: Path, size: int, *, skip_damaged: bool, progress: bool) -> tuple[Images, Images]:
+def load(root: Path, size: int, *, skip_damaged: bool) -> tuple[Images, Images]:
     """Stanford 40 Actions, squashed to a square: 4,000 training and 5,532 test images."""
-    return decode("stanford40", files(root, download=True), size, skip_damaged, progress)
+    return decode("stanford40", files(root, download=True), size, skip_damaged)
 
 
 def photographs(run, split: str = "train") -> Stanford40 | None:

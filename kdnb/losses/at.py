@@ -18,9 +18,6 @@ def attention(feat: Tensor) -> Tensor:
 class AT(Loss, name="at", method="ce + at:1000"):
     """Mean squared difference of both networks' attention, summed over the stages (section 3.1, p = 2)."""
 
-    def __init__(self, student: Output, teacher: Output):
-        super().__init__()
-
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         pairs = starmap(fit, paired(student.stages, teacher.stages))
         return sum(F.mse_loss(attention(h_s), attention(h_t)) for h_s, h_t in pairs)

@@ -25,12 +25,15 @@ class Loss(nn.Module):
 
     taught: it needs a teacher. same_classes: it compares predictions, so that student and teacher have to know the
     same classes.
-    warmup: epochs over which its weight rises linearly from 0.
+    warmup: epochs over which its weight rises linearly, from 1 / warmup in the first.
     """
 
     taught: ClassVar[bool] = True
     same_classes: ClassVar[bool] = False
     warmup: ClassVar[int] = 0
+
+    def __init__(self, *examples: object):
+        super().__init__()
 
     def __init_subclass__(cls, name: str = "", method: str = "", **kwargs):
         super().__init_subclass__(**kwargs)

@@ -13,8 +13,5 @@ class CE(Loss, name="ce"):
 
     taught = False
 
-    def __init__(self, student: Output, teacher: Output | None):
-        super().__init__()
-
     def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Tensor:
         return F.cross_entropy(student.logits.float(), batch.labels)

@@ -21,9 +21,6 @@ class NST(Loss, name="nst", method="ce + nst:50"):
     """Squared maximum mean discrepancy of both networks' channels, each normalised over its pixels, summed over the
     stages (the polynomial kernel of degree 2 without offset)."""
 
-    def __init__(self, student: Output, teacher: Output):
-        super().__init__()
-
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         loss = 0
         with torch.autocast(student.logits.device.type, enabled=False):  # a small difference of large terms

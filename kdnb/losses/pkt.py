@@ -21,9 +21,6 @@ def neighbours(output: Output) -> Tensor:
 class PKT(Loss, name="pkt", method="ce + pkt:30000"):
     """KL(teacher || student) of the neighbours, itself included, mean over the pairs of a batch."""
 
-    def __init__(self, student: Output, teacher: Output):
-        super().__init__()
-
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         with torch.autocast(student.logits.device.type, enabled=False):  # it is what almost cancels
             p_s, p_t = neighbours(student), neighbours(teacher)

@@ -18,9 +18,6 @@ def similarities(output: Output) -> Tensor:
 class SP(Loss, name="sp", method="ce + sp:3000"):
     """Mean squared difference of both networks' similarities between the images of a batch."""
 
-    def __init__(self, student: Output, teacher: Output):
-        super().__init__()
-
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         with torch.autocast(student.logits.device.type, enabled=False):
             return F.mse_loss(similarities(student), similarities(teacher))

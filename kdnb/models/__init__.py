@@ -15,13 +15,14 @@ from urllib.error import URLError
 
 import numpy as np
 import torch
+import torchvision
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
+from torchvision.models import get_model_weights, list_models
 
 from kdnb.errors import InputError
-from kdnb.models.base import Block, Output, blocks, class_count, create_model, model_name, register
+from kdnb.models.base import Block, Output, blocks, class_count, create_model, example_output, model_name, register
 from kdnb.models.pairs import PAIRS
 from kdnb.models.traced import tapped
 
@@ -63,7 +64,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         state = inner[0]
     if not isinstance(state, dict):
         raise InputError(f"{path} holds a {type(state).__name__}, not a state dict")
-    tensors = {current(k.removeprefix("module.")): v for k, v in state.items() if isinstance(v, Tensor)}
+    tensors = {current(str(k).removeprefix("module.")): v for k, v in state.items() if isinstance(v, Tensor)}
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 
 
@@ -109,11 +110,7 @@ def load_weights(name: str, path: str | Path) -> nn.Module:
 
 def has_imagenet_weights(name: str) -> bool:
     """Whether torchvision offers weights of this network that were trained on ImageNet."""
-    try:
-        get_model_weights(name)
-    except ValueError:
-        return False
-    return True
+    return name in list_models(module=torchvision.models)
 
 
 def imagenet_model(name: str) -> tuple[nn.Module, list[str]]:

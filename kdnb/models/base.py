@@ -136,9 +136,16 @@ def class_count(model: nn.Module) -> int:
 
 
 @torch.no_grad()
+def example_output(model: nn.Module, images: Tensor) -> Output:
+    """One forward pass in eval mode that leaves the model as it was."""
+    was_training = model.training
+    output = model.eval()(images)
+    model.train(was_training)
+    return output
+
+
 def blocks(model: nn.Module, image_size: int) -> list[Block]:
     """Name and shape of each block's map for square images of so many pixels a side; leaves the model as it was."""
-    was_training, device = model.training, next(model.parameters()).device
-    feats = model.eval()(torch.zeros(2, 3, image_size, image_size, device=device)).feats
-    model.train(was_training)
+    device = next(model.parameters()).device
+    feats = example_output(model, torch.zeros(2, 3, image_size, image_size, device=device)).feats
     return [Block(name, tuple(feat.shape[1:])) for name, feat in zip(model.block_names, feats, strict=True)]

@@ -56,8 +56,10 @@ def accuracy_over_time(table: pd.DataFrame, title: str = "") -> Figure | None:
     """Test accuracy over the time spent on training, a line per run; the time of a run's teacher is not in it.
 
     table: as for `learning_curves`, with the column spent, seconds since the start, and perhaps device: times of
-    different machines are not to be compared unnoticed, so that their lines are told apart. None without epochs.
+    different machines are not to be compared unnoticed, so that their lines are told apart; and shared, of runs whose
+    machine did other things, which are left out. None without epochs.
     """
+    table = table[~table["shared"]] if "shared" in table else table
     if table.empty:
         return None
     if "device" in table and table["device"].nunique() > 1:
@@ -75,18 +77,24 @@ def with_published(table: pd.DataFrame, title: str = "") -> Figure | None:
     """Accuracies beside the published ones. Points, not bars: bars start at 0, and differences are of a point or two.
 
     table: a row per run or citation with the columns line, study (this study, published or earlier study) and top1 (%);
-    the runs of a line of this study are drawn as their mean ± sd. None without rows.
+    the runs of a line of this study are drawn as their mean ± sd, each citation by itself. None without rows.
     """
     if table.empty:
         return None
     what = "Test accuracy here and as published" if table["study"].nunique() > 1 else "Test accuracy"
-    fig, ax = figure(what, title, 1.4 + 0.4 * table["line"].nunique())
+    names = [*table["line"].unique()]
+    fig, ax = figure(what, title, 1.4 + 0.4 * len(names))
     looks = {"this study": (NEUTRAL, "o"), "published": ("black", "D"), "earlier study": (PALE, "s")}
-    there = [study for study in looks if study in set(table["study"])]
-    colours, marks = zip(*map(looks.get, there), strict=True)
-    how = {"order": table["line"].unique(), "hue_order": there, "palette": [*colours], "markers": [*marks]}
-    how |= {"linestyle": "none", "dodge": 0.5 * (len(there) > 1), "markersize": 6, "err_kws": {"linewidth": 1.5}}
-    sns.pointplot(table, x="top1", y="line", hue="study", errorbar="sd", ax=ax, **how)
+    for study, rows in table.groupby("study"):
+        colour, mark = looks[study]
+        at = rows["line"].map(names.index) + (0 if study == "this study" else 0.25)
+        if study == "this study":
+            told = rows.groupby(at)["top1"].agg(["mean", "std"])
+            ax.errorbar(told["mean"], told.index, xerr=told["std"].fillna(0), fmt=mark, color=colour, label=study)
+        else:
+            ax.scatter(rows["top1"], at, marker=mark, color=colour, s=30, label=study)
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
     ax.set(xlabel=f"{TOP1}; here: last epoch, mean ± sd of the seeds", ylabel="")
     ax.grid(axis="x", alpha=0.3)
     legend_below(fig, ax)
