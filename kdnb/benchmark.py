@@ -12,11 +12,11 @@ from kdnb.device import pick_device
 from kdnb.errors import InputError
 from kdnb.methods import METHODS, listed
 from kdnb.models import Block, blocks, load_weights
-from kdnb.plan import grid
+from kdnb.plan import grid, served
 from kdnb.prepare import load_images
-from kdnb.results import look, row
+from kdnb.published import beside_published
+from kdnb.results import look, row, whole
 from kdnb.run import Run
-from kdnb.tables import beside_published, whole
 from kdnb.teacher import load_teacher
 from kdnb.train import train
 
@@ -30,7 +30,8 @@ def runs_from_notebook(namespace: Mapping) -> dict[str, list[Run]]:
     names, seeds = (parameters.checked(name, given.pop(name), default) for name, default in OWN.items())
     if seeds < 1:
         raise InputError("seeds is 0: it must be 1 or more")
-    runs = grid(method=["none", *listed(names)], seed=range(seeds), **given)
+    fixed = {"dataset": Run.dataset, "seed": range(seeds)} | given
+    runs = grid(method=served(["none", *listed(names)], **fixed), **fixed)
     return {label: [run for run in runs if run.label == label] for label in dict.fromkeys(r.label for r in runs)}
 
 

@@ -21,7 +21,7 @@ def grid(**parameters) -> list[Run]:
     several = {name: [*v] if isinstance(v, (list, tuple, range)) else [v] for name, v in parameters.items()}
     for name, values in several.items():
         choose("parameter", name, Run.parameters())
-        if not values:
+        if not values and name != "method":
             raise InputError(f"{name} is an empty list: it must have a value or more")
     runs, made = {}, {}  # a seed decides nothing but itself: of thousands of runs, few have to be looked into
     for values in product(*several.values()):
@@ -50,20 +50,28 @@ def plan(datasets: list[str], methods: list[str], pairs: tuple[dict, ...] = ({},
     """
     teachers, students = [], []
     for dataset, pair in product(datasets, pairs):
-        fixed, served = {"dataset": dataset, **own, **pair}, []
-        for method in methods:
-            try:
-                teachers += [run.teacher_run for run in grid(method="afd" if method == "teacher" else method, **fixed)]
-                served += [method] if method != "teacher" else []
-            except InputError as error:
-                grid(method="afd", **fixed)  # a wrong parameter is no reason to go on without it,
-                parse(method, DATASETS[dataset].preset.methods)  # nor is a misspelt method
-                print(f"left out: {dataset}, {method}: {error}")
-        students += grid(method=served, **fixed) if served else []
+        fixed = {"dataset": dataset, **own, **pair}
+        kept = served(methods, **fixed)
+        teachers += [run.teacher_run for run in grid(method=["afd" if m == "teacher" else m for m in kept], **fixed)]
+        students += grid(method=[method for method in kept if method != "teacher"], **fixed)
     runs = list(dict.fromkeys([*filter(None, teachers), *students]))
     if not runs:
         raise InputError("nothing is left to run")
     return runs
+
+
+def served(methods: list[str], **fixed) -> list[str]:
+    """Those of some methods that the teacher of a grid can serve; the others are said. Raises InputError."""
+    kept = []
+    for method in methods:
+        try:
+            grid(method="afd" if method == "teacher" else method, **fixed)
+            kept.append(method)
+        except InputError as error:
+            grid(method="afd", **fixed)  # a wrong parameter is no reason to go on without it,
+            parse(method, DATASETS[fixed["dataset"]].preset.methods)  # nor is a misspelt method
+            print(f"left out: {fixed['dataset']}, {method}: {error}")
+    return kept
 
 
 def pairs(names: list[str]) -> list[dict[str, str]]:

@@ -23,6 +23,7 @@ COLUMNS = """
 """
 
 OF_TEACHER = ("teacher_epochs", "teacher_seed")  # changes that its own record tells, and the hash of its weights
+ONLY = "labels only"  # how a network is trained that nobody teaches
 ROLES = ["teacher", "baseline", "distilled"]  # in the order of their looks in plots
 APART = {"mix": " ({})", "teacher_sha256": " (weights {:.4})", "left_out": " (without: {})"}
 APART |= {"train_images": " ({:,} images)"}
@@ -122,6 +123,11 @@ def record(run: Run, outputs: Path | None = None) -> Path:
     return target
 
 
+def whole(runs: pd.DataFrame) -> pd.Series:
+    """Which runs of a frame followed their data set's preset to the end, as did their teachers."""
+    return (runs["changed"] == "") & (runs["teacher_changed"] == "")
+
+
 def curves(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """{title: a row per epoch of each run} of what `lines` draws together: its columns, epoch, test_top1 (%), lr and
     spent (s since the start)."""
@@ -178,7 +184,7 @@ def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     runs["images"] = ("images " + runs["data_id"]).where(other_images, "")
     for key, part in runs.groupby([*kind, "images"]):
         teacher, alone = part["teacher"].str.partition(" ")[0], part["method"] == "none"
-        line = part["network"] + ", " + (part["method"] + " from " + teacher).mask(alone, "alone")
+        line = part["network"] + ", " + (part["method"] + " from " + teacher).mask(alone, ONLY)
         for column, told in APART.items():  # one name, several trainings
             several = part.groupby(line)[column].transform("nunique") > 1
             line += part[column].map(told.format).where(several, "")

@@ -78,12 +78,12 @@ class Speed:
         return step
 
     def whole(self, compiled: bool = True) -> pd.DataFrame:
-        """Plain steps and the engine's, with the method and on labels alone, in turn: ms, images/s, times plain."""
+        """Plain steps and the engine's, with the method and on labels only, in turn: ms, images/s, times plain."""
         run, alone = self.run, replace(self.run, method="none")
         steps = {"plain, float32": self.plain_step()}
         for name, on in {f"engine, {run.precision}": False, f"engine, {run.precision}, compiled": True}.items():
             if compiled or not on:
-                steps |= {name: self.engine_step(run, on), f"{name}, labels alone": self.engine_step(alone, on)}
+                steps |= {name: self.engine_step(run, on), f"{name}, labels only": self.engine_step(alone, on)}
         seconds = alternate(steps, self.device, self.repeats)
         images, plain = len(self.batches[0].labels), seconds["plain, float32"]
         rows = [(name, 1000 * s, images / s, plain / s) for name, s in seconds.items()]
@@ -145,15 +145,15 @@ class Speed:
 
 
 def method_costs(runs: Mapping[str, Run], repeats: int = 10) -> pd.DataFrame:
-    """What a step of each method costs: a row per name, the run "none" being the plain student's.
+    """What a step of each method costs: a row per name, the run "none" being the baseline's.
 
-    ms, measured in turn, eager; times the plain student's; and MB of tensors that a step keeps for its way back.
+    ms, measured in turn, eager; times the baseline's; and MB of tensors, weights included, saved for the backward pass.
     """
     speed = Speed(next(run for run in runs.values() if run.teacher), repeats)
     steps = {name: speed.engine_step(run, False) for name, run in runs.items()}
     seconds = alternate(steps, speed.device, repeats)
     rows = [(name, 1000 * s, s / seconds["none"], kept(steps[name]) / 1e6) for name, s in seconds.items()]
-    return pd.DataFrame(rows, columns=["method", "ms", "times", "MB kept"])
+    return pd.DataFrame(rows, columns=["method", "ms", "times", "MB saved"])
 
 
 def kept(step: Callable) -> int:

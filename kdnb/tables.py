@@ -1,4 +1,4 @@
-"""The DataFrame of kdnb.results -> the study's Markdown tables, beside what was published (published.csv).
+"""The DataFrame of kdnb.results -> the study's Markdown tables, beside what was published.
 
     python -m kdnb.tables FOLDER ...    # the finished runs below it, of any machine, become records; then the tables
 
@@ -14,48 +14,35 @@ import pandas as pd
 
 from kdnb.engine import evaluate
 from kdnb.errors import InputError
+from kdnb.intervals import interval, mean_sd
 from kdnb.models import parameter_count
 from kdnb.paths import output_folder
 from kdnb.prepare import load_images, loaders
-from kdnb.results import frame, lines, record, row
+from kdnb.published import CITED, KEY, kept, published
+from kdnb.results import ONLY, frame, record, row, whole
 from kdnb.run import Run
 from kdnb.store import RunFolder, write_atomically
 from kdnb.teacher import load_teacher
 
-KEY = ["dataset", "network", "method", "teacher"]
 # What runs have in common that may be averaged.
 ALIKE = [*KEY, "mix", "left_out", "changed", "teacher_changed", "precision", "train_images", "data_id"]
 ALIKE += ["teacher_sha256"]
 ORDER = {"place": True, "changed": True, "taught": True, "network": False, "method": False}  # ascending?
-TOP1, CITED, REMARK = "top-1 (%)", "published, full length (%)", "remark"
-MAIN = ["data set", "network", "trained with", "teacher", TOP1, "seeds", REMARK, CITED]  # columns of the headline
-
-
-def published() -> pd.DataFrame:
-    """What others measured, all as text, and the rows that the study is about, with the command that fills each."""
-    rows = kept("published.csv")
-    about = rows["source"] + (", " + rows["epoch"] + " epoch").where(rows["epoch"] != "", "")
-    about += ("; " + rows["reproduced"]).where(rows["reproduced"] != "", "")
-    study = rows["source"].where(rows["source"] == "earlier study", "published")
-    return rows.assign(study=study, **{CITED: (rows["top1"] + " (" + about + ")").where(rows["top1"] != "", "")})
-
-
-def kept(name: str) -> pd.DataFrame:
-    return pd.read_csv(Path(__file__).with_name(name), dtype=str, keep_default_na=False)
-
-
-def whole(runs: pd.DataFrame) -> pd.Series:
-    """Which runs of a frame followed their data set's preset to the end, as did their teachers."""
-    return (runs["changed"] == "") & (runs["teacher_changed"] == "")
+TOP1, GAIN, REMARK = "top-1 (%)", "minus labels only", "remark"
+MAIN = ["data set", "network", "trained with", "teacher", TOP1, "seeds", GAIN, REMARK, CITED]  # columns of the headline
 
 
 def placed(runs: pd.DataFrame) -> pd.DataFrame:  # with each data set's place on a page
     return runs.assign(place=runs["dataset"].map({"digits": 0, "cifar100": 1, "stanford40": 2}).fillna(3))
 
 
-def mean_sd(values: pd.Series) -> str:
-    """Mean, and standard deviation of the sample if there are several, to two decimals."""
-    return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
+def gain(group: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """What a teacher added, as `interval` of the seeds that were also trained on labels only: they have the first
+    weights and the batches in common. "" for fewer than two."""
+    like = ["dataset", "network", "changed", "precision", "train_images", "data_id", "seed"]
+    alone = runs[runs["method"] == "none"].drop_duplicates(like)
+    both = group[group["method"] != "none"].merge(alone[[*like, "top1"]], on=like, suffixes=("", "_alone"))
+    return interval((both["top1"] - both["top1_alone"]).to_numpy(), "+.2f") if len(both) > 1 else ""
 
 
 def table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -71,7 +58,8 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
         known = cited[(cited[KEY] == first[KEY]).all(axis=1)][CITED]
         told = {
             TOP1: mean_sd(group["top1"]),
-            "seeds": f"{group['seed'].nunique()}",
+            "seeds": f"{len(group)}",
+            GAIN: gain(group, runs),
             REMARK: "; ".join(filter(None, [first["teacher_changed"], left_out])),
             "best epoch (%)": mean_sd(group["best_top1"]),
             "s/epoch": "" if group["shared"].all() else f"{group['epoch_seconds'][~group['shared']].median():.1f}",
@@ -87,7 +75,7 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
 
 def named(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with the columns of `KEY` as a page calls them."""
-    return rows.replace({"method": {"none": "labels"}}).rename(columns=dict(zip(KEY, MAIN, strict=False)))
+    return rows.replace({"method": {"none": ONLY}}).rename(columns=dict(zip(KEY, MAIN, strict=False)))
 
 
 def with_empty_rows(runs: pd.DataFrame) -> pd.DataFrame:
@@ -133,7 +121,9 @@ def pages(runs: pd.DataFrame) -> dict[str, str]:
 
 def measured(runs: pd.DataFrame) -> str:
     machines = dict.fromkeys(runs["device"] + ", " + runs["precision"] + ", torch " + runs["torch"])
-    return f"Last epoch, mean ± standard deviation over the seeds; measured on: {'; '.join(machines)}."
+    told = "Last epoch, mean ± standard deviation over the seeds"
+    told += f"; {GAIN}: percentage points, seed by seed, with the 95 % interval of their mean" * any(runs["teacher"])
+    return f"{told}; measured on: {'; '.join(machines)}."
 
 
 def save(texts: Mapping[str, str], folder: Path) -> None:
@@ -147,18 +137,6 @@ def show(text: str):
     from IPython.display import Markdown
 
     return Markdown(text.split("\n", 1)[1])
-
-
-def beside_published(runs: pd.DataFrame) -> pd.DataFrame:
-    """Full-length runs, and below them what was published of the same, a row a citation; runs: with `line`, `order`."""
-    cited = published().query("top1 != ''").merge(runs[[*KEY, "line", "order"]].drop_duplicates(), on=KEY)
-    return pd.concat([runs.assign(study="this study"), cited.astype({"top1": float})], ignore_index=True)
-
-
-def with_published(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """{data set: rows for the plot of full-length accuracies here and as published}, where there are both."""
-    rows = {title: beside_published(part) for title, part in lines(runs[whole(runs)]).items()}
-    return {title: both for title, both in rows.items() if both["study"].nunique() > 1}
 
 
 def network_table(runs: Mapping[str, RunFolder]) -> pd.DataFrame:

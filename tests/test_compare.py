@@ -29,7 +29,7 @@ def test_a_difference_has_an_interval_and_a_test():
     d = compare.difference(before, after)
     assert (d.gain, d.p) == (8, pytest.approx(0.18493, abs=1e-5))  # twice the binomial tail of 18 of 28
     assert d.low < 0 < d.gain < d.high and d.high - d.low == pytest.approx(20.47, abs=0.01)
-    assert str(d) == f"+8.00 points (95 %: {d.low:+.2f} to {d.high:+.2f}; McNemar's p = 0.18)"
+    assert str(d) == f"+8.00 percentage points (95 %: {d.low:+.2f} to {d.high:+.2f}; McNemar's p = 0.18)"
     assert compare.difference(before, before)[::3] == (0, 1)
     assert compare.difference(np.zeros(100, bool), np.arange(100) < 12).p < 0.001
 

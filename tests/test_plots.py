@@ -279,7 +279,7 @@ def test_class_balance_can_be_read_with_many_classes(classes):
 def test_augmentations_show_the_image_itself_and_what_batches_make_of_it():
     images = image_set(n=12)
     fig = plots.augmentations(Loader(images, 4, 8, train=True, padding=2, flip=True), columns=4, rows=2)
-    assert fig.title.endswith("8 × 8 pixels: crops shifted by up to 2 px, flipped every second time")
+    assert fig.title.endswith("8 × 8 pixels: crops shifted by up to 2 px, flipped with probability ½")
     stored, *views = (np.asarray(ax.images[0].get_array()) for ax in fig.axes[:4])
     assert (stored == images.images[0].permute(1, 2, 0).numpy()).all() and len({v.tobytes() for v in views}) > 1
     whole = plots.augmentations(Loader(images, 4, 8, train=True), columns=2, rows=1)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from helpers import quiet, tiny, tiny_run  # noqa: F401
 
-from kdnb import InputError, results, study, tables, train
+from kdnb import InputError, published, results, study, tables, train
 
 KEPT = {"network": "wrn_40_2", "dataset": "cifar100", "weights": "wrn_40_2.pth", "sha256": "aaaa1111", "changes": {}}
-AFD, ALONE = ("wrn_16_2", "afd", "75.50 ± 0.50"), ("wrn_16_2", "labels", "73.00 ± 1.00")  # the sample's: n - 1
+AFD, ALONE = ("wrn_16_2", "afd", "75.50 ± 0.50"), ("wrn_16_2", "labels only", "73.00 ± 1.00")  # the sample's: n - 1
 
 ONE_LINE = [{"teacher": {"changes": {"epochs": [4, 240]}}}]  # the same weights, whatever is said of them
 TWO_LINES = [{"run": {"method": "ce + afd:50"}}, {"result": {"train_images": 49_999}}, {"left_out": ["kd"]}]
@@ -56,14 +56,15 @@ def rows(outputs):
 
 
 def test_seeds_are_averaged_and_what_is_short_is_said(outputs):
-    table, pages, short = rows(outputs), tables.pages(frame(outputs)), ("wrn_16_2", "labels", "30.00")
-    assert set(table) == {("wrn_40_2", "labels", "76.00"), ALONE, AFD, short}
+    table, pages, short = rows(outputs), tables.pages(frame(outputs)), ("wrn_16_2", "labels only", "30.00")
+    assert set(table) == {("wrn_40_2", "labels only", "76.00"), ALONE, AFD, short}
     row = table[AFD]
     assert row["teacher"] == "wrn_40_2 (cifar100)" and row["seeds"] == "3" and row["best epoch (%)"] == "75.75 ± 0.50"
     assert row[tables.CITED] == "75.47 (Ji 2021); 75.56 (earlier study)" and row[tables.REMARK] == ""
     assert row["made on"] == "NVIDIA H200, float32, torch 2.11.0, commit abc123" and row["s/epoch"] == "10.0"
     assert "### cifar100: epochs 2 instead of 240\n\n| network" in pages["short-runs"]
     assert "30.00" not in pages["results"] and "30.00" in pages["short-runs"] and "75.50" not in pages["short-runs"]
+    assert row[tables.GAIN] == "+2.50 ± 1.2" and not table[ALONE][tables.GAIN]  # 3, 2.5 and 2 points: t is 4.3
     assert all(top1 in pages["headline"] for _, _, top1 in table) and "There is no" in pages["first"]
 
 
@@ -77,7 +78,7 @@ def test_nothing_is_averaged_that_differs_in_more_than_its_seed(outputs, other):
 
 def test_another_device_is_said_and_changes_are_words(outputs):
     make(outputs, 73.0, seed=3, machines=[{"device": "CPU", "versions": {"torch": "3"}, "commit": ""}], shared=True)
-    row = rows(outputs)["wrn_16_2", "labels", "73.00 ± 0.82"]
+    row = rows(outputs)["wrn_16_2", "labels only", "73.00 ± 0.82"]
     assert row["made on"].endswith("; CPU, float32, torch 3, commit unknown") and row["s/epoch"] == "10.0"
     limited, likewise = {"train_limit": [100, -1], "lr": [0.1, 0.05]}, {"epochs": [4, 240]}
     told = "train_limit 100 instead of all, lr 0.1 instead of 0.05"
@@ -89,8 +90,8 @@ def test_another_device_is_said_and_changes_are_words(outputs):
 
 
 def test_what_was_published_has_sources_and_an_empty_row_says_what_fills_it(outputs):
-    empty = tables.with_empty_rows(frame(outputs)[tables.whole(frame(outputs))]).query("seeds == ''")
-    wanted = tables.published().query("command != ''")
+    empty = tables.with_empty_rows(frame(outputs)[results.whole(frame(outputs))]).query("seeds == ''")
+    wanted = published.published().query("command != ''")
     assert len(empty) == len(wanted) - 3 and set(empty[tables.TOP1]) == {""}  # three of them were made
     told = {"74.92 (Tian 2020, last epoch)", "76.11 (Sun 2024, best epoch; 76.08 in its own log)"}
     assert told <= {*empty[tables.CITED]}
@@ -98,14 +99,14 @@ def test_what_was_published_has_sources_and_an_empty_row_says_what_fills_it(outp
         words = command.strip("`").replace("outputs/teachers/wrn_40_2-cifar100.safetensors", "none").split()
         assert words[:3] == ["python", "-m", "kdnb.study"]
         assert study.main([*words[3:], "--dry-run", "--outputs", str(outputs)]) == 0
-    cited, sources = tables.published().query("top1 != ''"), set(tables.kept("sources.csv")["source"])
+    cited, sources = published.published().query("top1 != ''"), set(published.kept("sources.csv")["source"])
     page = tables.pages(frame(outputs))["results"]
     assert set(cited["source"]) == sources and all(text in page for text in [*cited[tables.CITED], *sources])
-    beside = tables.with_published(frame(outputs))["cifar100"].groupby("study")["top1"].agg(list)
+    beside = published.with_published(frame(outputs))["cifar100"].groupby("study")["top1"].agg(list)
     assert sorted(beside["this study"]) == [72.0, 73.0, 74.0, 75.0, 75.5, 76.0, 76.0] and 75.47 in beside["published"]
     other = {"network": "wrn_16_4", "sha256": "cccc3333"}
     make(outputs, 60.0, method="afd", seed=4, teacher=other)  # of which nothing was published
-    beside = tables.with_published(frame(outputs))["cifar100"].groupby("line")["study"].agg(set)
+    beside = published.with_published(frame(outputs))["cifar100"].groupby("line")["study"].agg(set)
     assert beside["wrn_16_2, afd from wrn_16_4"] == {"this study"} and len(beside["wrn_16_2, afd from wrn_40_2"]) == 3
 
 
@@ -117,7 +118,7 @@ def test_a_seed_counts_once(outputs):
 def test_curves_are_drawn_by_line(outputs):
     parts = results.lines(frame(outputs))
     assert parts.keys() == {"cifar100", "cifar100, epochs 2"}
-    orders = {"wrn_40_2, alone": 0, "wrn_16_2, alone": 1, "wrn_16_2, afd from wrn_40_2": 2}
+    orders = {"wrn_40_2, labels only": 0, "wrn_16_2, labels only": 1, "wrn_16_2, afd from wrn_40_2": 2}
     assert dict(zip(parts["cifar100"]["line"], parts["cifar100"]["order"], strict=True)) == orders
     curves = results.curves(frame(outputs))["cifar100"].query("order == 0")
     assert list(curves["spent"]) == [30.0, 40.0] and list(curves["test_top1"]) == [56.0, 76.0]
@@ -127,7 +128,7 @@ def test_a_student_of_its_teachers_architecture_is_no_teacher(tmp_path):
     make(tmp_path, 70.0)
     make(tmp_path, 71.0, method="afd", teacher={"network": "wrn_16_2", "dataset": "imagenet"})
     ((_, part),) = results.lines(frame(tmp_path)).items()
-    assert part.set_index("line")["order"].to_dict() == {"wrn_16_2, alone": 1, "wrn_16_2, afd from wrn_16_2": 2}
+    assert part.set_index("line")["order"].to_dict() == {"wrn_16_2, labels only": 1, "wrn_16_2, afd from wrn_16_2": 2}
 
 
 @pytest.mark.parametrize("content", ["{", "", "[]", '{"top1": 5}', '{"top1": NaN, "top5": 1, "best": {"top1": 1}}'])
@@ -197,4 +198,4 @@ def test_the_notebook_finds_its_folders_and_nothing_in_them_is_no_error(tmp_path
             results.from_notebook(given | wrong)
     runs = results.frame(*both)
     assert runs.empty and results.curves(runs) == {} and "no finished run yet" in tables.pages(runs)["headline"]
-    assert results.lines(runs) == results.links(runs) == tables.with_published(runs) == {}
+    assert results.lines(runs) == results.links(runs) == published.with_published(runs) == {}

@@ -14,7 +14,7 @@ def test_a_step_is_taken_apart(method):
     run = Run(method=method, **networks, device="cpu", precision="float32")
     speed = Speed(run, repeats=1)
     whole, parts, floor, loaders = tables = speed.whole(compiled=False), speed.parts(), speed.floor(), speed.loaders()
-    assert whole["step"].tolist() == ["plain, float32", "engine, float32", "engine, float32, labels alone"]
+    assert whole["step"].tolist() == ["plain, float32", "engine, float32", "engine, float32, labels only"]
     assert parts["part"].tolist() == ["batch", "student"] + ["teacher", "kd", "afd"] * (method == "afd")
     assert parts["share (%)"].sum() == pytest.approx(100) and loaders["what"].tolist() == [
         "training batches",

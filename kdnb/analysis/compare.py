@@ -9,13 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy import special, stats
+from scipy import special
 from torch import Tensor, nn
 
 from kdnb.data.loader import Loader
+from kdnb.intervals import difference, interval, share
 from kdnb.progress import counted
-
-SIGMAS = stats.norm.ppf(0.975)  # half the width of an interval, in standard errors
 
 
 class Predictions(NamedTuple):
@@ -51,37 +50,6 @@ def predict(models: Mapping[str, nn.Module], loader: Loader) -> Predictions:
             logits[name].append(model(batch.images).logits.float().cpu())
     labels = loader.images.labels.numpy()
     return Predictions(loader.images.classes, labels, {n: torch.cat(parts).numpy() for n, parts in logits.items()})
-
-
-class Difference(NamedTuple):
-    """An accuracy minus another on the same images, in points."""
-
-    gain: float
-    low: float  # of its interval (Agresti and Min, 2005)
-    high: float
-    p: float  # of McNemar's exact test: how likely so uneven a split of what only one gets right would be by chance
-
-    def __str__(self) -> str:
-        return f"{self.gain:+.2f} points (95 %: {self.low:+.2f} to {self.high:+.2f}; McNemar's p = {self.p:.2g})"
-
-
-def difference(before: np.ndarray, after: np.ndarray) -> Difference:
-    """Of two boolean arrays (n,), whether each image is right: how much better the second is."""
-    gained, lost, n = int((after & ~before).sum()), int((before & ~after).sum()), len(before)
-    middle, error = (gained - lost) / (n + 2), np.sqrt(gained + lost + 1 - (gained - lost) ** 2 / (n + 2)) / (n + 2)
-    p = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-    return Difference(100 * (gained - lost) / n, *(100 * (middle + s * SIGMAS * error) for s in (-1, 1)), float(p))
-
-
-def share(true: np.ndarray) -> str:
-    """How many of some booleans are true, in percent, and the interval of that (Wilson's)."""
-    found = stats.binomtest(int(true.sum()), len(true)).proportion_ci(method="wilson")
-    return f"{100 * true.mean():.2f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
-
-
-def interval(values: np.ndarray) -> str:
-    """The mean of a value per image, or per seed, and half the width of its interval (Student's t)."""
-    return f"{values.mean():.3g} ± {stats.t.ppf(0.975, len(values) - 1) * stats.sem(values):.2g}"
 
 
 def fidelity(predictions: Predictions, teacher: str = "teacher") -> pd.DataFrame:

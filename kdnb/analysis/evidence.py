@@ -1,7 +1,7 @@
 """Are the links real, do the networks look where they should, and what pulls at the student? Runs in, arrays out."""
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdnb.analysis import STUDENTS, Networks, Survey, joined, load, placing
-from kdnb.analysis.compare import cka, interval
+from kdnb.analysis.compare import cka
 from kdnb.analysis.maps import Gallery, look
+from kdnb.intervals import interval
 from kdnb.losses.afd import AFD, energy
 from kdnb.methods import weight_at
 from kdnb.models import load_weights, read_state_dict
@@ -66,6 +67,12 @@ def link_controls(networks: Networks, survey: Survey, seeds: np.ndarray) -> dict
     if len(seeds) > 1:
         found = {f"mean of {len(seeds)} seeds": seeds.mean(0), "their standard deviation": seeds.std(0, ddof=1)} | found
     return found
+
+
+def likeness(survey: Survey, alike: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """{name: (T, S)} of the test images: links, how near the distilled student's maps are, and `alike`, of `cka`."""
+    near = {"1 − distance of the maps": 1 - survey.distances["distilled"].mean(0)}
+    return {"links": survey.links.mean(0)} | near | {f"CKA with the {role}": values for role, values in alike.items()}
 
 
 def links_and_cka(runs: Sequence[Run]) -> pd.DataFrame:

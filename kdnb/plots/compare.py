@@ -75,7 +75,8 @@ def class_changes(table: pd.DataFrame, title: str = "", most: int = 24) -> Figur
     ax.axvline(0, color="0.5", linestyle="--", linewidth=1)
     ax.set_yticks(shown.index, [in_lines(name, 40) for name in shown["class"]], fontsize=7)
     ax.invert_yaxis()
-    ax.set_xlabel("points, with 95 % intervals (black: it excludes 0, as one in twenty does by chance)", fontsize=8)
+    told = "percentage points, with 95 % intervals (black: it excludes 0, as one in twenty does by chance)"
+    ax.set_xlabel(told, fontsize=8)
     return fig
 
 
@@ -138,13 +139,18 @@ def correlation_changes(matrices: Mapping[str, np.ndarray], title: str = "") -> 
     return fig
 
 
-def accuracy_and_cost(table: pd.DataFrame, title: str = "") -> Figure:
-    """Accuracy over the cost of a step; table: line, order, top1 (a row per run) and times (the plain student's)."""
+def accuracy_and_cost(accuracies: pd.DataFrame, costs: pd.DataFrame, title: str = "") -> Figure:
+    """Accuracy over the cost of a step.
+
+    accuracies: line, order, top1 and study, a row per run of this study (others are left out); costs: of each line, its
+    method and times, the baseline's being 1.
+    """
+    table = accuracies[accuracies["study"] == "this study"].merge(costs, left_on="line", right_on="method")
     fig, ax = figure("Test accuracy and what a step costs", title, 4.2, 7)
     for line, look in line_styles(dict(zip(table["line"], table["order"], strict=True))).items():
         rows = table[table["line"] == line]
         bars = rows["top1"].std() if len(rows) > 1 else None
         ax.errorbar(rows["times"].mean(), rows["top1"].mean(), bars, fmt=look.marker, color=look.color, label=line)
-    ax.set(xlabel="time of a training step, times the plain student's", ylabel="test accuracy, top-1 (%)")
+    ax.set(xlabel="time of a training step, times the baseline's", ylabel="test accuracy, top-1 (%)")
     legend_below(fig, ax)
     return fig

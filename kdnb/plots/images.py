@@ -72,7 +72,7 @@ def augmentations(loader, title: str = "", columns: int = 9, rows: int = 3) -> F
     labels, plans = np.asarray(loader.images.labels), [loader.plan(epoch) for epoch in range(columns - 1)]
     done = ["random-resized crops"] if "box" in plans[0] else []
     done += [f"crops shifted by up to {loader.padding} px"] if "corner" in plans[0] else []
-    done += ["flipped every second time" if "flip" in plans[0] else "never flipped"]
+    done += ["flipped with probability ½" if "flip" in plans[0] else "never flipped"]
     what = f"What a network sees of an image, {loader.size} × {loader.size} pixels: {', '.join(done)}"
     chosen = [np.flatnonzero(labels == c)[0] for c in np.unique(labels)[:rows]]
     fig, axes = pictures(len(chosen), columns, what, title, gap=0.1)

@@ -1,0 +1,35 @@
+"""What others measured, published.csv and its sources.csv, and the runs that are to be set beside it."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from kdnb.results import lines, whole
+
+KEY = ["dataset", "network", "method", "teacher"]  # what a citation and a run have in common
+CITED = "quoted, full length (%)"
+
+
+def published() -> pd.DataFrame:
+    """What others measured, all as text, and the rows that the study is about, with the command that fills each."""
+    rows = kept("published.csv")
+    about = rows["source"] + (", " + rows["epoch"] + " epoch").where(rows["epoch"] != "", "")
+    about += ("; " + rows["reproduced"]).where(rows["reproduced"] != "", "")
+    study = rows["source"].where(rows["source"] == "earlier study", "published")
+    return rows.assign(study=study, **{CITED: (rows["top1"] + " (" + about + ")").where(rows["top1"] != "", "")})
+
+
+def kept(name: str) -> pd.DataFrame:
+    return pd.read_csv(Path(__file__).with_name(name), dtype=str, keep_default_na=False)
+
+
+def beside_published(runs: pd.DataFrame) -> pd.DataFrame:
+    """Full-length runs, and below them what was published of the same, a row a citation; runs: with `line`, `order`."""
+    cited = published().query("top1 != ''").merge(runs[[*KEY, "line", "order"]].drop_duplicates(), on=KEY)
+    return pd.concat([runs.assign(study="this study"), cited.astype({"top1": float})], ignore_index=True)
+
+
+def with_published(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """{data set: rows for the plot of full-length accuracies here and as published}, where there are both."""
+    rows = {title: beside_published(part) for title, part in lines(runs[whole(runs)]).items()}
+    return {title: both for title, both in rows.items() if both["study"].nunique() > 1}
