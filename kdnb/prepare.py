@@ -33,8 +33,9 @@ class Ready(NamedTuple):
 
 
 def load_images(run: "Run") -> tuple[Images, Images]:
-    """The training images, limited, and the test images of a run. Raises InputError if they are not there."""
+    """The training images of a run, limited, and what it is tested on. Raises InputError if they are not there."""
     train, test = load_data(run.dataset, run.data_root, run.preset.stored(run.image_size), run.skip_damaged)
+    train, test = train.split(run.validation) if run.validation else (train, test)
     return train.limit(run.train_limit), test
 
 

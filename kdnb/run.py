@@ -43,6 +43,7 @@ class Run(store.RunFolder):
     lr: float = 0.0  # the highest learning rate; 0: the preset's
     image_size: int = 0  # side in pixels of what the networks see; 0: the preset's
     train_limit: int = 0  # so many training images, of every class alike; -1: all; 0: the preset's
+    validation: float = 0.0  # share of the training images that is tested on in place of the test images; 0: none
     skip_damaged: bool = False  # leave out photographs that cannot be decoded
     precision: str = "auto"  # float32, bfloat16, or auto: what the device multiplies fastest
     device: str = field(default="auto", compare=False)  # auto, cpu, cuda, cuda:1, mps
@@ -65,6 +66,8 @@ class Run(store.RunFolder):
         choose("compile", self.compile, ["auto", "on", "off"])
         if self.batch_size == 1:
             raise InputError("batch_size is 1: batch norm needs at least 2 images")
+        if self.validation >= 1:
+            raise InputError(f"validation is {self.validation}: it must be a share below 1")
         self._set(data_id=self.data_id or DATASETS[self.dataset].digest(data_folder(self.data_root)))
         if not taught(terms):
             self._set(teacher="", teacher_weights="", teacher_seed=0, teacher_epochs=0, teacher_id="")

@@ -65,7 +65,7 @@ def teacher_source(run: "Run") -> dict[str, str]:
     weights, preset = run.teacher_weights, run.preset
     if not weights:
         kept = run.output_folder / "teachers" / f"{run.teacher}-{run.dataset}.safetensors"
-        asked = run.teacher_seed or run.teacher_epochs or run.image_size != preset.image_size
+        asked = run.teacher_seed or run.teacher_epochs or run.validation or run.image_size != preset.image_size
         weights = preset.teacher_weights if asked or not kept.is_file() else str(kept)
     if weights == "imagenet" and not has_imagenet_weights(run.teacher):
         raise InputError(

@@ -49,6 +49,15 @@ def test_limit_takes_from_each_class_in_turn(n, aspect):
         images.limit(10)
 
 
+def test_a_share_of_every_class_is_held_out():
+    images = image_set(n=22)  # of four classes in turn: 6, 6, 5, 5
+    kept, held_out = images.split(0.3)  # 1.8 of 6, 1.5 of 5: two each, the last
+    assert len(kept) == 14 and held_out.labels.tolist() == [2, 3, 0, 1] * 2
+    assert torch.equal(held_out.images, images.images[14:]) and torch.equal(kept.images, images.images[:14])
+    with pytest.raises(InputError, match=r"validation is 0\.9: that leaves no training image of class 0"):
+        images.split(0.9)
+
+
 def test_a_data_set_is_a_registered_function(monkeypatch, tmp_path):
     monkeypatch.setitem(DATASETS, "noise", None)  # and away with it after the test
     preset = Preset(student="a", teacher="b", image_size=12, stored_size=16, epochs=1, batch_size=2, lr=0.1)

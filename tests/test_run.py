@@ -41,6 +41,7 @@ def teacher_file(folder, content, name="student.safetensors"):
         ({"epochs": -1}, "epochs is -1: it must be 0 or more"),
         ({"train_limit": -2}, "train_limit is -2: it must be -1 or more"),
         ({"epochs": "2.5"}, "epochs is '2.5': it must be a whole number"),
+        ({"validation": 1.0}, "validation is 1.0: it must be a share below 1"),
         ({"lr": float("nan")}, "lr is nan: it must be a finite number"),
         ({"lr": 10**400}, "00: it must be a finite number"),
         ({"seed": 2**64}, "seed is 18446744073709551616: it must be a whole number (below 2^63)"),
@@ -105,6 +106,16 @@ def test_names_say_what_is_not_as_the_preset_has_it(tmp_path):
     assert run.baseline.name.startswith("cifar100-wrn_16_1-none-epochs=5-lr=0.1-seed=3-")
     long = [replace(run, method=f"ce + kd:{'2' * 90} + afd:{'3' * 90}", seed=seed) for seed in (0, 1)]
     assert max(len(run.name) for run in long) < 240 and long[0].name != long[1].name and not long[0].done
+
+
+def test_a_validation_split_is_the_teachers_too(tmp_path):
+    (tmp_path / "teachers").mkdir()
+    (tmp_path / "teachers/wrn_16_1-tiny.safetensors").touch()  # has seen all training images
+    run = Run(dataset="tiny", validation=0.25, outputs=str(tmp_path))
+    assert run.teacher_run.validation == run.baseline.validation == 0.25 != replace(run, validation=0.0).validation
+    assert run.changes == {"validation": [0.25, 0.0]} and "-validation=0.25-" in run.name
+    train_images, test_images = prepare.load_images(run)
+    assert (len(train_images), len(test_images)) == (50, 20)  # 5 of each of four classes, of 18, 18, 17, 17
 
 
 def test_a_field_that_is_added_later_orphans_no_run(finished, tmp_path):

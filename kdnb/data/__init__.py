@@ -4,6 +4,7 @@ A data set is a file in this folder that registers its load function with its Pr
 """
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -63,11 +64,26 @@ class Images:
             raise InputError(f"train_limit is {n}: there are only {len(self)} training images")
         if n <= 0 or n == len(self):
             return self
-        of_class = [(self.labels == label).nonzero().flatten().tolist() for label in range(len(self.classes))]
-        chosen = [index for turn in zip_longest(*of_class) for index in turn if index is not None][:n]
-        aspect = None if self.aspect is None else self.aspect[chosen]
-        files = None if self.files is None else [self.files[index] for index in chosen]
-        return replace(self, images=self.images[chosen], labels=self.labels[chosen], aspect=aspect, files=files)
+        return self.take([index for turn in zip_longest(*self.of_class()) for index in turn if index is not None][:n])
+
+    def split(self, share: float) -> tuple["Images", "Images"]:
+        """All but the last images of each class; and those, a `share` of it, rounded up. Raises InputError."""
+        kept, held_out = [], []
+        for name, its in zip(self.classes, self.of_class(), strict=True):
+            end = len(its) - math.ceil(round(share * len(its), 6))
+            if its and not end:
+                raise InputError(f"validation is {share}: that leaves no training image of {name}")
+            kept, held_out = kept + its[:end], held_out + its[end:]
+        return self.take(sorted(kept)), self.take(sorted(held_out))
+
+    def of_class(self) -> list[list[int]]:
+        """The places of the images of each class."""
+        return [(self.labels == label).nonzero().flatten().tolist() for label in range(len(self.classes))]
+
+    def take(self, index: list[int]) -> "Images":
+        aspect = None if self.aspect is None else self.aspect[index]
+        files = None if self.files is None else [self.files[i] for i in index]
+        return replace(self, images=self.images[index], labels=self.labels[index], aspect=aspect, files=files)
 
 
 @dataclass(frozen=True, kw_only=True)

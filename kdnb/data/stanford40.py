@@ -169,5 +169,5 @@ def photographs(run, split: str = "train") -> Stanford40 | None:
     files."""
     if run.dataset != "stanford40":
         return None
-    found = Stanford40(data_folder(run.data_root), split)
-    return Stanford40(found.root, split, boxes=True) if (found.folder / "XMLAnnotations").is_dir() else None
+    found = Stanford40(data_folder(run.data_root), "train" if run.validation else split)
+    return Stanford40(found.root, found.split, boxes=True) if (found.folder / "XMLAnnotations").is_dir() else None
