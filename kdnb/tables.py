@@ -111,7 +111,7 @@ def pages(runs: pd.DataFrame) -> dict[str, str]:
     others = named(published().query("command == ''"))[[*MAIN[:4], CITED]]
     cited = ["## As published", markdown(others), markdown(kept("sources.csv"))]
     parts = {
-        "first": ["What comes out of it", markdown(table(first), MAIN[1:6]), measured(first)],
+        "first": ["What comes out of it", markdown(table(first), MAIN[1:7]), measured(first)],
         "headline": ["All runs", *by_protocol(runs, MAIN[1:]), measured(runs)],
         "results": ["Results", markdown(with_empty_rows(full)), *cited],
         "short-runs": ["Shortened and changed runs", *by_protocol(runs[~whole(runs)])],

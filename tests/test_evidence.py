@@ -79,6 +79,7 @@ def test_controls_and_grad_cam(networks):  # noqa: F811
 def test_what_runs_tell_of_their_seeds_and_terms(tmp_path):
     runs = [train(tiny_run(tmp_path, seed=seed), say=quiet) for seed in range(2)]
     train(tiny_run(tmp_path, lr=0.03), say=quiet)
+    train(runs[0].baseline, say=quiet)
     assert evidence.links_and_cka(runs).index.tolist() == ["seed 0"]  # of the other there is no baseline, nor made one
     train(runs[1].baseline, say=quiet)
     assert evidence.siblings(runs[1]) == runs

@@ -84,7 +84,7 @@ def links_and_cka(runs: Sequence[Run]) -> pd.DataFrame:
     interval. Runs that have not kept their weights, or have no finished baseline, are left out.
     """
     rows = {}
-    for run in (run for run in runs if run == runs[0] or (kept(run, "losses") and kept(run.baseline, "student"))):
+    for run in (run for run in runs if kept(run, "losses") and kept(run.baseline, "student")):
         networks = load(run)
         links, alike = networks.history[-1], cka(networks.models, networks.loader)
         columns = {f"CKA with the {role}": alike[role] for role in STUDENTS}
@@ -134,8 +134,8 @@ def inside(networks: Networks, survey: Survey, photographs, most: int = 1000) ->
         corner, size = np.tile(cuts[rows, :2], 2), np.tile(cuts[rows, 2:], 2)
         boxes = torch.from_numpy(((boxes - corner) / size).clip(0, 1)).to(loader.device)
         images = loader.take(rows).images
-        maps = {role: [model(images).feats[i] for i in places[role]] for role, model in networks.models.items()}
-        parts.append((boxes, {role: excess_inside(feats, boxes) for role, feats in maps.items()}))
+        feats = {role: model(images).feats for role, model in networks.models.items()}
+        parts.append((boxes, {role: excess_inside([feats[role][i] for i in its], boxes) for role, its in places.items()}))
     boxes, excess = map(joined, zip(*parts, strict=True))
     seen = (boxes[:, 2:] > boxes[:, :2]).all(1)  # by the networks, who see the middle of each photograph
     depth = {role: np.array(its) / max(len(networks.blocks[role != "teacher"]) - 1, 1) for role, its in places.items()}
