@@ -135,7 +135,8 @@ def inside(networks: Networks, survey: Survey, photographs, most: int = 1000) ->
         boxes = torch.from_numpy(((boxes - corner) / size).clip(0, 1)).to(loader.device)
         images = loader.take(rows).images
         feats = {role: model(images).feats for role, model in networks.models.items()}
-        parts.append((boxes, {role: excess_inside([feats[role][i] for i in its], boxes) for role, its in places.items()}))
+        within = {role: excess_inside([feats[role][i] for i in its], boxes) for role, its in places.items()}
+        parts.append((boxes, within))
     boxes, excess = map(joined, zip(*parts, strict=True))
     seen = (boxes[:, 2:] > boxes[:, :2]).all(1)  # by the networks, who see the middle of each photograph
     depth = {role: np.array(its) / max(len(networks.blocks[role != "teacher"]) - 1, 1) for role, its in places.items()}
