@@ -59,6 +59,13 @@ def test_controls_and_grad_cam(networks):  # noqa: F811
     survey = analysis.survey(networks)
     controls = evidence.link_controls(networks, survey, np.zeros((1, 6, 3)))
     assert all(links.sum(1) == pytest.approx(np.ones(6), rel=1e-4) for links in controls.values())
+    near = evidence.likeness(survey, {})["nearness of the maps"]
+    with torch.no_grad():
+        feats = networks.models["teacher"](networks.loader.take(range(22)).images).feats
+    maps = [torch.nn.functional.normalize(evidence.energy(h).flatten(1), dim=1) for h in feats]
+    flat = np.array([float((1 - m.mean(1) * m.shape[1] ** 0.5).mean()) for m in maps])
+    expected = 1 - survey.distances["distilled"].mean(0) / flat[:, None]
+    assert near == pytest.approx(expected.clip(0, 1), abs=1e-3) and near.shape == (6, 3)
     assert np.abs(controls["the teacher sees another image"] - controls["this run"]).max() > 1e-4
     gallery = evidence.grad_cam(networks, survey, np.array([4, 9]))
     (cam,) = gallery.maps["distilled"]

@@ -70,9 +70,13 @@ def link_controls(networks: Networks, survey: Survey, seeds: np.ndarray) -> dict
 
 
 def likeness(survey: Survey, alike: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """{name: (T, S)} of the test images: links, how near the distilled student's maps are, and `alike`, of `cka`."""
-    near = {"1 − distance of the maps": 1 - survey.distances["distilled"].mean(0)}
-    return {"links": survey.links.mean(0)} | near | {f"CKA with the {role}": values for role, values in alike.items()}
+    """{name: (T, S)} of the test images: links, how near the distilled student's maps are, and `alike`, of `cka`.
+
+    A map that is no nearer than a flat one has nearness 0, one that is the teacher's 1.
+    """
+    near = 1 - survey.distances["distilled"].mean(0) / survey.flat.mean(0).clip(1e-12)[:, None]
+    panels = {"links": survey.links.mean(0), "nearness of the maps": near.clip(0, 1)}
+    return panels | {f"CKA with the {role}": values for role, values in alike.items()}
 
 
 def links_and_cka(runs: Sequence[Run]) -> pd.DataFrame:

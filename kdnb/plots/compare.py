@@ -81,7 +81,7 @@ def class_changes(table: pd.DataFrame, title: str = "", most: int = 24) -> Figur
 
 
 def box_shares(inside, title: str = "") -> Figure | None:
-    """What `evidence.inside` found: over depth, and in the last block by whether the prediction is right."""
+    """What `evidence.inside` found: over depth, and in the last of its blocks by whether the prediction is right."""
     if inside is None:
         return None
     count = len(next(iter(inside.excess.values())))
@@ -100,7 +100,7 @@ def box_shares(inside, title: str = "") -> Figure | None:
         ax.set_ylabel("energy inside the box, minus\nother images' (percentage points)")
     depth.set_xlabel("depth of the block (%)")
     answers.set_xticks(range(len(places)), places)
-    answers.set_title("last such block; filled: right predictions, empty: wrong ones", fontsize=8)
+    answers.set_title("last block shown; filled: right predictions, empty: wrong ones", fontsize=8)
     legend_below(fig, depth)
     return fig
 
