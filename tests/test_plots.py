@@ -239,6 +239,14 @@ def test_names_of_classes_in_any_script_are_drawn():
         assert style.words("a_Ä騎") == "a AQi"
 
 
+@pytest.mark.parametrize("groups", [(3, 2), (4, 2), (3, 6)])
+def test_names_of_blocks_have_room_beside_five_matrices(groups):
+    its = blocks(*groups)
+    fig = plots.block_matrices({f"{i}": some_links(len(its), len(its)) for i in range(5)}, its, its, "Links")
+    fig.fit(9)
+    assert crowded(fig) == [] and len(fig.axes) == 6
+
+
 def test_step_times_stack_the_parts_beside_the_floor():
     parts, floor = pd.DataFrame({"part": ["teacher", "student"], "ms": [4.0, 9.0]}), pd.DataFrame({"ms": [3.0, 5.0]})
     ax = plots.step_times(pd.DataFrame({"step": ["plain"], "ms": [20.0], "images/s": [3200.0]}), parts, floor).axes[0]

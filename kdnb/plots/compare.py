@@ -27,8 +27,9 @@ def block_matrices(matrices: Mapping[str, np.ndarray], teacher_blocks, student_b
     """{name: (T, S)} side by side in the layout of the links, on one scale from 0 to 1."""
     T, S = next(iter(matrices.values())).shape
     fig, axes = panels(matrices, what, title, max(2.2, 0.8 + 0.13 * T), max(1.8, 0.9 + 0.2 * S))
+    every = T // 10, max(S // 9, -(-S * min(len(matrices), 5) // 33))  # 33 names have room side by side
     for ax, values in zip(axes, matrices.values(), strict=True):
-        heatmap(ax, values, teacher_blocks, student_blocks, every=(T // 10, S // 9))
+        heatmap(ax, values, teacher_blocks, student_blocks, every=every)
     fig.colorbar(axes[0].images[0], ax=axes, pad=0.01, aspect=30)
     return fig
 
