@@ -94,8 +94,7 @@ def with_published(table: pd.DataFrame, title: str = "") -> Figure | None:
         else:
             ax.scatter(rows["top1"], at, marker=mark, color=colour, s=30, label=study)
     ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
-    ax.set(xlabel=f"{TOP1}; here: last epoch, mean ± sd of the seeds", ylabel="")
+    ax.set(xlabel=f"{TOP1}; here: last epoch, mean ± sd of the seeds", ylim=(len(names) - 0.4, -0.6))
     ax.grid(axis="x", alpha=0.3)
     legend_below(fig, ax)
     return fig
