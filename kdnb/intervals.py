@@ -6,8 +6,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-SIGMAS = stats.norm.ppf(0.975)  # half the width of an interval, in standard errors
-
 
 def mean_sd(values: pd.Series) -> str:
     """Mean, and standard deviation of the sample if there are several, to two decimals."""
@@ -43,4 +41,5 @@ def difference(before: np.ndarray, after: np.ndarray) -> Difference:
     gained, lost, n = int((after & ~before).sum()), int((before & ~after).sum()), len(before)
     middle, error = (gained - lost) / (n + 2), np.sqrt(gained + lost + 1 - (gained - lost) ** 2 / (n + 2)) / (n + 2)
     p = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-    return Difference(100 * (gained - lost) / n, *(100 * (middle + s * SIGMAS * error) for s in (-1, 1)), float(p))
+    ends = 100 * (middle + stats.norm.ppf([0.025, 0.975]) * error)
+    return Difference(100 * (gained - lost) / n, *map(float, ends), float(p))

@@ -22,7 +22,6 @@ COLUMNS = """
     commit classes changes data_id teacher_sha256
 """
 
-OF_TEACHER = ("teacher_epochs", "teacher_seed")  # changes that its own record tells, and the hash of its weights
 ONLY = "labels only"  # how a network is trained that nobody teaches
 ROLES = ["teacher", "baseline", "distilled"]  # in the order of their looks in plots
 APART = {"mix": " ({})", "teacher_sha256": " (weights {:.4})", "left_out": " (without: {})"}
@@ -71,7 +70,7 @@ def row(run: RunFolder) -> dict[str, object]:
     config, result = run.config, run.result
     try:
         asked, teacher, machines = config["run"], config["teacher"] or {}, config["machines"]
-        own = {name: values for name, values in config["changes"].items() if name not in OF_TEACHER}
+        own = {n: both for n, both in config["changes"].items() if not n.startswith("teacher_")}  # told of by its own
         return {
             **{name: asked[name] for name in ("dataset", "seed", "epochs", "precision", "data_id")},
             **result,

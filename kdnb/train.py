@@ -161,11 +161,11 @@ class Training:
     def save(self) -> None:
         place = {"epoch": self.epoch, "step": self.step, "seconds": self.seconds}
         store.save_checkpoint(self.run.folder, self.engine.state() | place | {"rows": self.rows, "means": self.means})
-        self.kept = f"the checkpoint after epoch {self.epoch}, step {self.step}"
         self.write_history()
 
     def write_history(self) -> None:
         """metrics.csv and history.npz, as they belong to the checkpoint; to the means, what their axes are."""
+        self.kept = f"the checkpoint after epoch {self.epoch}, step {self.step}"
         arrays = {name: torch.stack(means).float().numpy() for name, means in self.means.items()}
         arrays |= self.axes if arrays else {}
         store.write_history(self.run.folder, self.rows, arrays)
@@ -180,7 +180,6 @@ class Training:
         if self.step:
             self.start.distiller.start_epoch(self.epoch)
         self.write_history()
-        self.kept = f"the checkpoint after epoch {self.epoch}, step {self.step}"
         self.say(f"{self.run.name}: going on after epoch {self.epoch}, step {self.step}")
 
     def finish(self) -> None:

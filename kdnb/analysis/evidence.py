@@ -92,8 +92,7 @@ def links_and_cka(runs: Sequence[Run]) -> pd.DataFrame:
         networks = load(run)
         links, alike = networks.history[-1], cka(networks.models, networks.loader)
         columns = {f"CKA with the {role}": alike[role] for role in STUDENTS}
-        depths = (np.linspace(0, 1, n) for n in links.shape)
-        columns["closeness in depth"] = -np.abs(np.subtract.outer(*depths))
+        columns["closeness in depth"] = -np.abs(np.subtract.outer(*(np.linspace(0, 1, n) for n in links.shape)))
         centred = {name: values - values.mean(1, keepdims=True) for name, values in columns.items()}
         rows[f"seed {run.seed}"] = {name: np.corrcoef(links.flat, c.flat)[0, 1] for name, c in centred.items()}
     table = pd.DataFrame.from_dict(rows, "index")
