@@ -88,7 +88,9 @@ def links_and_cka(runs: Sequence[Run]) -> pd.DataFrame:
     interval. Runs that have not kept their weights, or have no finished baseline, are left out.
     """
     rows = {}
-    for run in (run for run in runs if kept(run, "losses") and kept(run.baseline, "student")):
+    for run in runs:
+        if not all(path.is_file() for path in (run.folder / "losses.safetensors", run.baseline.folder / "result.json")):
+            continue
         networks = load(run)
         links, alike = networks.history[-1], cka(networks.models, networks.loader)
         columns = {f"CKA with the {role}": alike[role] for role in STUDENTS}
@@ -100,10 +102,6 @@ def links_and_cka(runs: Sequence[Run]) -> pd.DataFrame:
     if len(table) > 1:
         told.loc["mean, 95 %"] = [interval(table[name].to_numpy()) for name in table]
     return told
-
-
-def kept(run: Run, what: str) -> bool:
-    return (run.folder / f"{what}.safetensors").is_file()
 
 
 class Inside(NamedTuple):
