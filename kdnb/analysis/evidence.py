@@ -89,7 +89,8 @@ def links_and_cka(runs: Sequence[Run]) -> pd.DataFrame:
     """
     rows = {}
     for run in runs:
-        if not all(path.is_file() for path in (run.folder / "losses.safetensors", run.baseline.folder / "result.json")):
+        needed = run.folder / "losses.safetensors", run.baseline.folder / "student.safetensors"
+        if not all(path.is_file() for path in needed):
             continue
         networks = load(run)
         links, alike = networks.history[-1], cka(networks.models, networks.loader)
