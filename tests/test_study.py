@@ -84,7 +84,7 @@ def test_a_method_that_the_teacher_cannot_serve_is_left_out_and_said(tmp_path, c
         (["--dataset", "cifar10"], "unknown dataset 'cifar10': choose one of cifar100, digits, folder, s"),
         (["--methods", "none,krd"], "unknown method 'krd': choose one of none, afd"),
         (["--seeds", "4-x"], "argument --seeds: '4-x': it must be numbers and ranges, such as 0-4 or 0,1,2"),
-        (["--seeds", "4-0"], "nothing is left to run"),
+        (["--seeds", "4-0"], "seed is an empty list: it must have a value or more"),
         (["--seeds=-1"], "argument --seeds: '-1': it must be numbers"),
         (["--jobs", "0"], "--jobs is 0: it must be 1 or more"),
         (["--per-gpu", "0"], "--per-gpu is 0: it must be 1 or more"),
