@@ -88,7 +88,7 @@ def test_the_python_code_of_the_readme_runs(tmp_path):
     assert len(re.findall(r"'digits-\S+'", done.stdout)) == 6 and "-mine-" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["kdnb", "kdnb.__main__", "kdnb.analysis", "kdnb.study"])
-def test_importing_it_needs_no_notebook(module):
-    done = python(f"import sys; sys.modules.update(dict.fromkeys({NOTEBOOKS})); import {module}", ROOT)
+def test_importing_it_needs_no_notebook():
+    modules = "kdnb, kdnb.__main__, kdnb.analysis, kdnb.study"
+    done = python(f"import sys; sys.modules.update(dict.fromkeys({NOTEBOOKS})); import {modules}", ROOT)
     assert done.returncode == 0, done.stderr
