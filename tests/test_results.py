@@ -1,6 +1,7 @@
 """kdnb.results and kdnb.tables on run folders that are written here by hand, and on one that was trained."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import quiet, tiny, tiny_run  # noqa: F401
 
-from kdnb import InputError, published, results, study, tables, train
+from kdnb import InputError, Run, published, results, study, tables, train
 
 KEPT = {"network": "wrn_40_2", "dataset": "cifar100", "weights": "wrn_40_2.pth", "sha256": "aaaa1111", "changes": {}}
 AFD, ALONE = ("wrn_16_2", "afd", "75.50 ± 0.50"), ("wrn_16_2", "labels only", "73.00 ± 1.00")  # the sample's: n - 1
@@ -153,6 +154,10 @@ def test_a_record_is_a_run_without_its_weights(tmp_path):
     run = train(tiny_run(tmp_path, epochs=1, method="ce + afd:9"), quiet)
     kept = results.record(run)
     assert {path.name for path in kept.iterdir()} == {"config.json", "metrics.csv", "history.npz", "result.json"}
+    with pytest.raises(InputError, match=r"has no student\.safetensors: it is a record, without weights"):
+        _ = Run.open(kept).weights
+    other = shutil.copytree(run.folder, tmp_path / "elsewhere" / "runs" / "as it was called then")
+    assert results.record(Run.open(other)).name == other.name != run.name
     told = results.frame(tmp_path / "records", tmp_path / "runs").set_index("network")["folder"]
     assert told.to_dict() == {"wrn_10_1": str(run.folder), "wrn_16_1": str(run.teacher_run.folder)}  # own runs first
     again = train(replace(run, seed=1), quiet)
