@@ -52,7 +52,8 @@ def plan(datasets: list[str], methods: list[str], pairs: tuple[dict, ...] = ({},
     for dataset, pair in product(datasets, pairs):
         fixed = {"dataset": dataset, **own, **pair}
         kept = served(methods, **fixed)
-        teachers += [run.teacher_run for run in grid(method=["afd" if m == "teacher" else m for m in kept], **fixed)]
+        one_seed = {**fixed, "seed": Run.seed, "method": ["afd" if m == "teacher" else m for m in kept]}
+        teachers += [run.teacher_run for run in grid(**one_seed)]
         students += grid(method=[method for method in kept if method != "teacher"], **fixed)
     runs = list(dict.fromkeys([*filter(None, teachers), *students]))
     if not runs:
@@ -62,7 +63,7 @@ def plan(datasets: list[str], methods: list[str], pairs: tuple[dict, ...] = ({},
 
 def served(methods: list[str], **fixed) -> list[str]:
     """Those of some methods that the teacher of a grid can serve; the others are said. Raises InputError."""
-    kept = []
+    kept, fixed = [], {**fixed, "seed": Run.seed}  # any seed tells
     for method in methods:
         try:
             grid(method="afd" if method == "teacher" else method, **fixed)

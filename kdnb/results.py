@@ -141,9 +141,8 @@ def curves(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def epochs(folder: str) -> dict[str, np.ndarray]:
     """What `curves` needs of a run's epochs; none, with a warning, if its file is damaged."""
-    wanted = ("epoch", "test_top1", "seconds", "lr")
-    told = or_warn("the curves", read_columns, Path(folder, "metrics.csv"), wanted)
-    told = told or dict.fromkeys(wanted, np.empty(0))
+    names = ("epoch", "test_top1", "seconds", "lr")
+    told = or_warn("the curves", read_columns, Path(folder, "metrics.csv"), names) or dict.fromkeys(names, np.empty(0))
     return told | {"spent": told["seconds"].cumsum()}
 
 
