@@ -62,7 +62,7 @@ def write_atomically(path: Path, data: bytes | str, keep: Path | None = None) ->
 
 def existing(path: Path) -> Path:
     if not path.is_file():
-        why = "it is a record, without weights" if (path.parent / "result.json").is_file() else "it has not come so far"
+        why = "it is finished without" if (path.parent / "result.json").is_file() else "it has not come so far"
         raise InputError(f"{path.parent} has no {path.name}: {why}")
     return path
 

@@ -154,7 +154,7 @@ def test_a_record_is_a_run_without_its_weights(tmp_path):
     run = train(tiny_run(tmp_path, epochs=1, method="ce + afd:9"), quiet)
     kept = results.record(run)
     assert {path.name for path in kept.iterdir()} == {"config.json", "metrics.csv", "history.npz", "result.json"}
-    with pytest.raises(InputError, match=r"has no student\.safetensors: it is a record, without weights"):
+    with pytest.raises(InputError, match=r"has no student\.safetensors: it is finished without"):
         _ = Run.open(kept).weights
     other = shutil.copytree(run.folder, tmp_path / "elsewhere" / "runs" / "as it was called then")
     assert results.record(Run.open(other)).name == other.name != run.name
