@@ -48,6 +48,13 @@ def accuracies(runs: Mapping[str, list[Run]]) -> pd.DataFrame:
     return beside_published(ours) if whole(ours).all() else ours.assign(study="this study")
 
 
+def title(runs: Mapping[str, list[Run]]) -> str:
+    """What the runs have in common, and how many seeds they are."""
+    run, *others = max(runs.values(), key=lambda several: bool(several[0].teacher))
+    dataset, student, _, *words, _ = run.words(" ")  # without method and seed
+    return ", ".join([dataset, student, *words, f"{1 + len(others)} seeds" if others else f"seed {run.seed}"])
+
+
 class Networks(NamedTuple):
     """The teacher and each method's student of the first seed after training."""
 

@@ -13,14 +13,15 @@ def mean_sd(values: pd.Series) -> str:
 
 
 def interval(values: np.ndarray, form: str = ".3g") -> str:
-    """The mean of a value per image, or per seed, and half the width of its 95 % interval (Student's t)."""
-    return f"{values.mean():{form}} ± {stats.t.ppf(0.975, len(values) - 1) * stats.sem(values):.2g}"
+    """The mean of a value per image, or per seed, and its 95 % interval (Student's t)."""
+    mean, half = values.mean(), stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return f"{mean:{form}} [{mean - half:{form}}, {mean + half:{form}}]"
 
 
 def share(true: np.ndarray) -> str:
     """How many of some booleans are true, in percent, and the interval of that (Wilson's)."""
     found = stats.binomtest(int(true.sum()), len(true)).proportion_ci(method="wilson")
-    return f"{100 * true.mean():.2f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+    return f"{100 * true.mean():.2f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
 class Difference(NamedTuple):
@@ -32,8 +33,8 @@ class Difference(NamedTuple):
     p: float  # of McNemar's exact test: how likely so uneven a split of what only one gets right would be by chance
 
     def __str__(self) -> str:
-        told = f"{self.gain:+.2f} percentage points (95 %: {self.low:+.2f} to {self.high:+.2f}; "
-        return f"{told}McNemar's p = {self.p:.2g})"
+        told = f"{self.gain:+.2f} [{self.low:+.2f}, {self.high:+.2f}] percentage points"
+        return f"{told}, McNemar's p = {self.p:.2g}"
 
 
 def difference(before: np.ndarray, after: np.ndarray) -> Difference:

@@ -47,11 +47,12 @@ def from_notebook(namespace: Mapping, known: Collection[str]) -> dict[str, objec
         except SyntaxError:  # a cell with magics
             continue
         typed = {node.target.id for node in body if isinstance(node, ast.AnnAssign)}
-        plain = {t.id for node in body if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Name)}
+        targets = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
+        untyped = {target.id for target in targets if isinstance(target, ast.Name)}
         if cell.startswith("# Parameters\n"):
-            set_by_papermill = sorted(plain)
+            set_by_papermill = sorted(untyped)
         elif typed & set(known):
-            set_by_hand = sorted(typed | plain)  # the latest such cell: an earlier one may have been corrected
+            set_by_hand = sorted(typed | untyped)  # the latest such cell: an earlier one may have been corrected
     for name in [*set_by_hand, *set_by_papermill]:
         if name not in known:
             raise InputError(f"unknown parameter {name!r}: choose from {', '.join(known)}")

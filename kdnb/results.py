@@ -24,8 +24,7 @@ COLUMNS = """
 
 ONLY = "labels only"  # how a network is trained that nobody teaches
 ROLES = ["teacher", "baseline", "distilled"]  # in the order of their looks in plots
-APART = {"mix": " ({})", "teacher_sha256": " (weights {:.4})", "left_out": " (without: {})"}
-APART |= {"train_images": " ({:,} images)"}
+APART = {"mix": " ({})", "teacher_sha256": " (weights {:.4})", "train_images": " ({:,} images)"}
 
 
 class Finished(RunFolder):
@@ -183,6 +182,7 @@ def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     for key, part in runs.groupby([*kind, "images"]):
         teacher, alone = part["teacher"].str.partition(" ")[0], part["method"] == "none"
         line = part["network"] + ", " + (part["method"] + " from " + teacher).mask(alone, ONLY)
+        line += (" (without " + part["left_out"] + ")").where(part["left_out"] != "", "")
         for column, told in APART.items():  # one name, several trainings
             several = part.groupby(line)[column].transform("nunique") > 1
             line += part[column].map(told.format).where(several, "")

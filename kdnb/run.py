@@ -167,8 +167,9 @@ class Run(store.RunFolder):
 
     @property
     def title(self) -> str:
-        """What a figure calls it."""
-        return ", ".join(self.words(" "))
+        """What a figure calls it; a finished one with what its teacher could not serve."""
+        left_out = self.config.get("left_out", ()) if self.done else ()
+        return ", ".join([*self.words(" "), *(f"without {name}" for name in left_out)])
 
     def words(self, sign: str) -> list[str]:
         """What it is, one thing after the other; sign: between a name and its value."""

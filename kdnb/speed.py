@@ -20,6 +20,7 @@ from kdnb.device import PRECISIONS, environment
 from kdnb.engine import Engine, evaluate
 from kdnb.models import Output, create_model
 from kdnb.prepare import load_images, ready
+from kdnb.results import ONLY
 from kdnb.run import Run
 from kdnb.teacher import Teacher
 
@@ -43,12 +44,15 @@ class Speed:
 
     def __init__(self, run: Run, repeats: int = 20):
         self.run, self.repeats, self.images = run, repeats, load_images(run)
+        self.trainings = ({run.label: run} if run.teacher else {}) | {ONLY: replace(run, method="none")}
         self.distiller, self.loader, self.test = self.fresh(run)
         self.device, self.batches = self.loader.device, list(islice(self.loader.epoch(), 4))
         found = environment(str(self.device))
         versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-        where = [found["device"], f"{torch.get_num_threads()} threads", run.precision, versions]
-        self.machine = ", ".join([*where, f"commit {found['commit']}"])
+        self.machine = f"{torch.get_num_threads()} threads, {versions}, commit {found['commit']}"
+        taught = f"{run.label}, {run.teacher} → {run.student}" if run.teacher else run.student
+        how = f"{run.image_size} px, batch {run.batch_size}, {run.precision}, {found['device']}"
+        self.title = f"{run.dataset}, {taught}, {how}"
         words = ["speed", run.dataset, run.teacher, run.student, run.label.replace(" ", ""), self.device.type]
         self.name = "-".join(filter(None, words))  # of its table and figure
 
@@ -63,11 +67,11 @@ class Speed:
         batches = cycle(self.batches)
         return lambda: engine(next(batches))
 
-    def plain_step(self) -> Callable:
+    def reference_step(self, run: Run) -> Callable:
         """The step as one writes it first: float32, channels first, eager."""
-        distiller, preset = self.fresh(self.run)[0].train(), self.run.preset
+        distiller, preset = self.fresh(run)[0].train(), run.preset
         own = {"momentum": preset.momentum, "weight_decay": preset.weight_decay}
-        optimizer = torch.optim.SGD(distiller.trained().parameters(), self.run.lr, **own)
+        optimizer = torch.optim.SGD(distiller.trained().parameters(), run.lr, **own)
         batches = cycle([batch._replace(images=batch.images.float().contiguous()) for batch in self.batches])
 
         def step() -> None:
@@ -78,16 +82,15 @@ class Speed:
         return step
 
     def whole(self, compiled: bool = True) -> pd.DataFrame:
-        """Plain steps and the engine's, with the method and on labels only, in turn: ms, images/s, times plain."""
-        run, alone = self.run, replace(self.run, method="none")
-        steps = {"plain, float32": self.plain_step()}
-        for name, on in {f"engine, {run.precision}": False, f"engine, {run.precision}, compiled": True}.items():
-            if compiled or not on:
-                steps |= {name: self.engine_step(run, on), f"{name}, labels only": self.engine_step(alone, on)}
-        seconds = alternate(steps, self.device, self.repeats)
-        images, plain = len(self.batches[0].labels), seconds["plain, float32"]
-        rows = [(name, 1000 * s, images / s, plain / s) for name, s in seconds.items()]
-        return pd.DataFrame(rows, columns=["step", "ms", "images/s", "times plain"])
+        """Steps of each training in turn, as a reference and the engine's: ms, images/s, times the reference's rate."""
+        engine, steps = f"engine, {self.run.precision}", {}
+        for training, run in self.trainings.items():
+            steps[training, "reference, float32"] = self.reference_step(run)
+            steps[training, engine] = self.engine_step(run, False)
+            steps |= {(training, f"{engine}, compiled"): self.engine_step(run, True)} if compiled else {}
+        seconds, images = alternate(steps, self.device, self.repeats), len(self.batches[0].labels)
+        rows = [(*of, 1000 * s, images / s, seconds[of[0], "reference, float32"] / s) for of, s in seconds.items()]
+        return pd.DataFrame(rows, columns=["training", "step", "ms", "images/s", "speed-up"])
 
     def parts(self) -> pd.DataFrame:
         """Milliseconds of each part of the eager engine's step, losses with their way back, and their shares."""
@@ -113,16 +116,18 @@ class Speed:
         return table.assign(**{"share (%)": 100 * table["ms"] / table["ms"].sum()})
 
     def floor(self) -> pd.DataFrame:
-        """The arithmetic of both networks' convolutions at the rate of a large matrix product: the least for a step."""
-        images, n = self.batches[0].images.float(), 2048
-        with FlopCounterMode(display=False) as counted:
-            self.distiller.student(images).logits.sum().backward()
-            if self.distiller.teacher is not None:
-                self.distiller.teacher(images)  # whose weights are frozen
+        """The arithmetic of the convolutions at the rate of a large matrix product: the least for a step."""
+        images, n, rows = self.batches[0].images.float(), 2048, []
         a, b = torch.randn(2, n, n, device=self.device, dtype=PRECISIONS[self.run.precision])
         rate = 2 * n**3 / alternate({"product": lambda: a @ b}, self.device, 5)["product"]
-        flops = counted.get_total_flops()
-        return pd.DataFrame([{"GFLOP": flops / 1e9, "GFLOP/s": rate / 1e9, "ms": 1000 * flops / rate}])
+        for training, run in self.trainings.items():
+            with FlopCounterMode(display=False) as counted:
+                self.distiller.student(images).logits.sum().backward()
+                if run.teacher:
+                    self.distiller.teacher(images)  # whose weights are frozen
+            flops = counted.get_total_flops()
+            rows.append((training, flops / 1e9, rate / 1e9, 1000 * flops / rate))
+        return pd.DataFrame(rows, columns=["training", "GFLOP", "GFLOP/s", "ms"])
 
     def loaders(self) -> pd.DataFrame:
         """Augmented training images a second from the batches alone, and test images a second through the student."""
@@ -138,10 +143,8 @@ class Speed:
 
     def page(self, *tables: pd.DataFrame) -> str:
         """Tables as one Markdown page that says where they were measured."""
-        r = self.run
-        title = f"{r.teacher or 'nobody'} teaches {r.student} on {r.dataset}, {r.image_size} px, batch {r.batch_size}"
         texts = (table.round(2).to_markdown(index=False) for table in tables)
-        return "\n\n".join([f"# A step of {r.label}: {title}", self.machine, *texts]) + "\n"
+        return "\n\n".join([f"# A training step: {self.title}", self.machine, *texts]) + "\n"
 
 
 def method_costs(runs: Mapping[str, Run], repeats: int = 10) -> pd.DataFrame:

@@ -28,7 +28,7 @@ from kdnb.teacher import load_teacher
 ALIKE = [*KEY, "mix", "left_out", "changed", "teacher_changed", "precision", "train_images", "data_id"]
 ALIKE += ["teacher_sha256"]
 ORDER = {"place": True, "changed": True, "taught": True, "network": False, "method": False}  # ascending?
-TOP1, GAIN, REMARK = "top-1 (%)", "minus labels only", "remark"
+TOP1, GAIN, REMARK = "top-1 (%)", "gain over labels only", "remark"
 MAIN = ["data set", "network", "trained with", "teacher", TOP1, "seeds", GAIN, REMARK, CITED]  # columns of the headline
 
 
@@ -46,7 +46,7 @@ def gain(group: pd.DataFrame, runs: pd.DataFrame) -> str:
 
 
 def table(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row for all runs of a frame that differ in nothing but their seed, in words and numbers for people."""
+    """A row for all runs of a frame that are one training but for its seed, in words and numbers for people."""
     runs = placed(runs).assign(taught=runs["method"] != "none")
     cited, rows = published(), []
     for _, group in runs.sort_values([*ORDER], ascending=[*ORDER.values()]).groupby(ALIKE, sort=False):
@@ -55,7 +55,7 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
         made = group["device"] + ", " + group["precision"] + ", torch " + group["torch"]
         made += ", commit " + group["commit"].replace("", "unknown")
         left_out = first["left_out"] and f"{first['left_out']} left out"
-        known = cited[(cited[KEY] == first[KEY]).all(axis=1)][CITED]
+        known = cited[(cited[KEY] == first[KEY]).all(axis=1)][CITED] if whole(group).all() else []
         told = {
             TOP1: mean_sd(group["top1"]),
             "seeds": f"{len(group)}",
@@ -122,7 +122,7 @@ def pages(runs: pd.DataFrame) -> dict[str, str]:
 def measured(runs: pd.DataFrame) -> str:
     machines = dict.fromkeys(runs["device"] + ", " + runs["precision"] + ", torch " + runs["torch"])
     told = "Last epoch, mean ± standard deviation over the seeds"
-    told += f"; {GAIN}: percentage points, seed by seed, with the 95 % interval of their mean" * any(runs["teacher"])
+    told += f"; {GAIN}: percentage points, seed by seed, their mean and its 95 % interval" * any(runs["teacher"])
     return f"{told}; measured on: {'; '.join(machines)}."
 
 

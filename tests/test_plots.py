@@ -248,10 +248,13 @@ def test_names_of_blocks_have_room_beside_five_matrices(groups):
 
 
 def test_step_times_stack_the_parts_beside_the_floor():
-    parts, floor = pd.DataFrame({"part": ["teacher", "student"], "ms": [4.0, 9.0]}), pd.DataFrame({"ms": [3.0, 5.0]})
-    ax = plots.step_times(pd.DataFrame({"step": ["plain"], "ms": [20.0], "images/s": [3200.0]}), parts, floor).axes[0]
-    assert [(p.get_x(), p.get_width()) for p in ax.patches] == [(0, 4), (4, 9), (0, 20)]
-    assert ax.lines[0].get_xdata() == [5, 5] and crowded(ax.figure) == []
+    parts = pd.DataFrame({"part": ["teacher", "student"], "ms": [4.0, 9.0]})
+    floor = pd.DataFrame({"training": ["labels only", "kd"], "ms": [3.0, 5.0]})
+    whole = pd.DataFrame({"training": ["kd", "labels only"], "step": "engine", "ms": [20.0, 8.0], "images/s": 3200.0})
+    ax = plots.step_times(whole, parts, floor).axes[0]
+    assert [(p.get_x(), p.get_width()) for p in ax.patches] == [(0, 4), (4, 9), (0, 20), (0, 8)]
+    ends = [line.tolist() for line in ax.collections[0].get_segments()]
+    assert ends == [[[5, 0.6], [5, 1.4]], [[3, 1.6], [3, 2.4]]] and crowded(ax.figure) == []
 
 
 class Photographs(list):

@@ -62,10 +62,11 @@ def test_seeds_are_averaged_and_what_is_short_is_said(outputs):
     row = table[AFD]
     assert row["teacher"] == "wrn_40_2 (cifar100)" and row["seeds"] == "3" and row["best epoch (%)"] == "75.75 ± 0.50"
     assert row[tables.CITED] == "75.47 (Ji 2021); 75.56 (earlier study)" and row[tables.REMARK] == ""
+    assert table[ALONE][tables.CITED].startswith("72.89 (Ji 2021)") and not table[short][tables.CITED]
     assert row["made on"] == "NVIDIA H200, float32, torch 2.11.0, commit abc123" and row["s/epoch"] == "10.0"
     assert "### cifar100: epochs 2 instead of 240\n\n| network" in pages["short-runs"]
     assert "30.00" not in pages["results"] and "30.00" in pages["short-runs"] and "75.50" not in pages["short-runs"]
-    assert row[tables.GAIN] == "+2.50 ± 1.2" and not table[ALONE][tables.GAIN]  # 3, 2.5 and 2 points: t is 4.3
+    assert row[tables.GAIN] == "+2.50 [+1.26, +3.74]" and not table[ALONE][tables.GAIN]  # 3, 2.5 and 2 points: t is 4.3
     assert all(top1 in pages["headline"] for _, _, top1 in table) and "There is no" in pages["first"]
 
 

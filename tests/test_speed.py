@@ -14,7 +14,10 @@ def test_a_step_is_taken_apart(method):
     run = Run(method=method, **networks, device="cpu", precision="float32")
     speed = Speed(run, repeats=1)
     whole, parts, floor, loaders = tables = speed.whole(compiled=False), speed.parts(), speed.floor(), speed.loaders()
-    assert whole["step"].tolist() == ["plain, float32", "engine, float32", "engine, float32, labels only"]
+    trainings = ["afd", "labels only"] if method == "afd" else ["labels only"]
+    assert whole["step"].tolist() == ["reference, float32", "engine, float32"] * len(trainings)
+    assert whole["training"].unique().tolist() == floor["training"].tolist() == trainings
+    assert whole["speed-up"][::2].tolist() == [1] * len(trainings) and floor["ms"].is_monotonic_decreasing
     assert parts["part"].tolist() == ["batch", "student"] + ["teacher", "kd", "afd"] * (method == "afd")
     assert parts["share (%)"].sum() == pytest.approx(100) and loaders["what"].tolist() == [
         "training batches",
@@ -22,11 +25,9 @@ def test_a_step_is_taken_apart(method):
     ]
     assert all((table.select_dtypes("number") > 0).all(axis=None) for table in tables)
     assert len(step_times(whole, parts, floor, title=speed.name).axes) == 1
-    page, teacher = speed.page(*tables), {"afd": "wrn_16_1", "none": "nobody"}[method]
-    assert page.startswith(
-        f"# A step of {method}: {teacher} teaches wrn_10_1 on digits, 8 px, batch 25\n\n{speed.machine}"
-    )
-    assert page.count("|:--") == 3 and speed.name.startswith("speed-digits-") and speed.name.endswith(f"{method}-cpu")
+    page, taught = speed.page(*tables), {"afd": "afd, wrn_16_1 → wrn_10_1", "none": "wrn_10_1"}[method]
+    assert page.startswith(f"# A training step: digits, {taught}, 8 px, batch 25, float32, ") and speed.machine in page
+    assert page.count("|:--") == 5 and speed.name.startswith("speed-digits-") and speed.name.endswith(f"{method}-cpu")
 
 
 def test_candidates_take_turns_and_warm_ups_are_not_counted(monkeypatch):

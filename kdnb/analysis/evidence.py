@@ -70,12 +70,11 @@ def link_controls(networks: Networks, survey: Survey, seeds: np.ndarray) -> dict
 
 
 def likeness(survey: Survey, alike: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """{name: (T, S)} of the test images: links, how near the distilled student's maps are, and `alike`, of `cka`.
-
-    A map that is no nearer than a flat one has nearness 0, one that is the teacher's 1.
-    """
-    near = 1 - survey.distances["distilled"].mean(0) / survey.flat.mean(0).clip(1e-12)[:, None]
-    panels = {"links": survey.links.mean(0), "nearness of the maps": near.clip(0, 1)}
+    """{name: (T, S)} of the test images: links, how near each student's maps are to the teacher's (0: no nearer than a
+    flat map, 1: the same), and `alike`, of `compare.cka`."""
+    panels, flat = {"links": survey.links.mean(0)}, survey.flat.mean(0).clip(1e-12)[:, None]
+    for role, apart in survey.distances.items():
+        panels[f"nearness of maps, {role}"] = (1 - apart.mean(0) / flat).clip(0, 1)
     return panels | {f"CKA with the {role}": values for role, values in alike.items()}
 
 

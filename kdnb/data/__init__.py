@@ -97,7 +97,7 @@ class Preset:
     stored_size: int = 0  # side of the square that images are stored at; 0: image_size
     fixed_size: bool = False  # no other image_size
     padding: int = 0  # random crops from an image with so many black pixels around; 0: random-resized crops or none
-    flip: bool = False  # mirror training images with probability 1/2
+    flip: bool = False  # of training images, left to right, with probability 1/2
     epochs: int
     batch_size: int
     lr: float

@@ -35,7 +35,7 @@ class Loader:
     train: bool = False
     seed: int = 0
     padding: int = 0  # black pixels around images to train with, of which a crop is taken; none with `aspect`
-    flip: bool = False  # mirror images to train with, with probability 1/2
+    flip: bool = False  # of training images, left to right, with probability 1/2
     device: str | torch.device = "cpu"
     dtype: torch.dtype = torch.float32  # of the pixels
 

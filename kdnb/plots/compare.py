@@ -87,7 +87,7 @@ def box_shares(inside, title: str = "") -> Figure | None:
         return None
     count = len(next(iter(inside.excess.values())))
     what = f"Energy of each map inside the person's box, beyond that of other images' maps, {count:,} photographs"
-    fig, (depth, answers) = figure(what, title, 4.0, ncols=2, width_ratios=(3, 2))
+    fig, (depth, last) = figure(what, title, 4.0, ncols=2, width_ratios=(3, 2))
     places = {role: place for place, role in enumerate(inside.right)}
     for role, excess in inside.excess.items():
         look = {"color": ROLES[role].color, "marker": ROLES[role].marker, "capsize": 2}
@@ -95,13 +95,13 @@ def box_shares(inside, title: str = "") -> Figure | None:
         for right, face in ((True, look["color"]), (False, "white")) if role in inside.right else ():
             of_these = excess[inside.right[role] == right, -1]
             if len(of_these) > 1:
-                answers.errorbar(places[role] + (0.12 if right else -0.12), *means(of_these), mfc=face, **look)
-    for ax in (depth, answers):
+                last.errorbar(places[role] + (0.12 if right else -0.12), *means(of_these), mfc=face, **look)
+    for ax in (depth, last):
         ax.axhline(0, color="0.4", linestyle="--", linewidth=1, label="as in other images' maps")
         ax.set_ylabel("energy inside the box, minus\nother images' (percentage points)")
     depth.set_xlabel("depth of the block (%)")
-    answers.set_xticks(range(len(places)), places)
-    answers.set_title("last block shown; filled: right predictions, empty: wrong ones", fontsize=8)
+    last.set_xticks(range(len(places)), places)
+    last.set_title("last block of 4 × 4 or more; filled: right predictions, empty: wrong ones", fontsize=8)
     legend_below(fig, depth)
     return fig
 

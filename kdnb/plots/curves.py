@@ -64,8 +64,9 @@ def accuracy_over_time(table: pd.DataFrame, title: str = "") -> Figure | None:
         return None
     if "device" in table and table["device"].nunique() > 1:
         table = table.assign(line=table["line"] + ", " + table["device"])
-    unit, seconds = ("hours", 3600) if table["spent"].max() > 7200 else ("minutes", 60)
-    table = table.assign(time=table["spent"] / seconds)
+    units = {"hours": 3600, "minutes": 60, "seconds": 1}
+    unit = next((unit for unit, seconds in units.items() if table["spent"].max() > 2 * seconds), "seconds")
+    table = table.assign(time=table["spent"] / units[unit])
     fig, ax = figure("Test accuracy over time, to the last epoch", title, 4.2)
     sns.lineplot(table, x="time", y="test_top1", units="run", estimator=None, linewidth=1.2, ax=ax, **looks(table))
     ax.set(xlabel=f"time spent on training this network ({unit})", ylabel=TOP1, xlim=(0, None))
@@ -101,19 +102,20 @@ def with_published(table: pd.DataFrame, title: str = "") -> Figure | None:
 
 
 def step_times(whole: pd.DataFrame, parts: pd.DataFrame, floor: pd.DataFrame, title: str = "") -> Figure:
-    """The parts of a training step stacked, beside whole steps and the least that the machine could need.
+    """The parts of a training step stacked, beside whole steps and the least that the machine could need for each.
 
-    whole: columns step, ms and images/s; parts: part and ms; floor: ms, the largest of which is drawn.
+    whole: columns training (what is trained), step, ms and images/s; parts, of the first training: part and ms; floor:
+    training and ms.
     """
     fig, ax = figure("Time of a training step, and of its parts", title, 2.1 + 0.42 * len(whole))
-    ends, least = parts["ms"].cumsum(), floor["ms"].max()
+    ends, least = parts["ms"].cumsum(), whole["training"].map(floor.set_index("training")["ms"])
     shades = sns.color_palette(SEQUENTIAL, len(parts))
     for part, ms, end, shade in zip(parts["part"], parts["ms"], ends, shades, strict=True):
         label = f"{part} ({ms:.1f} ms)"
-        ax.barh("the parts, one by one", ms, left=end - ms, color=shade, edgecolor="white", label=label)
-    bars = ax.barh(whole["step"], whole["ms"], color=PALE)
+        ax.barh(f"parts of {whole['training'][0]}", ms, left=end - ms, color=shade, edgecolor="white", label=label)
+    bars = ax.barh(whole["training"] + ": " + whole["step"], whole["ms"], color=PALE)
     ax.bar_label(bars, [f"{rate:,.0f} images/s" for rate in whole["images/s"]], padding=4, fontsize=8)
-    ax.axvline(least, color="black", linestyle="--", linewidth=1, label=f"floor ({least:.1f} ms)")
+    ax.vlines(least, whole.index + 0.6, whole.index + 1.4, "black", "--", linewidth=1, label="floor")
     ax.invert_yaxis()
     ax.set(xlabel="milliseconds a step", xlim=(0, 1.22 * max(ends.max(), whole["ms"].max())))
     legend_below(fig, ax)

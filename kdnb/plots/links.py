@@ -119,7 +119,8 @@ def over_blocks(values: dict[str, np.ndarray], styles, teacher_blocks, what: str
     places, lines = range(len(teacher_blocks)), np.array([*values.values()])
     ax.vlines(places, lines.min(0), lines.max(0), color="0.75", zorder=1)
     for name, look in styles.items():
-        ax.scatter(places, values[name], marker=look.marker, color=look.color, label=name)
+        area = 200 if look.marker == "_" else None  # to be seen behind another mark
+        ax.scatter(places, values[name], area, marker=look.marker, color=look.color, label=name)
     ax.set_xticks(places, stacked(teacher_blocks), fontsize=8)
     ax.set(xlabel="teacher block", ylim=(0, 1.05 * lines.max()))
     return fig, ax
