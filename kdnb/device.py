@@ -48,8 +48,10 @@ def pick_compile(name: str, device: torch.device, precision: str, pixels: float)
     """ "auto" -> compile a step where that repays itself: with a compiler at hand and a run that is long enough.
 
     pixels: epochs x images x pixels an image, of the whole run and not of what is left of it, so that a resumed run
-    computes the same.
+    computes the same. Raises InputError for "on" where there is none.
     """
+    if name == "on" and not has_compiler():
+        raise InputError("compile is on: there is no C++ compiler here (c++, g++, clang++, or what CXX names)")
     if name != "auto" or device.type == "mps":
         return name == "on"
     least = REPAYS.get((device.type, precision), REPAYS.get((device.type, "")))

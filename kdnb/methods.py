@@ -65,6 +65,8 @@ def parse_term(part: str, text: str) -> Term:
     known, given = options_of(name), {}
     for pair in filter(None, (option.strip() for option in (options or "").split(","))):
         key, _, value = (word.strip() for word in pair.partition("="))
+        if key in given:
+            raise InputError(f"method {text!r}: {name} has {key} twice")
         if key not in known:
             allowed = f"choose one of {', '.join(known)}" if known else "it has none"
             raise InputError(f"method {text!r}: {name} has no option {key!r}: {allowed}")
@@ -73,7 +75,7 @@ def parse_term(part: str, text: str) -> Term:
             given[key] = {"True": True, "False": False}[value] if kind is bool else kind(value)
             if kind in (int, float) and not 0 < given[key] < math.inf:
                 raise ValueError
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, TypeError):
             due = {float: "a number above 0, such as", int: "a whole number above 0, such as"}.get(kind, "like")
             raise InputError(f"method {text!r}: {key} of {name} is {value!r}: it must be {due} {known[key]}") from None
     return Term(name, number, {k: v for k, v in sorted(given.items()) if v != known[k]})

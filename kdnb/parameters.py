@@ -29,7 +29,7 @@ def checked(name: str, value: object, default: object) -> object:
 
 def typed(text: str) -> object:
     """What papermill takes `text` for in `-p name text`."""
-    with contextlib.suppress(ValueError, SyntaxError):
+    with contextlib.suppress(ValueError, SyntaxError, TypeError):
         return ast.literal_eval(text)
     return text
 

@@ -12,18 +12,18 @@ def project_root() -> Path:
 
 def located(path: str | Path) -> Path:
     """A path with ~ as the home folder; a relative one from the current folder or, if it is not there, the project."""
-    given = Path(path).expanduser()
+    given = Path(os.path.expanduser(path))  # which leaves ~somebody alone where pathlib raises
     return given if given.exists() or not (project_root() / given).exists() else project_root() / given
 
 
 def data_folder(root: str | Path = "") -> Path:
     """The folder that holds the data: `root`, or $KDNB_DATA, or data/ in the project."""
-    return located(root) if root else Path(os.environ.get("KDNB_DATA") or project_root() / "data").expanduser()
+    return located(root) if root else Path(os.path.expanduser(os.environ.get("KDNB_DATA") or project_root() / "data"))
 
 
 def output_folder(root: str | Path = "") -> Path:
     """The folder under which runs are kept: `root`, or outputs/ in the project."""
-    return Path(root).expanduser() if root else project_root() / "outputs"
+    return Path(os.path.expanduser(root)) if root else project_root() / "outputs"
 
 
 def run_folder(name: str | Path, outputs: str | Path = "") -> Path | None:

@@ -11,7 +11,7 @@ from kdnb.data.loader import Loader
 from kdnb.device import PRECISIONS, pick_device
 from kdnb.distiller import Distiller
 from kdnb.errors import InputError
-from kdnb.models import create_model
+from kdnb.models import create_model, example_output
 from kdnb.store import damaged
 from kdnb.teacher import Teacher, load_teacher
 
@@ -58,6 +58,7 @@ def ready(run: "Run", images: tuple[Images, Images] | None = None, teacher: Teac
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
         student = create_model(run.student, len(classes)).to(train.device)
+        example_output(student, example)  # raises for images that are too small
         model = teacher.model.to(train.device) if teacher else None
         known = {"same_classes": same, "labels": images[0].labels}
         distiller = Distiller(student, model, run.terms, example, partly=run.named, **known)
@@ -74,7 +75,7 @@ def check(run: "Run", images: tuple[Images, Images] | None = None) -> None:
 
 def description(run: "Run", start: Ready | None = None) -> dict:
     """What config.json keeps of what is trained; start: where it starts from, if it is to be trained."""
-    asked = {"run": run.identity, "preset": asdict(run.preset), "changes": run.changes, "label": run.label}
+    asked = {"run": run.identity, "preset": asdict(run.preset), "changes": run.departures, "label": run.label}
     if start:
         asked |= {
             "terms": [term._asdict() for term in start.distiller.terms],

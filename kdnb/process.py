@@ -19,12 +19,12 @@ from typing import NamedTuple
 import torch
 
 from kdnb.data import DATASETS
-from kdnb.device import commit
 from kdnb.lease import busy
 from kdnb.paths import project_root
 from kdnb.run import Run
 from kdnb.store import write_atomically
 
+NOTEBOOK = "train.ipynb"  # what makes one run
 STOP_SECONDS = 60  # that a stopped run has to write its checkpoint
 MARK = ".study"  # a file in the folder of runs, whose text no other has
 LOOK_SECONDS = 1  # between looks at whether the study was stopped, or another process has let go of a run
@@ -57,9 +57,9 @@ class Study(NamedTuple):
 
     def surroundings(self) -> dict[str, str]:
         """What has to be the same wherever runs are made; "" where there is nothing to compare."""
-        code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
-        mark = self.runs / MARK
-        found = {"kdnb's commit": commit(), "kdnb's code": hashlib.sha256(code).hexdigest()[:12]}
+        files = *sorted(Path(__file__).parent.rglob("*.py")), project_root() / "notebooks" / NOTEBOOK
+        code = b"".join(path.read_bytes() for path in files)
+        mark, found = self.runs / MARK, {"kdnb's code": hashlib.sha256(code).hexdigest()[:12]}
         found[f"the folder {self.runs}"] = mark.read_text() if mark.is_file() else ""
         for name, root in self.data.items():
             found[f"the folder {root}"] = "there" if Path(root).is_dir() else ""
@@ -81,9 +81,9 @@ def papermill(notebook: str, written: Path, parameters: Mapping[str, object]) ->
 
 
 def command(run: Run, written: Path | None = None) -> list[str]:
-    """The command that makes a run; every parameter is said, so that it is the same run wherever it is made."""
-    said = {n: getattr(run, n) for n, default in Run.parameters().items() if getattr(run, n) != default}
-    return papermill("train.ipynb", written or run.folder / "notebook.ipynb", said)
+    """The command that makes a run; every parameter is said, whatever the notebook's own cell says by now."""
+    said = {name: getattr(run, name) for name in Run.parameters()}
+    return papermill(NOTEBOOK, written or run.folder / "notebook.ipynb", said)
 
 
 def execute(words: list[str], log: Path, env: Mapping[str, str], stopped: Callable[[], bool] = lambda: False) -> str:
@@ -139,6 +139,8 @@ def make(run: Run, study: Study, *teachers: Made) -> Made:
                 get_worker().log_event(study.name, run.name)
                 why = notebook(run, env, stopped)
                 run = run if why else replace(run, data_id="")  # its data may just have been downloaded
+                if not (why or run.done):
+                    return Made(f"its notebook made another run, not {run.name}")
     return Made("", run.result["top1"], run.result["total_seconds"])
 
 

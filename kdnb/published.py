@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdnb.results import lines, whole
+from kdnb.results import KEY, lines, whole
 
-KEY = ["dataset", "network", "method", "teacher"]  # what a citation and a run have in common
 CITED = "quoted, full length (%)"
 
 
@@ -16,6 +15,7 @@ def published() -> pd.DataFrame:
     about = rows["source"] + (", " + rows["epoch"] + " epoch").where(rows["epoch"] != "", "")
     about += ("; " + rows["reproduced"]).where(rows["reproduced"] != "", "")
     study = rows["source"].where(rows["source"] == "earlier study", "published")
+    study = study.mask(rows["epoch"] == "best", "published, best epoch")
     return rows.assign(study=study, **{CITED: (rows["top1"] + " (" + about + ")").where(rows["top1"] != "", "")})
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kdnb import parameters
+from kdnb.data import DATASETS
 from kdnb.errors import InputError, choose
 from kdnb.losses import METHODS
 from kdnb.paths import output_folder
@@ -24,7 +25,10 @@ COLUMNS = """
 
 ONLY = "labels only"  # how a network is trained that nobody teaches
 ROLES = ["teacher", "baseline", "distilled"]  # in the order of their looks in plots
-APART = {"mix": " ({})", "teacher_sha256": " (weights {:.4})", "train_images": " ({:,} images)"}
+KEY = ["dataset", "network", "method", "teacher"]  # what a citation and a run have in common
+APART = {"mix": " ({})", "precision": " ({})", "teacher_sha256": " (weights {:.4})", "data_id": " (images {:.4})"}
+APART |= {"train_images": " ({:,} images)"}  # what also tells trainings apart that one name stands for
+TRAINING = [*KEY, "left_out", "changed", "teacher_changed", *APART]  # what runs that may be averaged have in common
 
 
 class Finished(RunFolder):
@@ -70,6 +74,9 @@ def row(run: RunFolder) -> dict[str, object]:
     try:
         asked, teacher, machines = config["run"], config["teacher"] or {}, config["machines"]
         own = {n: both for n, both in config["changes"].items() if not n.startswith("teacher_")}  # told of by its own
+        count, official = result["test_images"], getattr(DATASETS.get(asked["dataset"]), "test_images", 0)
+        if official not in (0, count) and not asked.get("validation"):  # a tree of one's own in the same layout
+            own["test_images"] = [count, official]
         return {
             **{name: asked[name] for name in ("dataset", "seed", "epochs", "precision", "data_id")},
             **result,
@@ -108,10 +115,10 @@ def of_teacher(changes: Mapping[str, list], teachers: Mapping[str, list]) -> str
     return "its teacher likewise" if values == others else f"its teacher: {words(teachers)}"
 
 
-def record(run: Run, outputs: Path | None = None) -> Path:
-    """Copy a finished run's small files to records/ of its (or another) outputs folder: what is committed of it, all
-    but weights. Raises InputError for a run that is not finished, or damaged."""
-    target = (outputs or run.output_folder) / "records" / run.folder.name  # a later preset may call it otherwise
+def record(run: RunFolder, outputs: Path) -> Path:
+    """Copy a finished run's small files to records/ of an outputs folder: what is committed of it, all but weights.
+    Raises InputError for a run that is not finished, or damaged."""
+    target = outputs / "records" / run.folder.name  # a later preset may call it otherwise
     row(run), run.metrics, run.links
     config = {name: value for name, value in run.config.items() if name != "where"}
     write_atomically(target / "config.json", json.dumps(config, indent=2))
@@ -127,22 +134,22 @@ def whole(runs: pd.DataFrame) -> pd.Series:
 
 
 def curves(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """{title: a row per epoch of each run} of what `lines` draws together: its columns, epoch, test_top1 (%), lr and
-    spent (s since the start)."""
-    out, empty = {}, np.empty(0)
-    for title, part in lines(runs).items():
-        read = [epochs(folder) for folder in part["folder"]]
-        rows = part.iloc[np.repeat(np.arange(len(part)), [len(its["epoch"]) for its in read])].reset_index(drop=True)
-        told = {n: np.concatenate([empty, *(its[n] for its in read)]) for n in ("epoch", "test_top1", "lr", "spent")}
-        out[title] = rows.assign(**told).astype({"epoch": int})
-    return out
+    """{title: the epochs} of what `lines` draws together."""
+    return {title: epochs(part) for title, part in lines(runs).items()}
 
 
-def epochs(folder: str) -> dict[str, np.ndarray]:
-    """What `curves` needs of a run's epochs; none, with a warning, if its file is damaged."""
-    names = ("epoch", "test_top1", "seconds", "lr")
-    told = or_warn("the curves", read_columns, Path(folder, "metrics.csv"), names) or dict.fromkeys(names, np.empty(0))
-    return told | {"spent": told["seconds"].cumsum()}
+def epochs(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row per epoch of each run: the run's columns, epoch, test_top1 (%), lr and spent (s since the start).
+
+    None of a run whose file is damaged, with a warning.
+    """
+    names, empty = ("epoch", "test_top1", "lr", "seconds"), np.empty(0)
+    read = [or_warn("the curves", read_columns, Path(folder, "metrics.csv"), names) for folder in runs["folder"]]
+    read = [its or dict.fromkeys(names, empty) for its in read]
+    rows = runs.iloc[np.repeat(np.arange(len(runs)), [len(its["epoch"]) for its in read])].reset_index(drop=True)
+    told = {name: np.concatenate([empty, *(its[name] for its in read)]) for name in names[:3]}
+    spent = np.concatenate([empty, *(its["seconds"].cumsum() for its in read)])
+    return rows.assign(**told, spent=spent).astype({"epoch": int})
 
 
 def or_warn(where: str, read: Callable, *of):
@@ -154,12 +161,9 @@ def or_warn(where: str, read: Callable, *of):
 
 
 def run_curves(runs: Mapping[str, RunFolder]) -> pd.DataFrame:
-    """The epochs of {role: run} as plots draw them."""
-    rows = [
-        run.metrics.assign(line=role, order=ROLES.index(role), run=run.name, classes=len(run.config["classes"]))
-        for role, run in runs.items()
-    ]
-    return pd.concat(rows, ignore_index=True)
+    """The `epochs` of {role: run}."""
+    rows = [(role, ROLES.index(role), str(run.folder), len(run.config["classes"])) for role, run in runs.items()]
+    return epochs(pd.DataFrame(rows, columns=["line", "order", "folder", "classes"]).assign(run=list(runs)))
 
 
 def look(method: str) -> int:
@@ -168,13 +172,26 @@ def look(method: str) -> int:
     return numbers.get(method, len(ROLES) + len(METHODS))
 
 
+def once(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each seed of a training once: its teacher may have been trained, or be the same from a file."""
+    return runs.sort_values("seed", kind="stable").drop_duplicates([*TRAINING, "seed"])
+
+
+def told_apart(runs: pd.DataFrame, name: pd.Series) -> pd.Series:
+    """A name for each run, longer where it would stand for several trainings."""
+    for column, told in APART.items():
+        several = runs.groupby(name)[column].transform("nunique") > 1
+        name = name + runs[column].map(told.format).where(several, "")
+    return name
+
+
 def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The runs of a frame by what may be drawn together: {title: rows}, one data set, changed in one way.
 
     Adds the columns line, what a legend calls a network that was trained so, order, its `look`, and run, as plots
     expect them.
     """
-    out, kind = {}, ["dataset", "own", "precision"]
+    out, kind, runs = {}, ["dataset", "own", "precision"], once(runs)
     own = [", ".join(f"{name} {value}" for name, (value, _) in its.items()) for its in runs["changes"]]
     runs = runs.assign(run=runs["folder"], own=pd.Series(own, runs.index, dtype=object))
     other_images = runs.groupby(kind)["data_id"].transform("nunique") > 1
@@ -183,11 +200,8 @@ def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
         teacher, alone = part["teacher"].str.partition(" ")[0], part["method"] == "none"
         line = part["network"] + ", " + (part["method"] + " from " + teacher).mask(alone, ONLY)
         line += (" (without " + part["left_out"] + ")").where(part["left_out"] != "", "")
-        for column, told in APART.items():  # one name, several trainings
-            several = part.groupby(line)[column].transform("nunique") > 1
-            line += part[column].map(told.format).where(several, "")
-        order, itself = part["method"].map(look), part["network"] + " (" + part["dataset"] + ")"
-        part = part.assign(line=line, order=order.mask(alone & itself.isin(part["teacher"]), 0))  # 0: one that teaches
+        teaches = alone & (part["network"] + " (" + part["dataset"] + ")").isin(part["teacher"])
+        part = part.assign(line=told_apart(part, line), order=part["method"].map(look).mask(teaches, 0))
         title = ", ".join(filter(None, [key[0], key[1], key[2] * (key[2] != "float32"), key[3]]))
         out[title] = part.sort_values(["order", "line", "seed"])
     return out
@@ -198,11 +212,8 @@ def links(runs: pd.DataFrame) -> dict[str, tuple]:
     out = {}
     for title, part in lines(runs).items():
         for line, alike in part.groupby("line", sort=False):
-            kept = [
-                (run, or_warn("the links", attrgetter("link_means"), run)) for run in map(Finished, alike["folder"])
-            ]
-            found = {run: means for run, means in kept if means is not None}  # 10,000 runs: blocks of the first alone
-            if first := next((told for run in found if (told := or_warn("the links", attrgetter("links"), run))), None):
+            read = (or_warn("the links", attrgetter("links"), run) for run in map(Finished, alike["folder"]))
+            if found := [links for links in read if links]:
                 seeds = f", mean of {len(found)} seeds" if len(found) > 1 else ""
-                out[f"{title}, {line}{seeds}"] = np.mean([*found.values()], axis=0), *first[1:]
+                out[f"{title}, {line}{seeds}"] = np.mean([means for means, *_ in found], axis=0), *found[0][1:]
     return out

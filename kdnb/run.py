@@ -70,6 +70,7 @@ class Run(store.RunFolder):
             raise InputError(f"validation is {self.validation}: it must be a share below 1")
         self._set(data_id=self.data_id or DATASETS[self.dataset].digest(data_folder(self.data_root)))
         if not taught(terms):
+            model_name(self.teacher or preset.teacher)  # misspelt is misspelt
             self._set(teacher="", teacher_weights="", teacher_seed=0, teacher_epochs=0, teacher_id="")
             return
         self._set(teacher=model_name(self.teacher or preset.teacher))
@@ -77,8 +78,8 @@ class Run(store.RunFolder):
             self._set(**teacher_source(self))
         if self.teacher_id == "trained":
             self._set(teacher_epochs=self.teacher_epochs or preset.usual(teacher=True)["epochs"])
-        else:
-            self._set(teacher_seed=0, teacher_epochs=0)
+        elif self.teacher_seed or self.teacher_epochs:
+            raise InputError("teacher_seed and teacher_epochs are of a teacher that is trained first (weights 'none')")
         if self.teacher_id == "imagenet":  # whose classes are known without looking
             serving(terms, same_classes=False, partly=self.named)
 
@@ -105,8 +106,7 @@ class Run(store.RunFolder):
         """
         path = run_folder(folder, outputs)
         if path is None:
-            runs = output_folder(outputs) / "runs"
-            raise InputError(f"run {str(folder)!r}: no folder of a run (one with config.json), here or in {runs}")
+            raise InputError(f"run {str(folder)!r}: no folder with config.json, nor in {output_folder(outputs)}/runs")
         config = store.read_json(path / "config.json")
         kept, place, known = config.get("run"), config.get("where", {}), {f.name for f in fields(cls)}
         if not (isinstance(kept, dict) and isinstance(place, dict)):
@@ -114,7 +114,8 @@ class Run(store.RunFolder):
         if unknown := set(kept) - known:
             raise InputError(f"{path} comes from another version of kdnb: unknown are {', '.join(sorted(unknown))}")
         outputs = str(path.parent.parent) if path.parent.name == "runs" else outputs
-        return cls(**(place | kept | where), outputs=outputs, opened=str(path))
+        place = {name: value for name, value in place.items() if name in known} | kept | where
+        return cls(**place, outputs=outputs, opened=str(path))
 
     @property
     def preset(self) -> Preset:
@@ -148,7 +149,16 @@ class Run(store.RunFolder):
     @property
     def changes(self) -> dict[str, list]:
         """{field: [value, the preset's]} of what is trained otherwise than the data set's preset has it."""
-        usual = {f.name: f.default for f in fields(self) if f.compare and f.name not in ALWAYS} | self.usual
+        return self.changes_from(self.usual)
+
+    @property
+    def departures(self) -> dict[str, list]:
+        """`changes`; of a run on labels alone from the preset of student or teacher, whichever is nearer."""
+        usual = self.usual, *map(self.preset.usual, (False, True))
+        return self.changes if self.teacher else min(map(self.changes_from, usual), key=len)
+
+    def changes_from(self, usual: Mapping[str, object]) -> dict[str, list]:
+        usual = {f.name: f.default for f in fields(self) if f.compare and f.name not in ALWAYS} | usual
         if self.teacher_id == "trained":
             usual["teacher_epochs"] = self.preset.usual(teacher=True)["epochs"]
         return {name: [getattr(self, name), value] for name, value in usual.items() if getattr(self, name) != value}
@@ -159,8 +169,7 @@ class Run(store.RunFolder):
 
         So a field that is added later, and left as it is, renames no run.
         """
-        changed = {name: value for name, (value, _) in self.changes.items()}
-        own = {name: getattr(self, name) for name in ALWAYS} | changed
+        own = {name: getattr(self, name) for name in (*ALWAYS, *self.changes)}
         digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:6]
         words = "-".join(self.words("=")).replace(" ", "").replace(":", "")
         return words[:220] + f"-{digest}"  # of 255 that file systems allow
@@ -174,16 +183,14 @@ class Run(store.RunFolder):
     def words(self, sign: str) -> list[str]:
         """What it is, one thing after the other; sign: between a name and its value."""
         words = [self.dataset, self.student, self.label, *([f"from{sign}{self.teacher}"] if self.teacher else [])]
-        for name, (value, _) in self.changes.items():
-            words.append(f"{name}{sign}{value:g}" if type(value) is float else f"{name}{sign}{value}")
-        return [*words, f"seed{sign}{self.seed}"]
+        changed = {n: f"{v:g}" if type(v) is float else v for n, (v, _) in self.changes.items()}
+        return [*words, *(f"{name}{sign}{value}" for name, value in changed.items()), f"seed{sign}{self.seed}"]
 
     def summary(self):
         """The resolved parameters as a pandas table, for a notebook's reader."""
         import pandas as pd
 
-        told = {name: getattr(self, name) for name in self.parameters()}
-        shown = {name: value for name, value in told.items() if name == "seed" or value not in ("", 0)}
+        shown = {n: v for n in self.parameters() if (v := getattr(self, n)) not in ("", 0) or n == "seed"}
         return pd.DataFrame({"value": shown.values()}, index=pd.Index(shown, name="parameter")).astype(str)
 
     def beside(self, **changes) -> "Run":

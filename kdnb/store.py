@@ -102,12 +102,12 @@ def read_columns(path: Path, required: tuple[str, ...], others: bool = False) ->
     return table | {"epoch": table["epoch"].astype(int)}
 
 
-def read_arrays(path: Path, ending: str = "") -> dict[str, np.ndarray]:
-    """The arrays of an npz file whose names end so. Raises InputError if it is missing or damaged."""
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file. Raises InputError if it is missing or damaged."""
     data = io.BytesIO(existing(path).read_bytes())
     try:
         with np.load(data, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files if name.endswith(ending)}
+            return {name: file[name] for name in file.files}
     except Exception as error:  # NumPy raises nearly anything for files that are no archives
         raise damaged(path, error) from None
 
@@ -153,20 +153,13 @@ class RunFolder:
         return read_arrays(self.folder / "history.npz")
 
     @property
-    def link_means(self) -> np.ndarray | None:
-        """Which block taught which: means (epochs, T, S) over each epoch's training images; None without any."""
-        path = self.folder / "history.npz"
-        return next(iter(read_arrays(path, ".links").values()), None) if path.is_file() else None
-
-    @property
     def links(self) -> tuple[np.ndarray, list, list] | None:
-        """`link_means`, the teacher's and the student's blocks; None without any."""
-        if (means := self.link_means) is None:
-            return None
-        history, axes = self.history, ("blocks", "shapes")
+        """Which block taught which: means (epochs, T, S) over each epoch's training images, the teacher's and the
+        student's blocks; None without any."""
+        history, axes = self.history if (self.folder / "history.npz").is_file() else {}, ("blocks", "shapes")
         try:
             blocks = ([*zip(*(history[f"{role}.{a}"] for a in axes), strict=True)] for role in ("teacher", "student"))
-            return means, *blocks
+            return next(((means, *blocks) for name, means in history.items() if name.endswith(".links")), None)
         except KeyError as error:
             raise damaged(self.folder / "history.npz", error) from None
 
@@ -204,14 +197,14 @@ def save_checkpoint(folder: Path, state: dict) -> None:
 
 def load_checkpoint(folder: Path) -> dict | None:
     """The newest checkpoint that is whole, or None. Warns if one is not."""
-    for path in (folder / CHECKPOINT, folder / f"{CHECKPOINT}.previous"):
+    for path, then in ((folder / CHECKPOINT, "the one before it"), (folder / f"{CHECKPOINT}.previous", "the start")):
         if not path.is_file():
             continue
         digest, _, payload = path.read_bytes().partition(b"\n")
         if hashlib.sha256(payload).hexdigest().encode() == digest:
             with contextlib.suppress(pickle.UnpicklingError, RuntimeError):  # a checksum is no proof of who wrote it
                 return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-        warnings.warn(f"{path} is damaged (its checksum differs): going on from the one before it", stacklevel=2)
+        warnings.warn(f"{path} is damaged (its checksum differs): going on from {then}", stacklevel=2)
     return None
 
 

@@ -18,11 +18,12 @@ from kdnb.cluster import cluster, make_all
 from kdnb.data import DATASETS
 from kdnb.errors import InputError
 from kdnb.methods import listed
-from kdnb.parameters import typed
+from kdnb.parameters import checked, typed
 from kdnb.paths import data_folder, project_root
 from kdnb.plan import pairs, plan
-from kdnb.process import Study, command, execute, gpus, papermill
+from kdnb.process import Study, execute, gpus, papermill
 from kdnb.results import record
+from kdnb.run import Run
 
 
 def seeds(text: str) -> list[int]:
@@ -41,10 +42,13 @@ def study(a: argparse.Namespace) -> int:
     jobs = max(1, a.per_gpu * len(gpus())) if a.jobs is None else a.jobs
     if least := [name for name, value in {"--jobs": jobs, "--per-gpu": a.per_gpu}.items() if value < 1]:
         raise InputError(f"{least[0]} is {min(jobs, a.per_gpu)}: it must be 1 or more")
-    own["data_root"] = str(data_folder(own.get("data_root", "")).absolute())  # a worker may have another
+    root = checked("data_root", own.get("data_root", ""), "")
+    own["data_root"] = str(data_folder(root).absolute())  # a worker may have another
     runs = plan(a.dataset, a.methods, pairs(a.pair), seed=a.seeds, outputs=str(outputs), **own)
     for run in runs:
-        print(f"finished  {run.folder}" if run.done else f"to run    {shlex.join(command(run))}", flush=True)
+        own = [(n, str(getattr(run, n))) for n, usual in Run.parameters().items() if getattr(run, n) != usual]
+        command = shlex.join(["python", "-m", "kdnb", *(word for both in own for word in ("-p", *both))])
+        print(f"finished  {run.folder}" if run.done else f"to run    {command}", flush=True)
     if a.dry_run:
         return 0
     failed = {}
@@ -54,7 +58,7 @@ def study(a: argparse.Namespace) -> int:
             failed = make_all(client, missing, planned)
     runs = [replace(run, data_id="") for run in runs]  # a digest of what is there now: it may just have been downloaded
     for run in (run for run in runs if a.record and run.done):
-        record(run)
+        record(run, outputs)
     summary = papermill("results.ipynb", outputs / "results.ipynb", {"outputs": outputs})
     if why := execute(summary, outputs / "results.log", {}):
         failed["results.ipynb"] = why

@@ -18,15 +18,12 @@ from kdnb.intervals import interval, mean_sd
 from kdnb.models import parameter_count
 from kdnb.paths import output_folder
 from kdnb.prepare import load_images, loaders
-from kdnb.published import CITED, KEY, kept, published
-from kdnb.results import ONLY, frame, record, row, whole
+from kdnb.published import CITED, kept, published
+from kdnb.results import KEY, ONLY, TRAINING, Finished, frame, once, record, row, told_apart, whole
 from kdnb.run import Run
 from kdnb.store import RunFolder, write_atomically
 from kdnb.teacher import load_teacher
 
-# What runs have in common that may be averaged.
-ALIKE = [*KEY, "mix", "left_out", "changed", "teacher_changed", "precision", "train_images", "data_id"]
-ALIKE += ["teacher_sha256"]
 ORDER = {"place": True, "changed": True, "taught": True, "network": False, "method": False}  # ascending?
 TOP1, GAIN, REMARK = "top-1 (%)", "gain over labels only", "remark"
 MAIN = ["data set", "network", "trained with", "teacher", TOP1, "seeds", GAIN, REMARK, CITED]  # columns of the headline
@@ -39,7 +36,7 @@ def placed(runs: pd.DataFrame) -> pd.DataFrame:  # with each data set's place on
 def gain(group: pd.DataFrame, runs: pd.DataFrame) -> str:
     """What a teacher added, as `interval` of the seeds that were also trained on labels only: they have the first
     weights and the batches in common. "" for fewer than two."""
-    like = ["dataset", "network", "changed", "precision", "train_images", "data_id", "seed"]
+    like = ["dataset", "network", "changed", "epochs", "precision", "train_images", "data_id", "seed"]
     alone = runs[runs["method"] == "none"].drop_duplicates(like)
     both = group[group["method"] != "none"].merge(alone[[*like, "top1"]], on=like, suffixes=("", "_alone"))
     return interval((both["top1"] - both["top1_alone"]).to_numpy(), "+.2f") if len(both) > 1 else ""
@@ -47,11 +44,13 @@ def gain(group: pd.DataFrame, runs: pd.DataFrame) -> str:
 
 def table(runs: pd.DataFrame) -> pd.DataFrame:
     """A row for all runs of a frame that are one training but for its seed, in words and numbers for people."""
-    runs = placed(runs).assign(taught=runs["method"] != "none")
-    cited, rows = published(), []
-    for _, group in runs.sort_values([*ORDER], ascending=[*ORDER.values()]).groupby(ALIKE, sort=False):
-        group = group.sort_values("seed").drop_duplicates("seed")  # its teacher trained, or the same from a file
+    runs = placed(once(runs)).assign(taught=runs["method"] != "none")
+    shown = runs["dataset"].str.cat(runs[[*KEY[1:], "changed", "teacher_changed"]])
+    apart = [own.removeprefix(s).strip() for s, own in zip(shown, told_apart(runs, shown), strict=True)]
+    runs, cited, rows = runs.assign(apart=apart), published(), []
+    for _, group in runs.sort_values([*ORDER], ascending=[*ORDER.values()]).groupby(TRAINING, sort=False):
         first = group.iloc[0]
+        quiet = group[~group["shared"].astype(bool)]
         made = group["device"] + ", " + group["precision"] + ", torch " + group["torch"]
         made += ", commit " + group["commit"].replace("", "unknown")
         left_out = first["left_out"] and f"{first['left_out']} left out"
@@ -60,9 +59,9 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
             TOP1: mean_sd(group["top1"]),
             "seeds": f"{len(group)}",
             GAIN: gain(group, runs),
-            REMARK: "; ".join(filter(None, [first["teacher_changed"], left_out])),
+            REMARK: "; ".join(filter(None, [first["apart"], first["teacher_changed"], left_out])),
             "best epoch (%)": mean_sd(group["best_top1"]),
-            "s/epoch": "" if group["shared"].all() else f"{group['epoch_seconds'][~group['shared']].median():.1f}",
+            "s/epoch": f"{quiet['epoch_seconds'].median():.1f}" if quiet["device"].nunique() == 1 else "",
             "epochs": f"{first['epochs']}",
             "parameters": f"{first['parameters']:,}",
             "classes": f"{first['classes']}",
@@ -171,10 +170,10 @@ def gather(folders: list[Path], outputs: Path) -> int:
     damaged = 0
     for path in sorted(found for folder in folders for found in folder.rglob("config.json")):
         try:
-            run = Run.open(path.parent)
-            kept, measured = (place / "result.json" for place in (outputs / "records" / path.parent.name, run.folder))
+            run, name = Finished(path.parent), path.parent.name
+            kept, measured = (place / "result.json" for place in (outputs / "records" / name, run.folder))
             if not run.done:
-                print(f"not finished: {run.name}")
+                print(f"not finished: {name}")
             elif not kept.is_file() or kept.read_bytes() != measured.read_bytes():
                 word = "replaced" if kept.is_file() else "new"
                 print(f"{word}: {record(run, outputs).name}, top-1 {run.result['top1']:.2f} %")

@@ -51,7 +51,8 @@ def load_teacher(run: "Run") -> Teacher:
     begun = (run.config.get("teacher") or {}).get("sha256") if (run.folder / "config.json").is_file() else None
     if begun not in (None, about["sha256"]) or run.teacher_id not in ("trained", "imagenet", digest(path)):
         raise InputError(
-            f"{weights} does not hold the weights that teach {run.name}: set teacher_weights to their file"
+            f"{weights} does not hold the weights that teach {run.name}: set teacher_weights to their file, or delete "
+            "that run's folder to begin anew"
         )
     return Teacher(model, tuple(classes), about | told)
 

@@ -58,20 +58,24 @@ def train(run: Run, say: Callable[[str], None] = print, until: float = math.inf)
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
         start = ready(run, images)  # before there is a folder: it may not be possible
+        if lost := start.distiller.left_out:
+            say(f"left out: {', '.join(lost)}, which compares predictions; the teacher knows other classes")
+        if start.assumed:
+            say("its teacher's weights do not name their classes: as many are taken for the same")
+        pixels = run.epochs * len(start.train.images) * run.image_size**2
+        compiled = pick_compile(run.compile, start.train.device, run.precision, pixels)
         with locked(run.folder):
             if not run.done:  # another process may have just finished it
-                Training(run, start, say).go(until)
+                Training(run, start, say, compiled).go(until)
     return run
 
 
 class Training:
     """A run that is on its way; see `train`."""
 
-    def __init__(self, run: Run, start: Ready, say: Callable[[str], None]):
+    def __init__(self, run: Run, start: Ready, say: Callable[[str], None], compiled: bool):
         self.run, self.start, self.say, device = run, start, say, start.train.device
-        pixels = run.epochs * len(start.train.images) * run.image_size**2
-        machine = environment(str(device)) | {"threads": torch.get_num_threads()}
-        machine["compile"] = pick_compile(run.compile, device, run.precision, pixels)
+        machine = environment(str(device)) | {"threads": torch.get_num_threads(), "compile": compiled}
         self.engine = Engine(start.distiller, run, device, compiled=self.write_config(machine))
         self.epoch, self.step, self.seconds = 0, 0, 0.0  # finished epochs; steps and seconds into the next one
         self.kept = "no checkpoint: it was not far enough"
@@ -188,7 +192,7 @@ class Training:
         distiller, folder, run = self.start.distiller, self.run.folder, self.run
         seconds = [row["seconds"] for row in self.rows]
         told = {"network": run.student, "dataset": run.dataset, "classes": self.start.train.images.classes}
-        told |= {"top1": last["test_top1"], "changes": run.changes, "method": run.label}
+        told |= {"top1": last["test_top1"], "changes": run.departures, "method": run.label}
         for name, part in self.engine.trained.items():
             if state := {key: value.cpu().contiguous() for key, value in part.state_dict().items()}:
                 store.write_atomically(folder / f"{name}.safetensors", save(state, {"kdnb": json.dumps(told)}))

@@ -45,7 +45,7 @@ def test_a_calibrated_network_has_no_calibration_error():
 
 def test_fidelity_compares_with_the_teacher_if_it_knows_the_classes():
     table = compare.fidelity(predictions(teacher=SURE, alike=SURE, flat=FLAT))
-    assert table.loc["alike", "KL from the teacher"]== "0 [0, 0]" and table.loc["teacher"].iloc[-1] == ""
+    assert table.loc["alike", "KL from the teacher"] == "0 [0, 0]" and table.loc["teacher"].iloc[-1] == ""
     assert table["agreement with the teacher (%)"].tolist() == ["", "100.00 [51.0, 100.0]", "75.00 [30.1, 95.4]"]
     assert "KL from the teacher" not in compare.fidelity(predictions(flat=FLAT))
 

@@ -76,6 +76,7 @@ def test_a_data_set_is_a_registered_function(monkeypatch, tmp_path):
 def test_where_the_data_lie(monkeypatch, tmp_path):
     monkeypatch.setenv("KDNB_DATA", "~/there")
     assert data_folder(tmp_path) == tmp_path and data_folder() == Path.home() / "there"
+    assert str(data_folder("~nobody-here/data")) == "~nobody-here/data"
     monkeypatch.delenv("KDNB_DATA")
     assert data_folder() == Path(__file__).parents[1] / "data"
 
@@ -91,7 +92,7 @@ def test_cifar100_is_trained_by_the_official_recipe():
 @pytest.mark.parametrize("name", ["cifar100", "stanford40", "digits"])
 def test_schedules_keep_their_shape_when_shortened(name, epochs):
     preset = DATASETS[name].preset
-    drops = [int(m * epochs) for m in preset.milestones]
+    drops = [max(1, int(m * epochs)) for m in preset.milestones]  # the first epoch has the full rate
     for epoch in np.arange(0, epochs, 0.125):
         due = 0.3 * 0.1 ** sum(epoch >= drop for drop in drops)  # between epochs only
         cycle = np.interp(epoch / epochs, [0, 0.3, 1], [0.012, 0.3, 0])

@@ -121,7 +121,7 @@ def test_of_many_who_want_a_lease_that_is_over_one_gets_it(tmp_path):
     for thread in threads:
         thread.join()
     left = files(tmp_path / ".lease")
-    assert len(left) == 1 and files(tmp_path) == {".lease"} and int(left.pop().split(",")[2]) in got
+    assert len(left) == len(got) == 1 and files(tmp_path) == {".lease"} and int(left.pop().split(",")[2]) in got
 
 
 def test_the_lease_is_kept_alive(tmp_path, monkeypatch):

@@ -100,7 +100,8 @@ def test_links_are_the_mean_attention_since_they_were_zeroed(pair):
     afd.eval()(*pair, NO_BATCH)
     assert afd.links_count == 18  # what is not trained on does not count
     assert not any("links" in key for key in afd.state_dict())  # published AFD checkpoints have none
-    assert set(afd.running_buffers()) == {"links_sum", "links_count"}
+    afd.register_buffer("kernel_sum", torch.ones(2), persistent=False)  # a constant of somebody's own
+    assert set(afd.running_buffers()) == {"links_sum", "links_count"} and set(afd.means()) == {"links"}
 
 
 @taught

@@ -43,6 +43,7 @@ def test_a_loss_by_itself_is_not_the_method_of_its_name():
         ("ce + ", "'' cannot be read; write a mix such"),
         ("kd:nan(T=2", "cannot be read"),
         ("kd:1(tau=3)", "kd has no option 'tau': choose one of T"),
+        ("kd:1(T=2, T=3)", "kd has T twice"),
         ("kd:1(T=0)", "T of kd is '0': it must be a number above 0, such as 4.0"),
         ("afd:1(qk_dim=2.5)", "qk_dim of afd is '2.5': it must be a whole number above 0, such as 128"),
     ],

@@ -26,11 +26,6 @@ signal.signal(signal.SIGINT, stop)
 Path(sys.argv[1], "running").touch()
 time.sleep(60)
 """
-WORKER = """
-import pathlib, sys
-from kdnb.process import execute
-execute(sys.argv[2:], pathlib.Path(sys.argv[1]), {})
-"""
 PAPERMILL = """
 import signal, subprocess, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -94,8 +89,6 @@ def test_runs_are_spread_over_the_gpus_that_a_worker_sees(monkeypatch, visible, 
 
 
 def test_a_run_gets_its_part_of_the_cores_and_a_gpu_if_it_may_choose(tmp_path, monkeypatch):
-    from dask.distributed import Client
-
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("dask.system.CPU_COUNT", 8)
     monkeypatch.setattr(process, "gpus", lambda: ["0", "1"])
@@ -126,6 +119,17 @@ def test_a_worker_that_sees_other_folders_or_has_other_code_is_told(tmp_path):
     assert "kdnb's code is " in study.differs() and study.differs().endswith(", and 0123 here")
     made = process.make(planned(tmp_path, "teacher")[0], study)
     assert made.why.startswith("not started: kdnb's code is ") and not made.top1
+
+
+def test_a_notebook_that_made_another_run_is_not_started_again(tmp_path, monkeypatch):
+    run, told = planned(tmp_path, "teacher")[0], []
+    words = process.command(run)
+    assert {words[i + 1] for i, word in enumerate(words) if word == "-p"} == Run.parameters().keys()
+    monkeypatch.setattr(process, "notebook", lambda *_: told.append("") or "")
+    study = Study.begin(1, tmp_path / "runs", {})
+    with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
+        made = client.submit(process.make, run, study, pure=False).result()
+    assert made.why == f"its notebook made another run, not {run.name}" and told == [""]
 
 
 def test_a_cluster_that_starts_workers_for_tasks_alone_is_asked_for_one(tmp_path):

@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-from helpers import quiet, tiny, tiny_run  # noqa: F401
+from helpers import TINY, quiet, tiny, tiny_run  # noqa: F401
 
-from kdnb import InputError, Run, published, results, study, tables, train
+from kdnb import InputError, Run, grid, published, results, study, tables, train
+from kdnb.data import DATASETS
 
 KEPT = {"network": "wrn_40_2", "dataset": "cifar100", "weights": "wrn_40_2.pth", "sha256": "aaaa1111", "changes": {}}
 AFD, ALONE = ("wrn_16_2", "afd", "75.50 ± 0.50"), ("wrn_16_2", "labels only", "73.00 ± 1.00")  # the sample's: n - 1
@@ -17,6 +19,8 @@ AFD, ALONE = ("wrn_16_2", "afd", "75.50 ± 0.50"), ("wrn_16_2", "labels only", "
 ONE_LINE = [{"teacher": {"changes": {"epochs": [4, 240]}}}]  # the same weights, whatever is said of them
 TWO_LINES = [{"run": {"method": "ce + afd:50"}}, {"result": {"train_images": 49_999}}, {"left_out": ["kd"]}]
 TWO_LINES += [{"run": {"precision": "bfloat16"}}, {"run": {"data_id": "0123abcd"}}, {"teacher": {"sha256": "bbbb2222"}}]
+TOLD = {"method": "(ce + afd:200)", "precision": "(float32)", "data_id": "(images )", "sha256": "(weights aaaa)"}
+TOLD |= {"train_images": "(50,000 images)"}
 
 
 def make(outputs, top1, network="wrn_16_2", method="none", seed=0, changes=None, teacher=None, result=None, **config):
@@ -27,7 +31,8 @@ def make(outputs, top1, network="wrn_16_2", method="none", seed=0, changes=None,
     machine = {"device": "NVIDIA H200", "versions": {"torch": "2.11.0"}, "commit": "abc123"}
     told |= {"machines": [machine], "teacher": None if method == "none" else KEPT | (teacher or {})} | config
     measured = {"top1": top1, "top5": 93.0, "best": {"epoch": 2, "top1": top1 + 0.25, "top5": 93.0}}
-    measured |= {"epoch_seconds": 10.0, "parameters": 703_284, "train_images": 50_000} | (result or {})
+    measured |= {"epoch_seconds": 10.0, "parameters": 703_284, "train_images": 50_000, "test_images": 10_000}
+    measured |= result or {}
     folder = Path(outputs, "runs", f"{network}-{method}-{seed}-{top1}")
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(told))
@@ -76,6 +81,28 @@ def test_nothing_is_averaged_that_differs_in_more_than_its_seed(outputs, other):
     assert {("wrn_16_2", "afd", "50.00"), AFD} <= rows(outputs).keys()
     drawn = {(name, line) for name, part in results.lines(frame(outputs)).items() for line in part["line"]}
     assert sum("afd" in line for _, line in drawn) == 1 + (other in TWO_LINES)
+    said = next((told for name, told in TOLD.items() if name in str(other)), "")
+    assert rows(outputs)[AFD][tables.REMARK] == said  # two rows of one name say what tells them apart
+
+
+def test_a_smaller_set_in_the_same_layout_is_not_full_length(tmp_path):
+    small = {"run": {"dataset": "stanford40"}, "result": {"test_images": 10, "train_images": 20}}
+    make(tmp_path, 90.0, "resnet18", **small)
+    pages = tables.pages(frame(tmp_path))
+    assert "stanford40: test_images 10 instead of 5532" in pages["short-runs"] and "90.00" not in pages["results"]
+
+
+def test_a_baseline_that_is_the_usual_teacher_is_compared_with_its_students(tmp_path, monkeypatch):
+    preset = replace(TINY, for_teacher={"epochs": 1, "lr": 0.01})
+    monkeypatch.setitem(DATASETS, "other", DATASETS["tiny"]._replace(preset=preset))
+    asked = {"student": "wrn_16_1", "teacher": "wrn_22_1", "method": ["none", "kd"], "outputs": str(tmp_path)}
+    alone, taught = grid(dataset="other", **asked)
+    assert not alone.departures and not taught.departures and not taught.teacher_run.departures
+    assert alone.changes and taught.teacher_run.changes and len({run.name for run in (alone, taught.teacher_run)}) == 2
+    runs = results.frame(*(train(run, quiet).folder.parent for run in (alone, taught)))
+    runs = pd.concat([runs, runs.assign(seed=1)], ignore_index=True)
+    gains = tables.table(runs).set_index("trained with")[tables.GAIN]
+    assert gains["kd"] and results.whole(runs).all()
 
 
 def test_another_device_is_said_and_changes_are_words(outputs):
@@ -115,6 +142,7 @@ def test_what_was_published_has_sources_and_an_empty_row_says_what_fills_it(outp
 def test_a_seed_counts_once(outputs):
     make(outputs, 75.01, method="afd", seed=0, run={"teacher_id": "of a file"})  # whose bytes are the trained one's
     assert rows(outputs)[AFD]["seeds"] == "3"
+    assert len(results.lines(frame(outputs))["cifar100"]) == 7  # nor does a plot count it twice
 
 
 def test_curves_are_drawn_by_line(outputs):
@@ -153,12 +181,12 @@ def test_what_departs_from_two_presets_alike_is_drawn_together(tmp_path):
 
 def test_a_record_is_a_run_without_its_weights(tmp_path):
     run = train(tiny_run(tmp_path, epochs=1, method="ce + afd:9"), quiet)
-    kept = results.record(run)
+    kept = results.record(run, tmp_path)
     assert {path.name for path in kept.iterdir()} == {"config.json", "metrics.csv", "history.npz", "result.json"}
     with pytest.raises(InputError, match=r"has no student\.safetensors: it is finished without"):
         _ = Run.open(kept).weights
     other = shutil.copytree(run.folder, tmp_path / "elsewhere" / "runs" / "as it was called then")
-    assert results.record(Run.open(other)).name == other.name != run.name
+    assert results.record(Run.open(other), tmp_path).name == other.name != run.name
     told = results.frame(tmp_path / "records", tmp_path / "runs").set_index("network")["folder"]
     assert told.to_dict() == {"wrn_10_1": str(run.folder), "wrn_16_1": str(run.teacher_run.folder)}  # own runs first
     again = train(replace(run, seed=1), quiet)

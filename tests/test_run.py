@@ -54,6 +54,9 @@ def teacher_file(folder, content, name="student.safetensors"):
         ({"dataset": "stanford40", "method": "kd"}, "kd compares predictions, and this teacher knows other classes"),
         ({"dataset": "stanford40", "teacher": "wrn_40_2"}, "no ImageNet weights for wrn_40_2: set teacher_weights"),
         ({"teacher": "wrn_16_1", "teacher_weights": "imagenet"}, "no ImageNet weights for wrn_16_1"),
+        ({"dataset": "stanford40", "teacher_epochs": 30}, "teacher_seed and teacher_epochs are of a teacher that"),
+        ({"method": "none", "teacher": "wrn40"}, "unknown model 'wrn40'"),
+        ({"student": "wrn_016_2"}, "unknown model 'wrn_016_2'"),
     ],
 )
 def test_impossible_parameters_get_a_sentence(parameters, sentence):
@@ -223,7 +226,7 @@ def test_a_run_is_opened_by_its_folder_or_name(finished, tmp_path, monkeypatch):
     (tmp_path / "runs").rename(tmp_path / "records")  # what is committed is found by its name too
     assert Run.open(finished.name, outputs=str(tmp_path)).result == finished.result
     assert before == len(list(tmp_path.rglob("*")))  # nothing was written
-    with pytest.raises(InputError, match=r"run 'nowhere': no folder of a run \(one with config.json\), here or in"):
+    with pytest.raises(InputError, match=r"run 'nowhere': no folder with config.json, nor in"):
         Run.open("nowhere")
 
 

@@ -50,7 +50,7 @@ def test_a_dry_run_says_what_is_finished_and_every_command_and_writes_nothing(tm
     argv = arguments(tmp_path, "--methods", "none,ce + kd:2(T=3)", "--seeds", "5", "--dry-run")
     assert study.main(argv) == 0 and list(tmp_path.iterdir()) == []
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 and all(line.startswith("to run ") and "papermill" in line for line in lines)
+    assert len(lines) == 3 and all(line.startswith("to run    python -m kdnb -p student wrn_10_1 ") for line in lines)
     said = "-p method 'ce + kd:2(T=3.0)' -p teacher wrn_10_1 -p teacher_weights none -p teacher_epochs 1 -p seed 5"
     assert said in lines[2] and f"-p outputs {tmp_path}" in lines[2] and f"-p data_root {ROOT}" in lines[2]
     run = planned(tmp_path, "none", seed=[5])[0]
@@ -99,6 +99,7 @@ def test_a_method_that_the_teacher_cannot_serve_is_left_out_and_said(tmp_path, c
         (["-p", "teacher", "wrn_41_2"], "depth must be 6n"),  # none needs no teacher, and would run
         (["--dataset", "stanford40", "--methods", "kd"], "nothing is left to run"),
         (["--seed", "1"], "unrecognized arguments: --seed 1"),
+        (["-p", "data_root", "2024"], "data_root is 2024: it must be text"),
     ],
 )
 def test_bad_arguments_are_said_and_end_with_2(tmp_path, capsys, pairs, argv, sentence):

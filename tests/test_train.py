@@ -15,7 +15,7 @@ from helpers import STEPS, TINY, at_step, break_off, edit, kill, press_stop, qui
 from safetensors.torch import save_file
 
 from kdnb import METHODS, InputError, Run, create_model, train
-from kdnb.data import DATASETS, Dataset
+from kdnb.data import DATASETS
 from kdnb.data.loader import Loader
 from kdnb.engine import Engine, evaluate
 from kdnb.models import read_metadata
@@ -193,7 +193,7 @@ def test_a_folder_of_another_run_is_refused_by_name(whole, run, finished):
 
 
 def test_other_images_and_another_teacher_are_noticed_on_going_on(run, tmp_path, monkeypatch):
-    monkeypatch.setitem(DATASETS, "tiny", Dataset("tiny", TINY, DATASETS["tiny"].load, lambda root: root.name))
+    monkeypatch.setitem(DATASETS, "tiny", DATASETS["tiny"]._replace(digest=lambda root: root.name))
     file = shutil.copy(run.teacher_weights, tmp_path / "t.safetensors")
     begun = replace(run, data_root=str(tmp_path / "here"), data_id="", teacher_weights=str(file))
     break_off(begun, 7, press_stop)
@@ -292,8 +292,12 @@ def test_a_teacher_is_trained_first_and_once(tmp_path):
 )
 def test_predictions_are_compared_where_the_classes_are_the_same(tmp_path, classes, left_out, assumed):
     file = names_of(tmp_path / "t.safetensors", classes)
-    made = train(tiny_run(tmp_path, teacher_weights=file, epochs=1), say=quiet)
-    assert made.config["left_out"] == left_out and made.config["same_classes_assumed"] == assumed
+    said = []
+    made = train(tiny_run(tmp_path, teacher_weights=file, epochs=1), said.append)
+    assert any("left out: kd, which compares predictions" in line for line in said) == bool(left_out)
+    assert any("do not name their classes" in line for line in said) == assumed
+    assert made.title.endswith("without kd") == bool(left_out) and made.config["left_out"] == left_out
+    assert made.config["same_classes_assumed"] == assumed
     assert ("train_kd" in made.metrics) == (not left_out) and "train_afd" in made.metrics
     for method in ("kd", "ce + kd:0.5 + afd:20"):  # nothing is left of the one; the other has no name: it is meant
         strict = tiny_run(tmp_path, teacher_weights=file, method=method, epochs=1)
@@ -308,6 +312,7 @@ def test_what_cannot_be_trained_leaves_no_folder(tmp_path):
         ({"teacher": "wrn_16_2", "teacher_weights": wrong}, r"t\.safetensors does not fit wrn_16_2"),
         ({"method": "none", "train_limit": 5000}, "train_limit is 5000: there are only 70 training images"),
         ({"method": "none", "train_limit": 10}, "batch_size 16: there are only 10 training images"),
+        ({"method": "none", "student": "alexnet"}, "images of 8 pixels: this network needs 64 or more"),
     ]:
         with pytest.raises(InputError, match=sentence):
             train(tiny_run(tmp_path, **parameters), say=quiet)

@@ -133,7 +133,7 @@ class Preset:
         one cycle (Smith 2018), in a line from lr / 25 up to lr at 30 % of the epochs, and in a line down to 0.
         """
         if self.milestones:
-            return lr * self.gamma ** sum(epoch >= int(m * epochs) for m in self.milestones)
+            return lr * self.gamma ** sum(epoch >= max(1, int(m * epochs)) for m in self.milestones)
         done = epoch / epochs
         return lr * ((1 + 24 * done / 0.3) / 25 if done < 0.3 else (1 - done) / 0.7)
 
@@ -145,20 +145,20 @@ Digest = Callable[[Path], str]  # of root: eight hex digits that tell other imag
 class Dataset(NamedTuple):
     """A registered data set."""
 
-    name: str
     preset: Preset
     load: Load
     digest: Digest
+    test_images: int  # that it has in the literature; 0: as many as one likes
 
 
 DATASETS: dict[str, Dataset] = {}
 
 
-def register(name: str, preset: Preset, digest: Digest = lambda root: "") -> Callable[[Load], Load]:
+def register(name: str, preset: Preset, digest: Digest = lambda root: "", test_images=0) -> Callable[[Load], Load]:
     """Makes a load function a data set."""
 
     def add(load: Load) -> Load:
-        DATASETS[name] = Dataset(name, preset, load, digest)
+        DATASETS[name] = Dataset(preset, load, digest, test_images)
         return load
 
     return add

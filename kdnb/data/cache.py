@@ -46,7 +46,7 @@ def digest(files: Callable[[Path], Files], root: Path) -> str:
     """Eight hex digits over names, sizes and labels of what `files(root)` lists; "" where it cannot. Opens no image."""
     try:
         folder, _, names, labels = files(root)
-    except InputError:
+    except (InputError, OSError):
         return ""
     listed = [[(name, _stamp(folder, name)[0]) for name in split] for split in names]
     return hashlib.sha256(json.dumps([listed, labels]).encode()).hexdigest()[:8]

@@ -16,7 +16,7 @@ PRESET = Preset(
 STATS = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # mean and std
 
 
-@register("cifar100", PRESET)
+@register("cifar100", PRESET, test_images=10_000)
 def load(root: Path, size: int, **_) -> tuple[Images, Images]:
     """50,000 training and 10,000 test images of 32 x 32 pixels in 100 classes."""
     # The official files are pickles. torchvision checks their MD5 sums before it unpickles them, so that nothing

@@ -20,6 +20,7 @@ NETWORKS = {"student": "wrn_16_1", "teacher": "wrn_16_2"}
 @register(
     "digits",
     Preset(**NETWORKS, image_size=16, padding=1, **STUDENT, for_teacher=TEACHER, methods={"afd": AFD, "crd": CRD}),
+    test_images=360,
 )
 def load(root: Path, size: int, **_) -> tuple[Images, Images]:
     """1,797 digits of 8 x 8 pixels, enlarged to `size`, grey in all channels; 1,437 to train with, 360 to test."""

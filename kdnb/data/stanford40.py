@@ -158,7 +158,7 @@ def files(root: Path, download: bool = False) -> Files:
     return Files(splits[0].folder, splits[0].classes, names, [split.targets for split in splits])
 
 
-@register("stanford40", PRESET, digest=partial(digest, files))
+@register("stanford40", PRESET, digest=partial(digest, files), test_images=Stanford40.official[1])
 def load(root: Path, size: int, *, skip_damaged: bool) -> tuple[Images, Images]:
     """Stanford 40 Actions, squashed to a square: 4,000 training and 5,532 test images."""
     return decode("stanford40", files(root, download=True), size, skip_damaged)

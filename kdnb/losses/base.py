@@ -31,6 +31,7 @@ class Loss(nn.Module):
     taught: ClassVar[bool] = True
     same_classes: ClassVar[bool] = False
     warmup: ClassVar[int] = 0
+    averaged: tuple[str, ...] = ()  # the running means
 
     def __init__(self, *examples: object):
         super().__init__()
@@ -49,6 +50,7 @@ class Loss(nn.Module):
         """Register a running mean of this shape: `track` adds to it, the loop keeps one per epoch in history.npz."""
         self.register_buffer(f"{name}_sum", torch.zeros(shape), persistent=False)
         self.register_buffer(f"{name}_count", torch.zeros(()), persistent=False)
+        self.averaged += (name,)
 
     def track(self, name: str, values: Tensor) -> None:
         """Add (batch, *shape) to a running mean, in train mode; nothing waits for the device."""
@@ -58,12 +60,11 @@ class Loss(nn.Module):
 
     def running_buffers(self) -> dict[str, Tensor]:
         """What `means` are computed from: zeroed by the loop before an epoch, kept in its checkpoints."""
-        return {name: value for name, value in self.named_buffers() if name in self._non_persistent_buffers_set}
+        return {f"{n}_{part}": getattr(self, f"{n}_{part}") for n in self.averaged for part in ("sum", "count")}
 
     def means(self) -> dict[str, Tensor]:
         """The running means since they were last zeroed."""
-        sums = {name.removesuffix("_sum") for name in self.running_buffers() if name.endswith("_sum")}
-        return {name: getattr(self, f"{name}_sum") / getattr(self, f"{name}_count") for name in sorted(sums)}
+        return {name: getattr(self, f"{name}_sum") / getattr(self, f"{name}_count") for name in self.averaged}
 
 
 def paired(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -85,6 +85,6 @@ class WideResNet(nn.Module):
         return [group.layer for group in (self.block1, self.block2, self.block3)]
 
 
-@register(r"wrn[-_]?(\d+)[-_x](\d+)", "wrn_{}_{}", "wrn_DEPTH_WIDTH (such as wrn_40_2)")
+@register(r"wrn[-_]?([1-9]\d*)[-_x]([1-9]\d*)", "wrn_{}_{}", "wrn_DEPTH_WIDTH (such as wrn_40_2)")
 def build(depth: str, widen_factor: str, num_classes: int) -> WideResNet:
     return WideResNet(int(depth), int(widen_factor), num_classes)

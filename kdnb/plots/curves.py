@@ -77,8 +77,8 @@ def accuracy_over_time(table: pd.DataFrame, title: str = "") -> Figure | None:
 def with_published(table: pd.DataFrame, title: str = "") -> Figure | None:
     """Accuracies beside the published ones. Points, not bars: bars start at 0, and differences are of a point or two.
 
-    table: a row per run or citation with the columns line, study (this study, published or earlier study) and top1 (%);
-    the runs of a line of this study are drawn as their mean ± sd, each citation by itself. None without rows.
+    table: a row per run or citation with the columns line, study (one of `looks` below) and top1 (%); the runs of a
+    line of this study are drawn as their mean ± sd, each citation by itself. None without rows.
     """
     if table.empty:
         return None
@@ -86,6 +86,7 @@ def with_published(table: pd.DataFrame, title: str = "") -> Figure | None:
     names = [*table["line"].unique()]
     fig, ax = figure(what, title, 1.4 + 0.4 * len(names))
     looks = {"this study": (NEUTRAL, "o"), "published": ("black", "D"), "earlier study": (PALE, "s")}
+    looks |= {"published, best epoch": ("black", "$\u25c7$")}
     for study, rows in table.groupby("study"):
         colour, mark = looks[study]
         at = rows["line"].map(names.index) + (0 if study == "this study" else 0.25)
