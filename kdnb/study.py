@@ -12,14 +12,13 @@ import shlex
 import signal
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 from kdnb.cluster import cluster, make_all
 from kdnb.data import DATASETS
 from kdnb.errors import InputError
 from kdnb.methods import listed
 from kdnb.parameters import checked, typed
-from kdnb.paths import data_folder, project_root
+from kdnb.paths import data_folder, output_folder
 from kdnb.plan import pairs, plan
 from kdnb.process import Study, execute, gpus, papermill
 from kdnb.results import record
@@ -36,7 +35,7 @@ def seeds(text: str) -> list[int]:
 
 def study(a: argparse.Namespace) -> int:
     """Plan, make, record, sum up; the exit status. Raises InputError for bad arguments."""
-    outputs, own = Path(a.outputs).expanduser().absolute(), {str(name): value for name, value in a.p}
+    outputs, own = output_folder(a.outputs).absolute(), {str(name): value for name, value in a.p}
     if twice := ({"dataset", "method", "seed", "outputs"} | set(pairs(a.pair)[0])) & own.keys():
         raise InputError(f"-p {min(twice)}: it has an option of its own")
     jobs = max(1, a.per_gpu * len(gpus())) if a.jobs is None else a.jobs
@@ -46,8 +45,8 @@ def study(a: argparse.Namespace) -> int:
     own["data_root"] = str(data_folder(root).absolute())  # a worker may have another
     runs = plan(a.dataset, a.methods, pairs(a.pair), seed=a.seeds, outputs=str(outputs), **own)
     for run in runs:
-        own = [(n, str(getattr(run, n))) for n, usual in Run.parameters().items() if getattr(run, n) != usual]
-        command = shlex.join(["python", "-m", "kdnb", *(word for both in own for word in ("-p", *both))])
+        said = [(n, str(getattr(run, n))) for n, usual in Run.parameters().items() if getattr(run, n) != usual]
+        command = shlex.join(["python", "-m", "kdnb", *(word for both in said for word in ("-p", *both))])
         print(f"finished  {run.folder}" if run.done else f"to run    {command}", flush=True)
     if a.dry_run:
         return 0
@@ -81,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--scheduler", default="", metavar="ADDRESS", help="of a running Dask cluster that sees the same folders")
     add("--dry-run", action="store_true", help="only list what would run, what is finished, and the commands")
     add("--record", action="store_true", help="copy finished runs, but weights, to records/ of the outputs folder")
-    add("--outputs", default=str(project_root() / "outputs"), help="folder under which runs are kept (outputs/)")
+    add("--outputs", default="", help="folder under which runs are kept (outputs/)")
     add("-p", nargs=2, action="append", default=[], type=typed, metavar="", help="NAME VALUE of a notebook's parameter")
     for name in (signal.SIGINT, signal.SIGTERM):  # a shell's background job starts with the first ignored
         signal.signal(name, signal.default_int_handler)

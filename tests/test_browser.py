@@ -110,9 +110,11 @@ class Lab:
             self.server.wait()
         self.log.close()
 
-    def copy(self, name, **parameters):
-        """A copy of the notebook `name` with other defaults in its parameters cell."""
+    def copy(self, name, last="", **parameters):
+        """A copy of the notebook `name` with other defaults in its parameters cell, up to the cell that says `last`."""
         notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())
+        places = [i for i, cell in enumerate(notebook["cells"], 1) if last in "".join(cell["source"])]
+        notebook["cells"] = notebook["cells"][: places[0] if last else None]
         cell = next(cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", []))
         source = "".join(cell["source"])
         for parameter, value in parameters.items():
@@ -238,7 +240,7 @@ def figures(outputs):
 
 def test_attention_runs_and_a_slider_moves_its_picture(lab, page, tmp_path):
     run = train(Run(**QUICK, epochs=2, teacher_epochs=1, outputs=str(tmp_path)), say=lambda line: None)
-    path = lab.copy("attention", run=str(run.folder), outputs=str(tmp_path))
+    path = lab.copy("attention", last="map_explorer", run=str(run.folder), outputs=str(tmp_path))
     notebook = Notebook(page, lab, path)
     notebook.run_all()
     outputs = notebook.finish()
@@ -282,15 +284,14 @@ def test_attention_runs_and_a_slider_moves_its_picture(lab, page, tmp_path):
 
 
 def test_distill_is_stopped_and_goes_on(lab, page, tmp_path):
-    path = lab.copy(
-        "distill", **QUICK, epochs=8, teacher_epochs=1, batch_size=16, train_limit=-1, outputs=str(tmp_path)
-    )
+    more = {"epochs": 4, "teacher_epochs": 1, "batch_size": 16, "train_limit": -1}
+    path = lab.copy("distill", **QUICK, **more, outputs=str(tmp_path))
     notebook = Notebook(page, lab, path)
     notebook.run_all()
-    until(lambda: "epoch 1/8" in notebook.cells.nth(5).text_content(), "the first epoch of the distilled student")
+    until(lambda: "epoch 1/4" in notebook.cells.nth(5).text_content(), "the first epoch of the distilled student")
     page.locator("[data-jp-item-name=interrupt]").click()
     outputs = notebook.finish()
-    sentence = r"Interrupted: stopped after step (\d+) of epoch ([2-8]); run it again to go on from there"
+    sentence = r"Interrupted: stopped after step (\d+) of epoch ([2-4]); run it again to go on from there"
     stopped = re.fullmatch(sentence, "; ".join(failures(outputs)))
     assert stopped, failures(outputs)
     shown = notebook.cells.nth(5).locator(".jp-OutputArea-output").last
@@ -303,5 +304,5 @@ def test_distill_is_stopped_and_goes_on(lab, page, tmp_path):
     said = text(outputs)
     assert said.count("finished before") == 2  # the teacher and the baseline
     assert f"going on after epoch {epoch - 1}, step {step}\n" in said
-    assert [int(n) for n in re.findall(r"epoch (\d)/8", said)] == list(range(epoch, 9))
+    assert [int(n) for n in re.findall(r"epoch (\d)/4", said)] == list(range(epoch, 5))
     assert figures(outputs) == 3  # images, learning curves, links

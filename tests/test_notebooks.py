@@ -8,19 +8,19 @@ import shutil
 import subprocess
 import sys
 from base64 import b64decode
-from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from io import BytesIO
 from pathlib import Path
 
-import nbformat
+import matplotlib.pyplot as plt
 import pytest
 from conftest import picture
 from nbconvert import HTMLExporter
-from nbformat.v4 import new_code_cell, new_notebook
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 from PIL import Image
 
-from kdnb import Run, analysis
+from kdnb import InputError, Run, analysis
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[a-z]*.ipynb"))
@@ -67,11 +67,21 @@ class TestEvery:
 # Headless
 
 
-def papermill(notebook, output, cwd=ROOT / "notebooks", **parameters):
+def papermill(notebook, output, **parameters):
     """The process, when it has ended; numbers and True reach the notebook as such."""
     words = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
-    command = [sys.executable, "-m", "papermill", str(notebook), str(output), *words, "--no-progress-bar"]
-    return subprocess.run(command, cwd=cwd, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    command = [sys.executable, "-m", "papermill", notebook, str(output), *words, "--no-progress-bar"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT / "notebooks", env=env, capture_output=True, text=True)
+
+
+def run_cells(notebook, **parameters):
+    """What the cells of a notebook do with papermill's parameters, here, without the seconds that a kernel takes."""
+    namespace = {"In": [""]}
+    for cell in parameterize_notebook(notebook, parameters).cells:
+        if cell.cell_type == "code":
+            namespace["In"].append(cell.source)
+            exec(cell.source, namespace)
 
 
 def pictures(path):
@@ -95,67 +105,59 @@ def test_distill_makes_three_networks_and_three_pictures(outputs):
     assert "epoch 1/1" in text and "it/s" not in text  # lines, no bars
 
 
-def test_the_others_run_on_what_it_left(outputs, tmp_path):
-    shutil.copytree(outputs / "runs", tmp_path / "runs")
-    others = shutil.ignore_patterns("cifar100-*", "stanford40-*", "*epochs=20*")  # whose pictures take time
-    shutil.copytree(ROOT / "outputs/records", tmp_path / "records", ignore=others)
-    folder = next(path.parent for path in tmp_path.glob("runs/*/history.npz"))
+def test_attention_draws_the_newest_run(outputs, tmp_path):
+    folder = next(path.parent for path in outputs.glob("runs/*/history.npz"))
     for named in ("", folder.name, str(folder)):
-        found = analysis.run_from_notebook({"run": named, "outputs": str(tmp_path), "In": []})
+        found = analysis.run_from_notebook({"run": named, "outputs": str(outputs), "In": []})
         assert found.folder == folder and found.label == "afd"
     picture(40, 30, seed=0).save(tmp_path / "own.png")
-    own = {"outputs": tmp_path, "threads": 1, "photograph": tmp_path / "own.png"}
-    jobs = {
-        "attention": ("attention.ipynb", own),  # the newest run
-        "train": ("train.ipynb", QUICK | {"method": "none", "outputs": tmp_path}),  # finished before
-        "data": ("data.ipynb", {"image_size": 8}),
-        "results": ("results.ipynb", {"outputs": tmp_path, "source": "records"}),
-        "methods": ("methods.ipynb", QUICK | {"methods": "kd,at", "seeds": 1, "outputs": tmp_path}),
-        "speed": ("speed.ipynb", TINY | {"outputs": tmp_path}),
-    }
-
-    def execute(job):
-        notebook, parameters = jobs[job]
-        return papermill(notebook, tmp_path / f"{job}.ipynb", **parameters)
-
-    with ThreadPoolExecutor(2) as pool:
-        failed = {job: done.stderr for job, done in zip(jobs, pool.map(execute, jobs), strict=True) if done.returncode}
-    assert failed == {}
-    drawn = {job: pictures(tmp_path / f"{job}.ipynb") for job in jobs}
-    assert drawn["attention"] >= 19 and drawn["train"] == 1 and drawn["data"] >= 4 and drawn["speed"] == 1
-    assert drawn["methods"] == 4
-    assert "finished before" in (tmp_path / "train.ipynb").read_text()
-    names = {"first.md", "headline.md", "results.md", "short-runs.md"}
-    made = {path.name for path in (tmp_path / "tables").iterdir()}
-    assert names == made and "wrn_10_1" not in (tmp_path / "tables/headline.md").read_text()
-    assert list(tmp_path.glob("runs/figures/speed-digits*.png")) and list(
-        tmp_path.glob("figures/learning-curves-digits*.png")
-    )
+    own = {"outputs": outputs, "threads": 1, "photograph": tmp_path / "own.png"}
+    done = papermill("attention.ipynb", tmp_path / "out.ipynb", **own)
+    assert done.returncode == 0 and pictures(tmp_path / "out.ipynb") >= 19, done.stderr
 
 
-def test_an_exported_page_has_sharp_figures_with_alternative_text(tmp_path):
-    code = "from kdnb import plots\nplots.link_matrix(plots.links.np.eye(1), *[[('1.1', (8, 4, 4))]] * 2, 'my run');"
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    notebook = new_notebook(cells=[new_code_cell(code)], metadata=kernel)
-    nbformat.write(notebook, tmp_path / "in.ipynb")
-    assert papermill(tmp_path / "in.ipynb", tmp_path / "out.ipynb").returncode == 0
-    (output,) = nbformat.read(tmp_path / "out.ipynb", 4).cells[0].outputs
-    page = HTMLExporter().from_filename(tmp_path / "out.ipynb")[0]
-    (image,) = re.findall(r"<img[^>]*>", page)
-    told = "Mean attention of each teacher block on the student's blocks – my run; teacher block; student block"
-    assert told in unescape(image) and "No description" not in page
-    width = Image.open(BytesIO(b64decode(output.data["image/png"]))).width
-    assert f'width="{width // 2}"' in image and output.metadata["image/png"]["alt"].startswith(told)
+@pytest.mark.parametrize(
+    ("name", "parameters", "figures"),
+    [
+        ("data", {"image_size": 8}, 4),
+        ("methods", QUICK | {"methods": "kd,at", "seeds": 1}, 4),
+        ("speed", TINY, 1),
+        ("results", {"source": "records"}, 3),
+    ],
+)
+def test_the_others_draw_their_pictures(tmp_path, name, parameters, figures):
+    others = shutil.ignore_patterns("cifar100-*", "stanford40-*", "*epochs=20*")  # whose pictures take time
+    shutil.copytree(ROOT / "outputs/records", tmp_path / "records", ignore=others)
+    where = {} if name == "data" else {"outputs": str(tmp_path)}
+    plt.close("all")
+    run_cells(load_notebook_node(str(ROOT / f"notebooks/{name}.ipynb")), **parameters, **where)
+    assert len(plt.get_fignums()) == figures
+    plt.close("all")
+    if name == "speed":
+        assert [path.suffix for path in sorted(tmp_path.glob("runs/*/speed-digits*"))] == [".png", ".md"]
+    if name == "results":
+        assert {path.stem for path in (tmp_path / "tables").iterdir()} == {"first", "headline", "results", "short-runs"}
+        assert list(tmp_path.glob("figures/learning-curves-digits*.png")) and (tmp_path / "figures/README.md").is_file()
 
 
-def test_a_misspelt_parameter_stops_before_anything_trains(tmp_path):
-    source = (ROOT / "notebooks/distill.ipynb").read_text()
-    (tmp_path / "typed.ipynb").write_text(source.replace('"epochs: int = 0', '"epohcs: int = 1'))  # by hand
-    jobs = ("distill.ipynb", {"epohcs": 1}), (tmp_path / "typed.ipynb", {})
-    with ThreadPoolExecutor(2) as pool:
-        ended = pool.map(
-            lambda job: papermill(job[0], tmp_path / f"{len(job[1])}.ipynb", outputs=tmp_path, **job[1]), jobs
-        )
-    for done in ended:
-        assert done.returncode != 0 and "InputError: unknown parameter 'epohcs': choose from dataset" in done.stderr
-    assert not (tmp_path / "runs").exists()
+def test_an_exported_page_has_sharp_figures_with_alternative_text(outputs):
+    page = HTMLExporter().from_filename(outputs / "distill.ipynb")[0]
+    told = "Mean attention of each teacher block on the student's blocks – digits, wrn_10_1, afd"
+    (image,) = (image for image in re.findall(r"<img[^>]*>", page) if told in unescape(image))
+    assert "teacher block; student block" in unescape(image) and "No description" not in page
+    made = [output for cell in cells(outputs / "distill.ipynb") for output in cell["outputs"] if "data" in output]
+    (output,) = (output for output in made if told in "".join(output["data"].get("text/plain", "")))
+    (kind,) = {"image/png", "image/jpeg"} & output["data"].keys()
+    width = Image.open(BytesIO(b64decode(output["data"][kind]))).width
+    assert f'width="{width // 2}"' in image and output["metadata"][kind]["alt"].startswith(told)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_misspelt_parameter_stops_before_anything_trains(path, by_hand, tmp_path):
+    notebook, wrong = load_notebook_node(str(path)), {"otuputs": str(tmp_path)}
+    if by_hand:
+        first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+        first.source, wrong = first.source + "\notuputs: str = ''", {}
+    with pytest.raises(InputError, match=r"unknown parameter 'otuputs': choose from \w+"):
+        run_cells(notebook, **wrong)
