@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
@@ -47,24 +47,12 @@ def counted(items: Iterable, total: int, description: str) -> Iterator:
             shown.update()
 
 
-class Progress:
-    """The lines of a run, one per epoch, for whoever reads them now or later; and where its bar stands."""
-
-    def __init__(self, name: str, epochs: int, steps: int, tqdm_bar: tqdm, say: Callable[[str], None]):
-        self.epochs, self.steps, self.bar, self.say = epochs, steps, tqdm_bar, say
-        self.step = tqdm_bar.update
-        say(f"{name}: {epochs} epochs of {steps} steps")
-
-    def begin(self, epoch: int, step: int) -> None:
-        self.bar.n = self.bar.last_print_n = epoch * self.steps + step
-        self.bar.set_description(f"epoch {epoch + 1}/{self.epochs}")
-
-    def epoch(self, row: dict) -> None:
-        """Say the line of a finished epoch; row: what metrics.csv has of it."""
-        terms = [name for name in row if name.startswith("train_") and name not in ("train_top1", "train_total")]
-        losses = "  ".join(f"{name.removeprefix('train_')} {row[name]:.4g}" for name in terms)
-        accuracy = f"train {row['train_top1']:.2f} %  test {row['test_top1']:.2f} %"
-        self.say(f"epoch {row['epoch']}/{self.epochs}  {losses}  {accuracy}  {row['seconds']:.1f} s")
+def epoch_line(row: dict, epochs: int) -> str:
+    """A finished epoch in a line, for whoever reads it now or later; row: what metrics.csv has of it."""
+    terms = [name for name in row if name.startswith("train_") and name not in ("train_top1", "train_total")]
+    losses = "  ".join(f"{name.removeprefix('train_')} {row[name]:.4g}" for name in terms)
+    accuracy = f"train {row['train_top1']:.2f} %  test {row['test_top1']:.2f} %"
+    return f"epoch {row['epoch']}/{epochs}  {losses}  {accuracy}  {row['seconds']:.1f} s"
 
 
 class StopButton:

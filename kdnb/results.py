@@ -103,7 +103,8 @@ def row(run: RunFolder) -> dict[str, object]:
 
 def words(changes: Mapping[str, list]) -> str:
     """What was not as in the preset, for people."""
-    spelt = {name: ["all" if v == -1 and "limit" in name else v for v in values] for name, values in changes.items()}
+    told = {("train_limit", "-1"): "all", ("milestones", "[]"): "one cycle"}
+    spelt = {name: [told.get((name, str(value)), value) for value in both] for name, both in changes.items()}
     return ", ".join(f"{name} {value} instead of {usual}" for name, (value, usual) in spelt.items())
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from safetensors.torch import save
+from tqdm import tqdm
 
 from kdnb import store
 from kdnb.device import environment, has_compiler, pick_compile, set_threads
@@ -19,7 +20,7 @@ from kdnb.errors import InputError
 from kdnb.lease import locked
 from kdnb.models import blocks, parameter_count
 from kdnb.prepare import Ready, check, check_same, description, load_images, ready
-from kdnb.progress import Progress, StopButton, bar
+from kdnb.progress import StopButton, bar, epoch_line
 from kdnb.run import Run
 
 CHECKPOINT_SECONDS = 180  # between checkpoints inside an epoch; there is one at its end anyway
@@ -108,10 +109,12 @@ class Training:
         self.resume()
         epochs, steps = self.run.epochs, len(self.start.train)
         with StopButton(until) as stop, bar(epochs * steps, "epoch", "step") as shown, closing(self.engine):
-            progress = Progress(self.run.name, epochs, steps, shown, self.say)
+            self.say(f"{self.run.name}: {epochs} epochs of {steps} steps")
             while self.epoch < epochs:
-                self.one_epoch(stop, progress)
-                progress.epoch(self.rows[-1])
+                shown.n = shown.last_print_n = self.epoch * steps + self.step
+                shown.set_description(f"epoch {self.epoch + 1}/{epochs}")
+                self.one_epoch(stop, shown)
+                self.say(epoch_line(self.rows[-1], epochs))
         self.finish()
         if stop.wished:  # in the last epoch's test
             raise Interrupted(f"stopped; {self.run.name} is finished, and nothing that follows was begun")
@@ -120,17 +123,16 @@ class Training:
         """The learning rate of a step of the current epoch."""
         return self.run.preset.lr_at(self.epoch + step / len(self.start.train), self.run.epochs, self.run.lr)
 
-    def one_epoch(self, stop: StopButton, progress: Progress) -> None:
+    def one_epoch(self, stop: StopButton, shown: tqdm) -> None:
         if not self.step:
             self.engine.start_epoch(self.epoch)
         before, started = self.seconds, time.perf_counter()
         saved = checked = started
-        progress.begin(self.epoch, self.step)
         for batch in self.start.train.epoch(self.epoch, self.step):
             self.engine.set_lr(self.lr_at(self.step))
             self.engine(batch)
             self.step += 1
-            progress.step()
+            shown.update()
             now = time.perf_counter()
             if now - checked > CHECK_SECONDS:
                 self.check_finite()
