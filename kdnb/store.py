@@ -104,10 +104,13 @@ def read_columns(path: Path, required: tuple[str, ...], others: bool = False) ->
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an npz file. Raises InputError if it is missing or damaged."""
-    data = io.BytesIO(existing(path).read_bytes())
+    data = existing(path).read_bytes()
     try:
-        with np.load(data, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        if len(arrays) != int.from_bytes(data[-12:-10], "little"):  # as many as the archive says at its end
+            raise ValueError("an array is missing")
+        return arrays
     except Exception as error:  # NumPy raises nearly anything for files that are no archives
         raise damaged(path, error) from None
 

@@ -138,9 +138,12 @@ def test_a_result_without_an_accuracy_is_damaged(finished, tmp_path, entry):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_no_bit_that_flips_in_a_history_gives_a_raw_error(tmp_path, seed):
-    store.write_history(tmp_path, [], {"afd.links": np.eye(9), "teacher.blocks": np.array(["1.1", "1.2"])})
+    kept = {"afd.links": np.eye(9), "teacher.blocks": np.array(["1.1", "1.2"])}
+    store.write_history(tmp_path, [], kept)
     (tmp_path / "history.npz").write_bytes(flipped(tmp_path / "history.npz", seed))
     try:
-        at(tmp_path).history  # noqa: B018
+        found = at(tmp_path).history
     except InputError as error:
         assert "history.npz is damaged" in str(error)
+    else:
+        assert found.keys() == kept.keys() and all((found[name] == kept[name]).all() for name in kept)

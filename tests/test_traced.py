@@ -3,6 +3,7 @@
 import copy
 import re
 from itertools import permutations
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -62,16 +63,22 @@ def test_images_that_vanish_in_a_network_are_refused():
         model(torch.randn(2, 3, 32, 32))
 
 
-def test_their_weights_load_from_files_and_from_torchvision(tmp_path, monkeypatch):
-    model, name = create_model("mobilenet_v3_small", 1000), "mobilenet_v3_small"
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet18"])
+def test_their_weights_load_from_files_and_from_where_torchvision_keeps_them(tmp_path, monkeypatch, name):
+    def offline(*_, **__):
+        raise URLError("no network")
+
+    model = create_model(name, 1000)
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     assert fingerprint(load_weights(name, tmp_path / "w.safetensors")) == fingerprint(model)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    file = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url.rpartition("/")[2]
-    (tmp_path / "checkpoints").mkdir()
-    torch.save(model.state_dict(), tmp_path / "checkpoints" / file)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
+    with pytest.raises(InputError, match=f"put {url} into .*checkpoints.*'none'"):
+        imagenet_model(name)
+    torch.save(model.state_dict(), tmp_path / "checkpoints" / url.rpartition("/")[2])
     loaded, classes = imagenet_model(name)
-    assert fingerprint(loaded) == fingerprint(model) and len(classes) == 1000
+    assert fingerprint(loaded) == fingerprint(model) and len(classes) == 1000 and "tench" in classes
     assert has_imagenet_weights(name) and not has_imagenet_weights("cifar_vgg8")
 
 
