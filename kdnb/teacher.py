@@ -40,16 +40,17 @@ def load_teacher(run: "Run") -> Teacher:
     """
     if run.teacher_id == "imagenet":
         model, classes = imagenet_model(run.teacher)
-        kept, weights = {"dataset": "imagenet"}, "imagenet"
+        kept, weights, found = {"dataset": "imagenet"}, "imagenet", "imagenet"
     else:
         own = run.teacher_run if run.teacher_weights in ("", "none") else None  # else it was moved
         path = own.weights if own else weights_file(run.teacher_weights)
         model, kept = load_weights(run.teacher, path), read_metadata(path)
         classes, weights = kept.get("classes") or (), own.name if own else path.name
+        found = "trained" if run.teacher_id == "trained" else digest(path)  # a trained one may have been moved
     told = {name: kept.get(name) for name in ("dataset", "top1", "changes")}
     about = {"network": run.teacher, "weights": weights, "sha256": fingerprint(model), "classes": class_count(model)}
     begun = (run.config.get("teacher") or {}).get("sha256") if (run.folder / "config.json").is_file() else None
-    if begun not in (None, about["sha256"]) or run.teacher_id not in ("trained", "imagenet", digest(path)):
+    if begun not in (None, about["sha256"]) or run.teacher_id != found:
         raise InputError(
             f"{weights} does not hold the weights that teach {run.name}: set teacher_weights to their file, or delete "
             "that run's folder to begin anew"

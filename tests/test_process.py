@@ -11,8 +11,8 @@ from helpers import quiet
 from test_cluster import until
 from test_study import planned
 
-from kdnb import Run, process, train
-from kdnb.cluster import make_all
+from kdnb import InputError, Run, process, train
+from kdnb.cluster import cluster, make_all
 from kdnb.process import Study, execute
 
 # What a worker, papermill and its kernel are to each other: each starts the next, the last in a session of its own.
@@ -117,8 +117,12 @@ def test_a_worker_that_sees_other_folders_or_has_other_code_is_told(tmp_path):
     assert f"the folder {study.runs} is another on" in study.differs()
     study.alike["kdnb's code"] = "0123"
     assert "kdnb's code is " in study.differs() and study.differs().endswith(", and 0123 here")
-    made = process.make(planned(tmp_path, "teacher")[0], study)
+    (run,) = planned(tmp_path, "teacher")
+    made = process.make(run, study)
     assert made.why.startswith("not started: kdnb's code is ") and not made.top1
+    with cluster("", 1) as client, pytest.raises(InputError, match="cannot make these runs: kdnb's code is"):
+        make_all(client, [run], study)
+    assert not run.folder.exists()
 
 
 def test_a_notebook_that_made_another_run_is_not_started_again(tmp_path, monkeypatch):

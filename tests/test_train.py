@@ -20,6 +20,7 @@ from kdnb.data.loader import Loader
 from kdnb.engine import Engine, evaluate
 from kdnb.models import read_metadata
 from kdnb.prepare import ready
+from kdnb.progress import StopButton
 from kdnb.store import CHECKPOINT, load_checkpoint
 from kdnb.train import Interrupted
 
@@ -116,6 +117,19 @@ def test_the_stop_button_keeps_the_step_it_stopped_at(run):
     lines = []
     train(run, say=lines.append)
     assert lines[0] == f"{run.name}: going on after epoch 1, step 2" and lines[-1].startswith("epoch 3/3  ce ")
+
+
+def test_a_checkpoint_inside_an_epoch_is_kept_in_case_of_the_worst(whole, run, monkeypatch):
+    monkeypatch.setattr(sys.modules["kdnb.train"], "CHECKPOINT_SECONDS", -1)
+    break_off(run, 4)
+    assert load_checkpoint(run.folder)["step"] == 3 and same(train(run, say=quiet), whole)
+
+
+def test_who_presses_stop_twice_means_it():
+    with StopButton() as stop, pytest.raises(KeyboardInterrupt):
+        press_stop()
+        assert stop.pressed
+        press_stop()
 
 
 def test_stopped_in_the_last_test_it_is_finished_and_nothing_follows(tmp_path, monkeypatch):
@@ -304,6 +318,16 @@ def test_predictions_are_compared_where_the_classes_are_the_same(tmp_path, class
         refused = pytest.raises(InputError, match="kd compares predictions, and this teacher knows other classes")
         with refused if left_out else nullcontext():
             assert train(strict, say=quiet).done
+
+
+def test_a_teacher_of_imagenet_teaches_what_it_can(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(create_model("resnet18", 1000).state_dict(), tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
+    made = train(tiny_run(tmp_path, teacher="resnet18", teacher_weights="imagenet", epochs=1), quiet)
+    teacher = made.config["teacher"]
+    assert (teacher["network"], teacher["dataset"], teacher["classes"]) == ("resnet18", "imagenet", 1000)
+    assert made.config["left_out"] == ["kd"] and made.links[0].shape == (1, 8, 3)
 
 
 def test_what_cannot_be_trained_leaves_no_folder(tmp_path):
