@@ -18,7 +18,7 @@ from kdnb.plots.style import in_lines, pictures, size, words
 __all__ = ["map_depth", "map_grid"]
 
 ENERGY = "inferno"  # stands out from what photographs show
-MAP_RANGE = 1.0, 2.5  # of the colours of spatial maps, in units of a map's RMS, one scale for all figures
+MOST = 1.5, 2.5  # between which a figure's colours of spatial maps end, in units of a map's RMS; they begin at 1
 OPACITY = 0.85  # of a map over its image, where it has most energy
 SMALLEST = 256  # pixels of a picture's side: a digit's few are enlarged
 
@@ -30,15 +30,16 @@ def map_depth(gallery, pairs: Sequence[tuple[int, int]], image: int = 0, title: 
         return None
     what = f"Where each network looks, by depth: “{words(gallery.names[image])}”"
     fig, axes = pictures(len(gallery.maps), len(pairs), what, title)
+    most = strongest(gallery, pairs, [image])
     for row, network in zip(axes, gallery.maps, strict=True):
         row[0].set_ylabel(network, fontsize=8)
         for ax, pair in zip(row, pairs, strict=True):
             (name, shape), maps, distances = seen(gallery, network, pair)
-            ax.imshow(blend(gallery.pixels[image], maps[image]))
+            ax.imshow(blend(gallery.pixels[image], maps[image], most))
             ax.set_xlabel(distances[image], fontsize=7, labelpad=2)
             if network != "distilled":  # its blocks are those of the row above
                 ax.set_title(f"{name}\n{size(shape)}", fontsize=7, pad=3)
-    map_bar(fig, axes, gallery.quantity)
+    map_bar(fig, axes, gallery.quantity, most)
     return fig
 
 
@@ -52,7 +53,7 @@ def map_grid(gallery, pair: tuple[int, int], title: str = "", said: bool = False
     what = "What each network says, and where it looks" if said else "Where each network looks"
     few, shape = len(gallery.pixels) <= 2, (1 + len(gallery.maps), len(gallery.pixels))
     fig, axes = pictures(*(reversed(shape) if few else shape), what, title, gap=0.4 if few else 0.16)
-    axes = axes.T if few else axes  # networks, images
+    axes, most = axes.T if few else axes, strongest(gallery, [pair])  # networks, images
     call_network, call_image = (Axes.set_title, Axes.set_ylabel) if few else (Axes.set_ylabel, Axes.set_title)
     call_network(axes[0, 0], "image", fontsize=8)
     for ax, pixels, name in zip(axes[0], gallery.pixels, gallery.names, strict=True):
@@ -63,10 +64,10 @@ def map_grid(gallery, pair: tuple[int, int], title: str = "", said: bool = False
         captions = [f"“{in_lines(word, 16)}”" for word in gallery.said.get(network, ())] if said else captions
         call_network(row[0], f"{network}\n{name}", fontsize=8)
         for ax, pixels, energies in zip(row, gallery.pixels, maps, strict=True):
-            ax.imshow(blend(pixels, energies))
+            ax.imshow(blend(pixels, energies, most))
         for ax, caption in zip(row, captions, strict=False):  # none of a teacher that knows other classes
             ax.set_xlabel(caption, fontsize=7, labelpad=2)
-    map_bar(fig, axes, gallery.quantity)
+    map_bar(fig, axes, gallery.quantity, most)
     return fig
 
 
@@ -78,26 +79,33 @@ def seen(gallery, network: str, pair: tuple[int, int]) -> tuple[tuple, np.ndarra
     return gallery.blocks[student][pair[student]], gallery.maps[network][pair[student]], captions
 
 
-def blend(pixels: np.ndarray, energies: np.ndarray) -> np.ndarray:
+def strongest(gallery, pairs: Sequence[tuple[int, int]], images=slice(None)) -> float:
+    """Where the colours of a figure end: at the most energy in it, in units of a map's RMS, or at the ends of `MOST`,
+    so that even maps stay pale and a lone corner does not outshine all others."""
+    maps = [seen(gallery, network, pair)[1][images] for network in gallery.maps for pair in pairs]
+    return float(np.clip(max(m.max() * np.sqrt(m[0].size) for m in maps), *MOST))
+
+
+def blend(pixels: np.ndarray, energies: np.ndarray, most: float = MOST[1]) -> np.ndarray:
     """A map (h, w) of L2-normalised energies over its image, both enlarged smoothly; uint8 (side, side, 3).
 
     Where a map has more energy than its RMS, it lies over the image, and the more, the less that shows through.
+    most: where the colours end.
     """
     side = (max(len(pixels), SMALLEST),) * 2
     in_rms = Image.fromarray((energies * np.sqrt(energies.size)).astype(np.float32))  # comparable from size to size
     image = np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BICUBIC)) / 255
-    return (255 * over(np.asarray(in_rms.resize(side, Image.Resampling.BICUBIC)), image)).astype(np.uint8)
+    return (255 * over(np.asarray(in_rms.resize(side, Image.Resampling.BICUBIC)), image, most)).astype(np.uint8)
 
 
-def over(in_rms: np.ndarray, ground: np.ndarray | float) -> np.ndarray:
+def over(in_rms: np.ndarray, ground: np.ndarray | float, most: float) -> np.ndarray:
     """The colours (..., 3) of energies over a ground, from 0 to 1."""
-    low, high = MAP_RANGE
-    share = np.clip((in_rms - low) / (high - low), 0, 1)[..., None]
+    share = np.clip((in_rms - 1) / (most - 1), 0, 1)[..., None]
     return OPACITY * share * plt.get_cmap(ENERGY)(share[..., 0])[..., :3] + (1 - OPACITY * share) * ground
 
 
-def map_bar(fig: Figure, axes, quantity: str) -> None:
+def map_bar(fig: Figure, axes, quantity: str, most: float = MOST[1]) -> None:
     """The colours of maps of some quantity, over mid-grey."""
-    colours = ListedColormap(over(np.linspace(*MAP_RANGE, 256), 0.5))
-    mappable = ScalarMappable(Normalize(*MAP_RANGE), colours)
+    colours = ListedColormap(over(np.linspace(1, most, 256), 0.5, most))
+    mappable = ScalarMappable(Normalize(1, most), colours)
     fig.colorbar(mappable, ax=axes, label=f"{quantity} / map's RMS", extend="both", pad=0.01, aspect=30)
