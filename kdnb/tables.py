@@ -145,7 +145,9 @@ def network_table(runs: Mapping[str, RunFolder]) -> pd.DataFrame:
 
 
 def teacher_table(run: Run) -> pd.DataFrame:
-    """What the teacher of a run is and how good it is on the test images; it has to be trained."""
+    """What the teacher of a run is and how good it is on the test images; it has to be trained. Raises InputError."""
+    if not run.teacher:
+        raise InputError(f"method {run.label!r} has no teacher: choose one that has, or train.ipynb for one network")
     teacher, images = load_teacher(run), load_images(run)
     _, test = loaders(run, images)
     model = teacher.model.to(test.device)

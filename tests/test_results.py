@@ -202,6 +202,8 @@ def test_a_record_is_a_run_without_its_weights(tmp_path):
     assert list(table.loc["network"]) == ["wrn_16_1", "wrn_10_1"]
     assert table.loc["top1", "distilled"] == round(run.result["top1"], 2)
     assert list(results.run_curves({"distilled": run})["line"]) == ["distilled"]
+    with pytest.raises(InputError, match="method 'none' has no teacher: choose one that has"):
+        tables.teacher_table(run.baseline)
 
 
 def test_runs_of_any_machine_are_gathered_and_a_damaged_one_is_said(tmp_path, capsys):
