@@ -177,6 +177,18 @@ def test_learning_curves_are_means_in_a_band_and_their_end_is_enlarged():
     assert plots.learning_curves(parts[0][:0]) is None
 
 
+def test_many_lines_have_a_panel_each_beside_the_baseline():
+    alone = epochs("net, labels only", "baseline", "none0", np.full(9, 5.0))
+    taught = [
+        epochs(f"net, m{i} from t", "distilled", f"m{i}", np.arange(9.0) + i).assign(order=3 + i) for i in range(12)
+    ]
+    fig = plots.learning_curves(pd.concat([alone, *taught]), "digits")
+    assert [ax.get_title() for ax in fig.axes] == [f"net,\nm{i} from t" for i in range(12)] and crowded(fig) == []
+    for i, ax in enumerate(fig.axes):
+        drawn = [line.get_ydata().tolist() for line in ax.lines]
+        assert sorted(drawn) == sorted([[5.0] * 6, list(np.arange(3.0, 9) + i)])  # from the fourth epoch on
+
+
 def test_learning_curves_mark_where_the_learning_rate_drops_and_what_chance_is():
     lr = [0.05, 0.1, 0.1, 0.01, 0.006, 0.003, 0.001, 0.001, 0.001]  # of which two are falls to less than half
     fig = plots.learning_curves(epochs("afd", "distilled", "afd0", np.arange(9.0), lr=lr, classes=20))

@@ -4,11 +4,13 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from kdnb.plots.compare import panels
 from kdnb.plots.style import NEUTRAL, PALE, SEQUENTIAL, figure, legend_below, line_styles
 
 __all__ = ["accuracy_over_time", "learning_curves", "step_times", "with_published"]
 
 TOP1 = "test accuracy, top-1 (%)"
+MOST = 10  # lines in one panel
 
 
 def learning_curves(table: pd.DataFrame, title: str = "") -> Figure | None:
@@ -16,10 +18,13 @@ def learning_curves(table: pd.DataFrame, title: str = "") -> Figure | None:
 
     table: a row per run and epoch with the columns line (what the legend says), order (its place in `STYLES`), run,
     epoch and test_top1 (%), perhaps lr, of which falls to less than half are marked, and classes, which tell what
-    chance is. Of six epochs or more the last third stands enlarged on the right, where the lines part.
+    chance is. Of six epochs or more the last third stands enlarged on the right, where the lines part. More than
+    `MOST` lines have panels of their own, each beside those of order 0 and 1, the teacher's and the baseline's.
     """
     if table.empty:
         return None
+    if table["line"].nunique() > MOST:
+        return panel_each(table, title)
     last, runs = table["epoch"].max(), table.groupby("line")["run"].nunique().max()
     parts = {"all epochs": table, "the last third, enlarged": table[table["epoch"] > last * 2 / 3]}
     parts = parts if last >= 6 else {"": table}
@@ -41,6 +46,23 @@ def learning_curves(table: pd.DataFrame, title: str = "") -> Figure | None:
         chance = 100 / table["classes"].iloc[0]
         axes[0, 0].axhline(chance, color="0.6", linewidth=1, linestyle=":", zorder=0, label=f"chance ({chance:g} %)")
     legend_below(fig, axes[0, 0])
+    return fig
+
+
+def panel_each(table: pd.DataFrame, title: str) -> Figure:
+    """`learning_curves` of many lines, but for the first third of the epochs, in which most rise."""
+    last, first = table["epoch"].max(), table["order"] <= 1
+    lines = table[~first].sort_values("order")["line"].unique()
+    what = "Test accuracy over epochs of each method, beside the baseline (orange, dashed)"
+    fig, axes = panels(dict.fromkeys(lines), what, title, 1.4, 1.5)
+    for ax, line in zip(axes, lines, strict=True):
+        part = table[(first | (table["line"] == line)) & (table["epoch"] > last / 3)]
+        sns.lineplot(part, x="epoch", y="test_top1", errorbar="sd", legend=False, ax=ax, **looks(table))
+        ax.set(xlabel="", ylabel="", ylim=(table["test_top1"][table["epoch"] > last / 2].min(), 100))
+        ax.set_title(line.replace(", ", ",\n", 1), fontsize=8)
+        ax.tick_params(labelsize=7)
+    fig.supxlabel("epoch", fontsize=8)
+    fig.supylabel(TOP1, fontsize=8)
     return fig
 
 
