@@ -19,7 +19,7 @@ def learning_curves(table: pd.DataFrame, title: str = "") -> Figure | None:
     table: a row per run and epoch with the columns line (what the legend says), order (its place in `STYLES`), run,
     epoch and test_top1 (%), perhaps lr, of which falls to less than half are marked, and classes, which tell what
     chance is. Of six epochs or more the last third stands enlarged on the right, where the lines part. More than
-    `MOST` lines have panels of their own, each beside those of order 0 and 1, the teacher's and the baseline's.
+    `MOST` lines have panels of their own, each beside the one of order 1 of the same network, the baseline's.
     """
     if table.empty:
         return None
@@ -51,12 +51,13 @@ def learning_curves(table: pd.DataFrame, title: str = "") -> Figure | None:
 
 def panel_each(table: pd.DataFrame, title: str) -> Figure:
     """`learning_curves` of many lines, but for the first third of the epochs, in which most rise."""
-    last, first = table["epoch"].max(), table["order"] <= 1
-    lines = table[~first].sort_values("order")["line"].unique()
+    last, first, network = table["epoch"].max(), table["order"] <= 1, table["line"].str.partition(",")[0]
+    lines = (table[~first] if (~first).any() else table).sort_values("order")["line"].unique()
     what = "Test accuracy over epochs of each method, beside the baseline (orange, dashed)"
     fig, axes = panels(dict.fromkeys(lines), what, title, 1.4, 1.5)
     for ax, line in zip(axes, lines, strict=True):
-        part = table[(first | (table["line"] == line)) & (table["epoch"] > last / 3)]
+        beside = first & (network == line.partition(",")[0])
+        part = table[(beside | (table["line"] == line)) & (table["epoch"] > last / 3)]
         sns.lineplot(part, x="epoch", y="test_top1", errorbar="sd", legend=False, ax=ax, **looks(table))
         ax.set(xlabel="", ylabel="", ylim=(table["test_top1"][table["epoch"] > last / 2].min(), 100))
         ax.set_title(line.replace(", ", ",\n", 1), fontsize=8)
