@@ -37,6 +37,7 @@ class Distiller(nn.Module):
         self.student, self.teacher, self.left_out = student, None, ()
         self.losses = nn.ModuleDict()
         self.terms = parse(method) if isinstance(method, str) else tuple(method)
+        seen = None if example is None else example_output(student, example)  # raises for images that are too small
         examples = None, None
         if taught(self.terms):
             if teacher is None or example is None:
@@ -45,7 +46,7 @@ class Distiller(nn.Module):
                 same_classes = class_count(student) == class_count(teacher)
             self.terms, self.left_out = serving(self.terms, same_classes, partly)
             self.teacher = teacher.requires_grad_(False).eval()
-            examples = [example_output(model, example) for model in (student, teacher)]
+            examples = seen, example_output(teacher, example)
         for term in self.terms:
             self.losses[term.loss] = LOSSES[term.loss](*examples, **term.options)
             if labels is not None:

@@ -11,7 +11,7 @@ from kdnb.data.loader import Loader
 from kdnb.device import PRECISIONS, pick_device
 from kdnb.distiller import Distiller
 from kdnb.errors import InputError
-from kdnb.models import create_model, example_output
+from kdnb.models import create_model
 from kdnb.store import damaged
 from kdnb.teacher import Teacher, load_teacher
 
@@ -58,7 +58,6 @@ def ready(run: "Run", images: tuple[Images, Images] | None = None, teacher: Teac
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
         student = create_model(run.student, len(classes)).to(train.device)
-        example_output(student, example)  # raises for images that are too small
         model = teacher.model.to(train.device) if teacher else None
         known = {"same_classes": same, "labels": images[0].labels}
         distiller = Distiller(student, model, run.terms, example, partly=run.named, **known)

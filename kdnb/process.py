@@ -80,10 +80,10 @@ def papermill(notebook: str, written: Path, parameters: Mapping[str, object]) ->
     return [sys.executable, "-m", "papermill", *source, *words, "--log-output", "--no-progress-bar"]
 
 
-def command(run: Run, written: Path | None = None) -> list[str]:
+def command(run: Run, written: Path) -> list[str]:
     """The command that makes a run; every parameter is said, whatever the notebook's own cell says by now."""
     said = {name: getattr(run, name) for name in Run.parameters()}
-    return papermill(NOTEBOOK, written or run.folder / "notebook.ipynb", said)
+    return papermill(NOTEBOOK, written, said)
 
 
 def execute(words: list[str], log: Path, env: Mapping[str, str], stopped: Callable[[], bool] = lambda: False) -> str:

@@ -127,7 +127,7 @@ def test_a_worker_that_sees_other_folders_or_has_other_code_is_told(tmp_path):
 
 def test_a_notebook_that_made_another_run_is_not_started_again(tmp_path, monkeypatch):
     run, told = planned(tmp_path, "teacher")[0], []
-    words = process.command(run)
+    words = process.command(run, tmp_path / "out.ipynb")
     assert {words[i + 1] for i, word in enumerate(words) if word == "-p"} == Run.parameters().keys()
     monkeypatch.setattr(process, "notebook", lambda *_: told.append("") or "")
     study = Study.begin(1, tmp_path / "runs", {})
