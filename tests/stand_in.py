@@ -1,4 +1,4 @@
-"""Loaded by test_cluster.py's workers and studies: trains a run in plain Python, where papermill takes ten seconds.
+"""Loaded by test_cluster.py's processes: trains a run in plain Python, where papermill takes ten seconds.
 
 While there is a file `hold` in the process's folder for temporary files, a run waits when it has a checkpoint. What
 ends it stands in `said`.
@@ -25,7 +25,7 @@ def install():
     process.papermill = study.papermill = papermill
 
 
-def dask_setup(worker):
+def dask_setup(server):
     install()
 
 

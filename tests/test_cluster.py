@@ -50,7 +50,8 @@ class Cluster:
 
     def scheduler(self, **env):
         address = "tcp://127.0.0.1:0"
-        file = ["--scheduler-file", str(self.file), "--no-dashboard"]
+        # It loads kdnb first: while it imports torch, it hears of no worker, and may take it for dead.
+        file = ["--scheduler-file", str(self.file), "--no-dashboard", "--preload", STAND_IN]
         return self.start("scheduler", "-m", "dask", "scheduler", "--host", address, *file, **env)
 
     def worker(self, name, **more):
@@ -83,6 +84,8 @@ def cluster(tmp_path):
         for one in tree(process) if process.is_running() else ():
             one.kill()
         process.wait()
+    for path in sorted(tmp_path.glob("*/out")):
+        print(f"{path.parent.name}:\n{path.read_text(errors='replace')}")
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +135,7 @@ def test_workers_and_the_scheduler_are_killed_and_nothing_is_lost(cluster, undis
 
 def test_who_hung_and_wakes_up_writes_nothing_while_another_goes_on(cluster, undisturbed):
     run = replace(undisturbed, outputs=str(cluster.folder / "o"))
-    cluster.scheduler(DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="5s")
+    cluster.scheduler(DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="15s")
     study, worker = cluster.join("study"), cluster.worker("hangs")
     first = holder(run)
     stopped = tree(worker)
