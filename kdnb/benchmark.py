@@ -18,7 +18,6 @@ from kdnb.published import beside_published
 from kdnb.results import look, row, whole
 from kdnb.run import Run
 from kdnb.teacher import load_teacher
-from kdnb.train import train
 
 OWN = {"methods": "kd,dkd,at,crd,afd", "seeds": 2}
 
@@ -33,12 +32,6 @@ def runs_from_notebook(namespace: Mapping) -> dict[str, list[Run]]:
     fixed = {"dataset": Run.dataset, "seed": range(seeds)} | given
     runs = grid(method=served(["none", *listed(names)], **fixed), **fixed)
     return {label: [run for run in runs if run.label == label] for label in dict.fromkeys(r.label for r in runs)}
-
-
-def train_all(runs: Mapping[str, list[Run]]) -> None:
-    """Train what is not finished, teachers first."""
-    for run in (run for several in runs.values() for run in several):
-        train(run)
 
 
 def accuracies(runs: Mapping[str, list[Run]]) -> pd.DataFrame:

@@ -34,6 +34,13 @@ def typed(text: str) -> object:
     return text
 
 
+def words(changes: Mapping[str, list]) -> str:
+    """{name: [value, the preset's]} for people."""
+    told = {("train_limit", "-1"): "all", ("milestones", "[]"): "one cycle"}
+    spelt = {name: [told.get((name, str(value)), value) for value in both] for name, both in changes.items()}
+    return ", ".join(f"{name} {value} instead of {usual}" for name, (value, usual) in spelt.items())
+
+
 def from_notebook(namespace: Mapping, known: Collection[str]) -> dict[str, object]:
     """The values of the `known` parameters in a notebook's `globals()`.
 

@@ -82,8 +82,7 @@ def papermill(notebook: str, written: Path, parameters: Mapping[str, object]) ->
 
 def command(run: Run, written: Path) -> list[str]:
     """The command that makes a run; every parameter is said, whatever the notebook's own cell says by now."""
-    said = {name: getattr(run, name) for name in Run.parameters()}
-    return papermill(NOTEBOOK, written, said)
+    return papermill(NOTEBOOK, written, {name: getattr(run, name) for name in Run.parameters()})
 
 
 def execute(words: list[str], log: Path, env: Mapping[str, str], stopped: Callable[[], bool] = lambda: False) -> str:

@@ -88,7 +88,7 @@ def row(run: RunFolder) -> dict[str, object]:
             "mix": asked["method"],
             "best_top1": result["best"]["top1"],
             "changes": own,
-            "changed": words(own),
+            "changed": parameters.words(own),
             "teacher_changed": of_teacher(own, teacher.get("changes") or {}),
             "left_out": ", ".join(config["left_out"]),
             "classes": len(config["classes"]),
@@ -101,19 +101,12 @@ def row(run: RunFolder) -> dict[str, object]:
         raise damaged(run.folder / "config.json", f"it lacks {error}") from None
 
 
-def words(changes: Mapping[str, list]) -> str:
-    """What was not as in the preset, for people."""
-    told = {("train_limit", "-1"): "all", ("milestones", "[]"): "one cycle"}
-    spelt = {name: [told.get((name, str(value)), value) for value in both] for name, both in changes.items()}
-    return ", ".join(f"{name} {value} instead of {usual}" for name, (value, usual) in spelt.items())
-
-
 def of_teacher(changes: Mapping[str, list], teachers: Mapping[str, list]) -> str:
     """What was not as in the preset in training the teacher of a student for which `changes` were not."""
     if not teachers:
         return ""
     values, others = ({name: value for name, (value, _) in its.items()} for its in (changes, teachers))
-    return "its teacher likewise" if values == others else f"its teacher: {words(teachers)}"
+    return "its teacher likewise" if values == others else f"its teacher: {parameters.words(teachers)}"
 
 
 def record(run: RunFolder, outputs: Path) -> Path:

@@ -11,6 +11,7 @@ from torch import nn
 
 from kdnb.errors import InputError
 from kdnb.models import class_count, fingerprint, has_imagenet_weights, imagenet_model, load_weights, read_metadata
+from kdnb.parameters import words
 from kdnb.paths import located
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ class Teacher:
     model: nn.Module
     classes: tuple[str, ...] = ()  # their names; (): the file does not know them
     about: dict | None = None
+
+    def __str__(self) -> str:
+        """The network, its weights, and what their file tells of their training and accuracy."""
+        network, weights, dataset, top1 = (self.about[name] for name in ("network", "weights", "dataset", "top1"))
+        told = [dataset, f"top-1 {top1:.2f} %" if top1 else "", words(self.about["changes"] or {})]
+        return f"{network}, weights {weights} ({', '.join(filter(None, told)) or 'it is not known of what'})"
 
     def same_classes(self, classes: tuple[str, ...]) -> tuple[bool, bool]:
         """Whether it knows these classes; and whether that is assumed, because only their number can be compared."""

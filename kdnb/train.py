@@ -59,6 +59,8 @@ def train(run: Run, say: Callable[[str], None] = print, until: float = math.inf)
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
         start = ready(run, images)  # before there is a folder: it may not be possible
+        if start.distiller.teacher is not None and run.teacher_id != "trained":
+            say(f"its teacher: {start.teacher}")
         if lost := start.distiller.left_out:
             say(f"left out: {', '.join(lost)}, which compares predictions; the teacher knows other classes")
         if start.assumed:

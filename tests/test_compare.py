@@ -3,11 +3,13 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import image_set
 from helpers import quiet, tiny, tiny_run  # noqa: F401
 from safetensors.torch import save_file
+from test_plots import crowded
 
 from kdnb import benchmark, create_model, plots, train
 from kdnb.analysis import compare
@@ -97,3 +99,26 @@ def test_a_teacher_of_other_classes_is_compared_by_its_maps_alone(tmp_path):
     assert "KL from the teacher" not in compare.fidelity(told) and compare.class_correlations(told) == {}
     assert plots.correlation_changes({}) is None
     assert [m.shape for m in compare.cka(found.models, found.loader).values()] == [(6, 3)] * 2
+
+
+def test_nothing_sticks_out_of_the_figures_of_a_comparison():
+    rng, title = np.random.default_rng(0), "stanford40, resnet18, afd, from resnet18, epochs 30, image_size 64, seed 2"
+    terms = ["ce", "kd", "afd"]
+    logits = {role: rng.normal(size=(600, 40)) for role in ("teacher", "baseline", "distilled")}
+    classes = tuple(f"looking_through_a_{i}" for i in range(40))
+    told = Predictions(classes, rng.integers(40, size=600), logits)
+    methods = ["none", "at", "crd", "afd"]
+    runs = pd.DataFrame(
+        {"line": methods * 2, "order": [1, 5, 9, 2] * 2, "top1": rng.normal(70, 1, 8), "study": "this study"}
+    )
+    costs = pd.DataFrame({"method": methods, "times": [1.0, 1.5, 1.9, 2.0]})
+    shares = pd.DataFrame([[0.3, 0.3, 0.4]] * 30, columns=terms)
+    norms = pd.DataFrame([[1, 2, 3]] * 2, ["first step", "last step"], terms)
+    figures = [
+        plots.reliability({name: compare.calibration(told, name) for name in logits}, title),
+        plots.class_changes(compare.class_accuracy(told, "baseline", "distilled"), title),
+        plots.loss_terms(shares, norms, title),
+        plots.correlation_changes({m: rng.normal(size=(40, 40)) for m in methods}, title),
+        plots.accuracy_and_cost(runs, costs, title),
+    ]
+    assert [crowded(fig) for fig in figures] == [[]] * 5

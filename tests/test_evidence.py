@@ -9,6 +9,7 @@ import torch
 from helpers import quiet, tiny, tiny_run  # noqa: F401
 from PIL import Image
 from test_analysis import networks  # noqa: F401
+from test_plots import crowded
 
 from kdnb import analysis, plots, train
 from kdnb.analysis import evidence
@@ -52,7 +53,8 @@ def test_energy_in_boxes_is_that_of_the_crop_that_the_networks_see(networks):  #
     expected = [own - np.delete(part, i).mean() for part in parts for i, own in enumerate(part)]
     assert found.excess["teacher"][:, 0] == pytest.approx(expected, abs=1e-5)
     assert (found.right["baseline"] == survey.predictions.right("baseline")[chosen]).all()
-    assert len(plots.box_shares(found).axes) == 2
+    fig = plots.box_shares(found, title="data, student, afd, from teacher, seed 0")
+    assert len(fig.axes) == 2 and crowded(fig) == []
 
 
 def test_controls_and_grad_cam(networks):  # noqa: F811

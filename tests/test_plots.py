@@ -212,11 +212,14 @@ def test_accuracy_over_time_has_a_line_per_run_and_tells_devices_apart():
 
 def test_published_points_stand_where_they_are(tmp_path):
     table = pd.DataFrame({"line": [*["alone"] * 4, "afd"], "top1": [72.0, 74.0, 72.9, 73.3, 75.5]})
-    table["study"] = [*["this study"] * 2, *["published"] * 3]
+    table["study"] = [*["this study"] * 2, *["published"] * 2, "published, best epoch"]
     fig = plots.with_published(table)
     (here,) = (line for line in fig.axes[0].lines if line.get_marker() == "o")
-    (cited,) = (marks for marks in fig.axes[0].collections if isinstance(marks, PathCollection))
-    assert here.get_xdata() == [73] and cited.get_offsets()[:, 0].tolist() == [72.9, 73.3, 75.5]  # each by itself
+    cited = {
+        m.get_label(): m.get_offsets()[:, 0].tolist() for m in fig.axes[0].collections if isinstance(m, PathCollection)
+    }
+    assert cited == {"published": [72.9, 73.3], "published, best epoch": [75.5]}  # each by itself
+    assert here.get_xdata() == [73] and {*cited} < {*texts(fig.legends[0].get_texts())}
     assert crowded(fig) == []
     assert texts(fig.axes[0].get_yticklabels()) == ["alone", "afd"]
     paths = plots.save({"published": fig, "none": plots.with_published(table[:0])}, tmp_path / "figures")

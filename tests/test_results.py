@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from helpers import TINY, quiet, tiny, tiny_run  # noqa: F401
 
-from kdnb import InputError, Run, grid, published, results, study, tables, train
+from kdnb import InputError, Run, grid, parameters, published, results, study, tables, train
 from kdnb.data import DATASETS
 
 KEPT = {"network": "wrn_40_2", "dataset": "cifar100", "weights": "wrn_40_2.pth", "sha256": "aaaa1111", "changes": {}}
@@ -109,9 +109,12 @@ def test_another_device_is_said_and_changes_are_words(outputs):
     make(outputs, 73.0, seed=3, machines=[{"device": "CPU", "versions": {"torch": "3"}, "commit": ""}], shared=True)
     row = rows(outputs)["wrn_16_2", "labels only", "73.00 ± 0.82"]
     assert row["made on"].endswith("; CPU, float32, torch 3, commit unknown") and row["s/epoch"] == "10.0"
+    machine = {"device": "H100", "versions": {"torch": "3"}, "commit": ""}
+    make(outputs, 73.0, seed=4, machines=[machine])  # no time of two devices means anything
+    assert rows(outputs)["wrn_16_2", "labels only", "73.00 ± 0.71"]["s/epoch"] == ""
     limited, likewise = {"train_limit": [100, -1], "lr": [0.1, 0.05]}, {"epochs": [4, 240]}
     told = "train_limit 100 instead of all, lr 0.1 instead of 0.05"
-    assert results.words(limited) == told and results.of_teacher({}, limited) == f"its teacher: {told}"
+    assert parameters.words(limited) == told and results.of_teacher({}, limited) == f"its teacher: {told}"
     assert results.of_teacher(likewise, likewise) == "its teacher likewise"
     make(outputs, 60.0, method="afd", teacher={"changes": limited})  # a short teacher makes no full-length run
     pages = tables.pages(frame(outputs))
@@ -137,6 +140,9 @@ def test_what_was_published_has_sources_and_an_empty_row_says_what_fills_it(outp
     make(outputs, 60.0, method="afd", seed=4, teacher=other)  # of which nothing was published
     beside = published.with_published(frame(outputs))["cifar100"].groupby("line")["study"].agg(set)
     assert beside["wrn_16_2, afd from wrn_16_4"] == {"this study"} and len(beside["wrn_16_2, afd from wrn_40_2"]) == 3
+    make(outputs, 76.0, method="dkd")
+    beside = published.with_published(frame(outputs))["cifar100"].groupby("line")["study"].agg(set)
+    assert "published, best epoch" in beside["wrn_16_2, dkd from wrn_40_2"]
 
 
 def test_a_seed_counts_once(outputs):

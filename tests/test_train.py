@@ -116,7 +116,8 @@ def test_the_stop_button_keeps_the_step_it_stopped_at(run):
     assert load_checkpoint(run.folder)["step"] == 2
     lines = []
     train(run, say=lines.append)
-    assert lines[0] == f"{run.name}: going on after epoch 1, step 2" and lines[-1].startswith("epoch 3/3  ce ")
+    assert lines[0].startswith("its teacher: wrn_16_1, weights student.safetensors (tiny, top-1 ")
+    assert lines[1] == f"{run.name}: going on after epoch 1, step 2" and lines[-1].startswith("epoch 3/3  ce ")
 
 
 def test_a_checkpoint_inside_an_epoch_is_kept_in_case_of_the_worst(whole, run, monkeypatch):

@@ -101,7 +101,7 @@ def box_shares(inside, title: str = "") -> Figure | None:
         ax.set_ylabel("energy inside the box, minus\nother images' (percentage points)")
     depth.set_xlabel("depth of the block (%)")
     last.set_xticks(range(len(places)), places)
-    last.set_title("last block of 4 × 4 or more; filled: right predictions, empty: wrong ones", fontsize=8)
+    last.set_xlabel("last block of 4 × 4 or more; filled: right\npredictions, empty: wrong ones", fontsize=8)
     legend_below(fig, depth)
     return fig
 

@@ -131,8 +131,7 @@ def heatmap(ax, values, teacher_blocks, student_blocks, label="", reach=0.0, siz
 
     label: of the colour bar, if there is to be one; sizes: say those of the blocks; every: name every so many.
     """
-    cmap = "PuOr_r" if reach else SEQUENTIAL
-    image = ax.imshow(values, vmin=-reach, vmax=reach or 1, cmap=cmap, aspect="auto")
+    image = ax.imshow(values, "PuOr_r" if reach else SEQUENTIAL, vmin=-reach, vmax=reach or 1, aspect="auto")
     down = [f"{name}  {size(shape)}" if sizes else name for name, shape in teacher_blocks]
     across = stacked(student_blocks) if sizes else [name for name, _ in student_blocks]
     for axis, names, step in zip((ax.yaxis, ax.xaxis), (down, across), every, strict=True):
