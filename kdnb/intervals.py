@@ -33,8 +33,7 @@ class Difference(NamedTuple):
     p: float  # of McNemar's exact test: how likely so uneven a split of what only one gets right would be by chance
 
     def __str__(self) -> str:
-        told = f"{self.gain:+.2f} [{self.low:+.2f}, {self.high:+.2f}] percentage points"
-        return f"{told}, McNemar's p = {self.p:.2g}"
+        return f"{self.gain:+.2f} [{self.low:+.2f}, {self.high:+.2f}] percentage points, McNemar's p = {self.p:.2g}"
 
 
 def difference(before: np.ndarray, after: np.ndarray) -> Difference:

@@ -112,8 +112,7 @@ def spell(terms: Sequence[Term]) -> str:
 
 def label(mix: str, named: Mapping[str, str] | None = None) -> str:
     """The name of a mix in METHODS (or of the data set's own), for legends, tables and folders; else the mix."""
-    known = {**METHODS, **(named or {})}
-    return spelt(tuple(known.items()), tuple(LOSSES.values())).get(mix, mix)
+    return spelt(tuple({**METHODS, **(named or {})}.items()), tuple(LOSSES.values())).get(mix, mix)
 
 
 @lru_cache(64)

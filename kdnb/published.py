@@ -6,7 +6,7 @@ import pandas as pd
 
 from kdnb.results import KEY, lines, whole
 
-CITED = "quoted, full length (%)"
+CITED = "quoted (%)"
 
 
 def published() -> pd.DataFrame:

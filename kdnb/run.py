@@ -52,7 +52,7 @@ class Run(store.RunFolder):
     data_root: str = field(default="", compare=False)  # folder of the data; "": $KDNB_DATA, or data/ in the project
     outputs: str = field(default="", compare=False)  # folder under which runs are kept; "": outputs/ in the project
     teacher_id: str = field(default="", metadata=FOUND)  # "trained", "imagenet", or the start of a file's SHA-256
-    data_id: str = field(default="", metadata=FOUND)  # digest of the names and sizes of photographs
+    data_id: str = field(default="", metadata=FOUND)  # digest of the names, sizes and classes of photographs
     opened: str = field(default="", compare=False, metadata=FOUND)  # the folder, if it is not to follow from the rest
 
     def __post_init__(self):
@@ -77,7 +77,7 @@ class Run(store.RunFolder):
         if not self.teacher_id:
             self._set(**teacher_source(self))
         if self.teacher_id == "trained":
-            self._set(teacher_epochs=self.teacher_epochs or preset.usual(teacher=True)["epochs"])
+            self._set(teacher_epochs=self.teacher_epochs or preset.usual(self.teacher, teacher=True)["epochs"])
         elif self.teacher_seed or self.teacher_epochs:
             raise InputError("teacher_seed and teacher_epochs are of a teacher that is trained first (weights 'none')")
         if self.teacher_id == "imagenet":  # whose classes are known without looking
@@ -139,7 +139,7 @@ class Run(store.RunFolder):
     def usual(self) -> dict[str, object]:
         """What the preset gives this network: its own teacher, on its labels alone, is trained on all images."""
         p = self.preset
-        return p.usual(teacher=self.student == p.teacher != p.student and self.method == "ce")
+        return p.usual(self.student, teacher=self.student == p.teacher != p.student and self.method == "ce")
 
     @property
     def identity(self) -> dict[str, object]:
@@ -154,13 +154,13 @@ class Run(store.RunFolder):
     @property
     def departures(self) -> dict[str, list]:
         """`changes`; of a run on labels alone from the preset of student or teacher, whichever is nearer."""
-        usual = self.usual, *map(self.preset.usual, (False, True))
+        usual = self.usual, *(self.preset.usual(self.student, teacher) for teacher in (False, True))
         return self.changes if self.teacher else min(map(self.changes_from, usual), key=len)
 
     def changes_from(self, usual: Mapping[str, object]) -> dict[str, list]:
         usual = {f.name: f.default for f in fields(self) if f.compare and f.name not in ALWAYS} | usual
         if self.teacher_id == "trained":
-            usual["teacher_epochs"] = self.preset.usual(teacher=True)["epochs"]
+            usual["teacher_epochs"] = self.preset.usual(self.teacher, teacher=True)["epochs"]
         return {name: [getattr(self, name), value] for name, value in usual.items() if getattr(self, name) != value}
 
     @property
@@ -208,7 +208,7 @@ class Run(store.RunFolder):
         """The run that trains the teacher, on all images; None where its weights are given, or nobody teaches."""
         if self.teacher_id != "trained":
             return None
-        own = self.preset.usual(teacher=True) | {"epochs": self.teacher_epochs, "image_size": self.image_size}
+        own = self.preset.usual(self.teacher, True) | {"epochs": self.teacher_epochs, "image_size": self.image_size}
         return self.beside(student=self.teacher, method="none", seed=self.teacher_seed, **own)
 
     @property

@@ -137,8 +137,7 @@ class Speed:
             "training batches": lambda: deque(islice(self.loader.epoch(), steps), maxlen=0),
             "evaluation": partial(evaluate, self.distiller.student, self.test, self.run.precision),
         }
-        seconds = alternate(functions, self.device, 2)
-        rates = [n / s for n, s in zip(images, seconds.values(), strict=True)]
+        rates = [n / s for n, s in zip(images, alternate(functions, self.device, 2).values(), strict=True)]
         return pd.DataFrame({"what": list(functions), "images/s": rates})
 
     def page(self, *tables: pd.DataFrame) -> str:

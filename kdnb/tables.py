@@ -120,8 +120,8 @@ def pages(runs: pd.DataFrame) -> dict[str, str]:
 
 def measured(runs: pd.DataFrame) -> str:
     machines = dict.fromkeys(runs["device"] + ", " + runs["precision"] + ", torch " + runs["torch"])
-    told = "Last epoch, mean ± standard deviation over the seeds"
-    told += f"; {GAIN}: percentage points, seed by seed, their mean and its 95 % interval" * any(runs["teacher"])
+    gains = f"; {GAIN}: mean of the differences seed by seed, in percentage points, and its 95 % interval"
+    told = "Last epoch, mean ± standard deviation over the seeds" + gains * any(runs["teacher"])
     return f"{told}; measured on: {'; '.join(machines)}."
 
 

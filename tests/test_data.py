@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR100
 
+from kdnb import Run
 from kdnb.data import DATASETS, Images, Preset, cache, data_folder, load_data, register
 from kdnb.errors import InputError
 
@@ -86,6 +87,8 @@ def test_cifar100_is_trained_by_the_official_recipe():
     assert (p.teacher, p.student, p.image_size, p.padding, p.flip) == ("wrn_40_2", "wrn_16_2", 32, 4, True)
     assert (p.epochs, p.batch_size, p.lr, p.momentum, p.weight_decay, p.gamma) == (240, 64, 0.05, 0.9, 5e-4, 0.1)
     assert [m * p.epochs for m in p.milestones] == [150, 180, 210]
+    runs = [Run(dataset="cifar100", student=name) for name in ("wrn_16_2", "cifar_shufflenetv1", "cifar_mobilenetv2")]
+    assert [run.lr for run in runs] == [0.05, 0.01, 0.01] and not any(run.changes for run in runs)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 6, 8, 240])

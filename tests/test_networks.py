@@ -76,6 +76,26 @@ def test_their_weights_and_blocks_are_known(tmp_path, name):
     assert [block.name for block in found] == model.block_names and found[0].name == "1.1"
 
 
+def test_of_resnet110_every_second_block_is_a_tap():
+    """As in AFD's code; of all others every block is one."""
+    model = create_model("resnet110", 10)
+    names, feats = model.block_names, model(torch.randn(2, 3, 32, 32)).feats
+    assert len(feats) == len(names) == 27 and [names[i] for i in (0, 1, 8, 9, -1)] == [
+        "1.2",
+        "1.4",
+        "1.18",
+        "2.2",
+        "3.18",
+    ]
+
+
+def test_weights_begin_as_in_the_published_code():
+    shuffle, vgg = create_model("cifar_shufflenetv1", 100), create_model("cifar_vgg8", 100)
+    bound = shuffle.conv1.weight[0].numel() ** -0.5  # torch's own: uniform, by the inputs
+    assert 0.9 * bound < float(shuffle.conv1.weight.detach().abs().max()) <= bound
+    assert float(vgg.classifier.weight.detach().std()) == pytest.approx(0.01, rel=0.05) and not vgg.classifier.bias.any()
+
+
 def test_pairs_of_the_benchmark_are_networks():
     assert len(PAIRS) == 13
     for name, (teacher, student) in PAIRS.items():

@@ -173,7 +173,7 @@ def test_a_sweep_keeps_one_teacher(tmp_path):
     assert len(sweep) == 8
     preset, (teacher,) = sweep[0].preset, {run.teacher_run for run in sweep}
     assert teacher == Run(**of, student=preset.teacher, method="none") and teacher.teacher_run is None
-    assert teacher.identity.items() >= preset.usual(teacher=True).items() and teacher.train_limit == -1
+    assert teacher.identity.items() >= preset.usual(preset.teacher, teacher=True).items() and teacher.train_limit == -1
     assert Run(**of, teacher_epochs=2).teacher_run.epochs == 2 and Run(**of, teacher_seed=5).teacher_run.seed == 5
     assert {run.baseline for run in grid(**of, method=["afd", "kd"], teacher_seed=[0, 1])} == {Run(**of, method="none")}
 

@@ -107,12 +107,14 @@ class Preset:
     weight_decay: float = 5e-4
     train_limit: int = -1  # training images of the student, every class alike; -1: all
     for_teacher: dict[str, float] = field(default_factory=dict)  # of a teacher, otherwise: {"epochs": 6}
+    lrs: dict[str, float] = field(default_factory=dict)  # of networks that are trained by another lr, by their names
     methods: dict[str, str] = field(default_factory=dict)  # a method weighed otherwise: {"afd": "ce + kd:0.9 + afd:20"}
 
-    def usual(self, teacher: bool) -> dict[str, float]:
-        """What a run takes from here where it says nothing; a teacher sees all images."""
-        names = ("epochs", "batch_size", "lr", "image_size", "train_limit")
-        return {n: getattr(self, n) for n in names} | ({"train_limit": -1, **self.for_teacher} if teacher else {})
+    def usual(self, network: str, teacher: bool) -> dict[str, float]:
+        """What a run of a network takes from here where it says nothing; a teacher sees all images."""
+        own = {n: getattr(self, n) for n in ("epochs", "batch_size", "lr", "image_size", "train_limit")}
+        own["lr"] = self.lrs.get(network, self.lr)
+        return own | ({"train_limit": -1, **self.for_teacher} if teacher else {})
 
     def stored(self, image_size: int = 0) -> int:
         """The side that images are stored at for networks that see `image_size` pixels (0: the preset's).

@@ -1,4 +1,4 @@
-"""Distillation losses: a file each, written from its paper. Adding one is adding a file; see kdnb.losses.base.Loss."""
+"""Distillation losses: a file each, after its public code. Adding one is adding a file; see kdnb.losses.base.Loss."""
 
 import importlib
 import pkgutil

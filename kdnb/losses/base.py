@@ -20,8 +20,8 @@ class Loss(nn.Module):
         def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor: ...
 
     name: what a mix calls it. method: the mix in which it was published, if it is a method of its own. Keyword
-    arguments with a default are its options, "dkd(T=2)". Its parameters and buffers are trained, kept in checkpoints
-    and resumed; gradients never reach the teacher.
+    arguments with a default are its options, "dkd(T=2)". Its parameters are trained, and they and its buffers kept
+    in checkpoints; gradients never reach the teacher.
 
     taught: it needs a teacher. same_classes: it compares predictions, so that student and teacher have to know the
     same classes.

@@ -45,8 +45,7 @@ class CRD(Loss, name="crd", method="ce + crd:0.8"):
         self.register_buffer("labels", labels.clone())
         bound = 1 / math.sqrt(self.dim / 3)
         for side in "st":
-            memory = torch.empty(len(labels), self.dim).uniform_(-bound, bound)
-            self.register_buffer(f"memory_{side}", memory)
+            self.register_buffer(f"memory_{side}", torch.empty(len(labels), self.dim).uniform_(-bound, bound))
             self.register_buffer(f"Z_{side}", torch.tensor(-1.0))  # not known yet
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:

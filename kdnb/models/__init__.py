@@ -1,7 +1,7 @@
 """The networks of the study. Each returns its features beside its logits; nothing hooks into a forward pass.
 
-`create_model(name, num_classes)` builds one, `load_weights(name, path)` from any published checkpoint. A network is a
-file in this folder that registers itself.
+`create_model(name, num_classes)` builds one, `load_weights(name, path)` from a checkpoint that has its keys, as the
+official code and RepDistiller write them. A network is a file in this folder that registers itself.
 """
 
 import hashlib
@@ -135,7 +135,7 @@ def imagenet_model(name: str) -> tuple[nn.Module, list[str]]:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """The first half of the SHA-256 of all weights: which teacher it was, whatever its file is called."""
+    """The first 16 hex digits of the SHA-256 of all weights: which teacher it was, whatever its file is called."""
     digest = hashlib.sha256()
     for key, value in model.state_dict().items():
         digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())

@@ -17,8 +17,8 @@ class Output(NamedTuple):
 
     Attributes:
         logits: (batch, classes).
-        feats: one (batch, channels, height, width) per block, shallow to deep, after the ReLU.
-        stages: the last map of each resolution, as published recipes see it (of a WRN the raw residual sum, signed).
+        feats: one (batch, channels, height, width) per block, shallow to deep, after the ReLU where one follows.
+        stages: the maps that published recipes take, mostly the last of each size (of a WRN the raw, signed sums).
         pooled: (batch, channels), what the classifier reads.
         preacts: stages after batch norm and before the ReLU, of networks that have such; else empty.
     """
@@ -38,6 +38,7 @@ class Grouped(nn.Module):
 
     classifier_name = "fc"
     relu = True  # False: nothing follows a block, its map is signed
+    every = 1  # block of a group that is a tap
 
     def block_groups(self) -> list[Iterable[nn.Module]]:
         return [layer for name, layer in self.named_children() if name.startswith("layer")]
@@ -53,10 +54,10 @@ class Grouped(nn.Module):
         """Images (batch, 3, height, width), normalised -> Output."""
         x, feats, stages, preacts = self.stem(x), [], [], []
         for group in self.block_groups():
-            for block in group:
+            for b, block in enumerate(group, 1):
                 preact = block(x)
                 x = F.relu(preact) if self.relu else preact
-                feats.append(x)
+                feats += [] if b % self.every else [x]
             stages.append(x)
             preacts.append(preact)
         pooled = self.head(x).mean((2, 3))
@@ -66,7 +67,8 @@ class Grouped(nn.Module):
     @property
     def block_names(self) -> list[str]:
         """A name per tap, for the axes of plots: group.block, counted from 1."""
-        return [f"{g}.{b}" for g, group in enumerate(self.block_groups(), 1) for b, _ in enumerate(group, 1)]
+        groups = enumerate(([*group] for group in self.block_groups()), 1)
+        return [f"{g}.{b}" for g, group in groups for b in range(self.every, len(group) + 1, self.every)]
 
 
 def conv(in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -74,11 +76,14 @@ def conv(in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, 
     return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
 
 
-def initialise(model: nn.Module) -> None:
-    """Convolutions as in He et al. (ICCV 2015), from their outputs; linear layers stay as torch makes them."""
+def initialise(model: nn.Module, linear: float = 0) -> None:
+    """Convolutions as in He et al. (ICCV 2015), from their outputs; linear layers by that deviation, 0: as in torch."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear) and linear:
+            nn.init.normal_(module.weight, std=linear)
+            nn.init.zeros_(module.bias)
 
 
 class Block(NamedTuple):
@@ -115,7 +120,7 @@ def find(name: str) -> tuple[str, Callable[..., nn.Module]]:
 
 @lru_cache
 def model_name(name: str) -> str:
-    """The name as the literature writes it; the official code's spellings (`wrn40x2`, `resnet34im`) are accepted.
+    """The name as the study writes it (wrn_40_2); the official code's spellings (`wrn40x2`, `resnet34im`) are accepted.
 
     Raises InputError for anything that is not a model here.
     """

@@ -41,7 +41,7 @@ class MobileNetV2(Grouped):
         self.blocks = nn.ModuleList(rows)
         self.conv2 = nn.Sequential(conv(channels, 1280), nn.BatchNorm2d(1280), nn.ReLU())
         self.classifier = nn.Sequential(nn.Linear(1280, num_classes))
-        initialise(self)
+        initialise(self, linear=0.01)
 
     def block_groups(self) -> list[list[nn.Module]]:
         rows = [[*row] for row in self.blocks]

@@ -18,7 +18,7 @@ class ResNet(torchvision.models.ResNet):
     """torchvision's ResNet; the taps are the block outputs, the stages the last of each group, all after the ReLU."""
 
     classifier_name = "fc"
-    block_groups, block_names = Grouped.block_groups, Grouped.block_names
+    block_groups, block_names, every = Grouped.block_groups, Grouped.block_names, 1
 
     def forward(self, x: Tensor) -> Output:
         """Images (batch, 3, height, width), normalised -> Output."""

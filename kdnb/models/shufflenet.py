@@ -1,6 +1,6 @@
 """ShuffleNet V1 and V2 for 32x32 images (Zhang et al., CVPR 2018; Ma et al., ECCV 2018), in CRD/RepDistiller's keys.
 
-The taps are the block outputs, the stages the last of each group, both after the ReLU.
+The taps are the block outputs, the stages the last of each group, both after the ReLU. Weights begin as in torch.
 """
 
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.shufflenetv2 import channel_shuffle
 
-from kdnb.models.base import Grouped, conv, initialise, register
+from kdnb.models.base import Grouped, conv, register
 
 STEM, COUNTS = 24, (4, 8, 4)  # channels of the stem, units of each group
 
@@ -82,7 +82,6 @@ class ShuffleNet(Grouped):
         if last:
             self.conv2, self.bn2 = conv(widths[-1], last), nn.BatchNorm2d(last)
         self.linear = nn.Linear(last or widths[-1], num_classes)
-        initialise(self)
 
     def head(self, x: Tensor) -> Tensor:
         return F.relu(self.bn2(self.conv2(x))) if self.last else x

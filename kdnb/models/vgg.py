@@ -43,7 +43,7 @@ class VGG(Grouped):
             self.add_module(f"block{i}", VGGBlock(channels, width, count, halve=i in (1, 2, 3)))
             channels = width
         self.classifier = nn.Linear(channels, num_classes)
-        initialise(self)
+        initialise(self, linear=0.01)
 
     def block_groups(self) -> list[list[nn.Module]]:
         return [[self.block0, self.block1], [self.block2], [self.block3], [self.block4]]

@@ -48,7 +48,7 @@ class WideResNet(nn.Module):
     """
 
     classifier_name = "fc"
-    block_names = Grouped.block_names
+    block_names, every = Grouped.block_names, 1
 
     def __init__(self, depth: int, widen_factor: int, num_classes: int):
         super().__init__()

@@ -106,6 +106,5 @@ def over(in_rms: np.ndarray, ground: np.ndarray | float, most: float) -> np.ndar
 
 def map_bar(fig: Figure, axes, quantity: str, most: float = MOST[1]) -> None:
     """The colours of maps of some quantity, over mid-grey."""
-    colours = ListedColormap(over(np.linspace(1, most, 256), 0.5, most))
-    mappable = ScalarMappable(Normalize(1, most), colours)
+    mappable = ScalarMappable(Normalize(1, most), ListedColormap(over(np.linspace(1, most, 256), 0.5, most)))
     fig.colorbar(mappable, ax=axes, label=f"{quantity} / map's RMS", extend="both", pad=0.01, aspect=30)
