@@ -48,7 +48,7 @@ class Run(store.RunFolder):
     precision: str = "auto"  # float32, bfloat16, or auto: what the device multiplies fastest
     device: str = field(default="auto", compare=False)  # auto, cpu, cuda, cuda:1, mps
     compile: str = field(default="auto", compare=False)  # on, off, or auto: where it repays itself
-    threads: int = field(default=0, compare=False)  # of the CPU; 0: all
+    threads: int = field(default=0, compare=False)  # of the CPU; 0: as torch has it
     data_root: str = field(default="", compare=False)  # folder of the data; "": $KDNB_DATA, or data/ in the project
     outputs: str = field(default="", compare=False)  # folder under which runs are kept; "": outputs/ in the project
     teacher_id: str = field(default="", metadata=FOUND)  # "trained", "imagenet", or the start of a file's SHA-256
