@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kdnb.run import Run
 
 # Of a preset, what changes no step of a run.
-NO_STEP = ("teacher_weights", "for_teacher", "methods", "fixed_size")
+NO_STEP = ("teacher_weights", "for_teacher", "lrs", "methods", "fixed_size")
 
 
 class Ready(NamedTuple):

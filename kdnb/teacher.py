@@ -54,7 +54,8 @@ def load_teacher(run: "Run") -> Teacher:
         model, kept = load_weights(run.teacher, path), read_metadata(path)
         classes, weights = kept.get("classes") or (), own.name if own else path.name
         found = "trained" if run.teacher_id == "trained" else digest(path)  # a trained one may have been moved
-    told = {name: kept.get(name) for name in ("dataset", "top1", "changes")}
+    kinds = {"dataset": str, "top1": float, "changes": dict}
+    told = {name: value if isinstance(value := kept.get(name), kind) else None for name, kind in kinds.items()}
     about = {"network": run.teacher, "weights": weights, "sha256": fingerprint(model), "classes": class_count(model)}
     begun = (run.config.get("teacher") or {}).get("sha256") if (run.folder / "config.json").is_file() else None
     if begun not in (None, about["sha256"]) or run.teacher_id != found:

@@ -93,7 +93,9 @@ def test_weights_begin_as_in_the_published_code():
     shuffle, vgg = create_model("cifar_shufflenetv1", 100), create_model("cifar_vgg8", 100)
     bound = shuffle.conv1.weight[0].numel() ** -0.5  # torch's own: uniform, by the inputs
     assert 0.9 * bound < float(shuffle.conv1.weight.detach().abs().max()) <= bound
-    assert float(vgg.classifier.weight.detach().std()) == pytest.approx(0.01, rel=0.05) and not vgg.classifier.bias.any()
+    assert not vgg.block0[0].bias.any()
+    for linear in (vgg.classifier, create_model("cifar_mobilenetv2", 100).classifier[0]):
+        assert float(linear.weight.detach().std()) == pytest.approx(0.01, rel=0.05) and not linear.bias.any()
 
 
 def test_pairs_of_the_benchmark_are_networks():

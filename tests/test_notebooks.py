@@ -114,6 +114,8 @@ def test_attention_draws_the_newest_run(outputs, tmp_path):
     own = {"outputs": outputs, "threads": 1, "photograph": tmp_path / "own.png"}
     done = papermill("attention.ipynb", tmp_path / "out.ipynb", **own)
     assert done.returncode == 0 and pictures(tmp_path / "out.ipynb") >= 19, done.stderr
+    kept = {path.name.removesuffix(f"-{folder.name}.png") for path in outputs.glob("runs/figures/*.png")}
+    assert kept == {"links-and-likeness", "maps", "map-distances"}  # boxes are Stanford40's alone
 
 
 @pytest.mark.parametrize(

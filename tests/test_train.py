@@ -46,7 +46,8 @@ def run(teacher, tmp_path):
 def names_of(path, classes):
     """A teacher's file that knows its classes by these names; None: not at all."""
     torch.manual_seed(0)
-    metadata = {"kdnb": json.dumps({"classes": classes})} if classes else None
+    told = {"classes": classes, "dataset": "tiny", "top1": "high", "changes": {"epochs": [2, 240]}}  # no number
+    metadata = {"kdnb": json.dumps(told)} if classes else None
     save_file(create_model("wrn_16_1", len(classes or range(4))).state_dict(), path, metadata)
     return str(path)
 
@@ -202,9 +203,12 @@ def test_a_folder_of_another_run_is_refused_by_name(whole, run, finished):
     opened = Run.open(run.folder, device="cpu", compile="off")
     with pytest.raises(InputError, match=r"holds another run: lr was 0\.02 and is now 0\.5; move it away or change"):
         train(replace(opened, lr=0.5), say=quiet)
-    edit(run.folder / "config.json", preset=run.config["preset"] | {"momentum": 0.5})
+    preset = run.config["preset"]
+    edit(run.folder / "config.json", preset=preset | {"momentum": 0.5})
     with pytest.raises(InputError, match=r"momentum was 0\.5 and is now 0\.9"):
         train(opened, say=quiet)
+    edit(run.folder / "config.json", preset=preset | {"lrs": {"resnet8": 1.0}})  # which changes no step of this network
+    assert train(opened, say=quiet).done
 
 
 def test_other_images_and_another_teacher_are_noticed_on_going_on(run, tmp_path, monkeypatch):
@@ -311,6 +315,8 @@ def test_predictions_are_compared_where_the_classes_are_the_same(tmp_path, class
     made = train(tiny_run(tmp_path, teacher_weights=file, epochs=1), said.append)
     assert any("left out: kd, which compares predictions" in line for line in said) == bool(left_out)
     assert any("do not name their classes" in line for line in said) == assumed
+    told = "it is not known of what" if assumed else "tiny, epochs 2 instead of 240"
+    assert said[0] == f"its teacher: wrn_16_1, weights t.safetensors ({told})"
     assert made.title.endswith("without kd") == bool(left_out) and made.config["left_out"] == left_out
     assert made.config["same_classes_assumed"] == assumed
     assert ("train_kd" in made.metrics) == (not left_out) and "train_afd" in made.metrics

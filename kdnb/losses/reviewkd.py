@@ -50,8 +50,7 @@ def hierarchical(h_s: Tensor, h_t: Tensor) -> Tensor:
 def levels(student: Output, teacher: Output) -> list[tuple[Tensor, Tensor]]:
     """What is compared, from deep to shallow: pooled features as maps of one pixel, then the stages."""
     pooled_s, pooled_t = (output.pooled[:, :, None, None] for output in (student, teacher))
-    stages_t = teacher.preacts or teacher.stages
-    return paired((*student.stages, pooled_s), (*stages_t, pooled_t))[::-1]
+    return paired((*student.stages, pooled_s), (*(teacher.preacts or teacher.stages), pooled_t))[::-1]
 
 
 class ReviewKD(Loss, name="reviewkd", method="ce + reviewkd:5"):

@@ -17,7 +17,7 @@ class Output(NamedTuple):
 
     Attributes:
         logits: (batch, classes).
-        feats: one (batch, channels, height, width) per block, shallow to deep, after the ReLU where one follows.
+        feats: one (batch, channels, height, width) per tapped block, shallow to deep, after the ReLU where one follows.
         stages: the maps that published recipes take, mostly the last of each size (of a WRN the raw, signed sums).
         pooled: (batch, channels), what the classifier reads.
         preacts: stages after batch norm and before the ReLU, of networks that have such; else empty.
@@ -38,7 +38,7 @@ class Grouped(nn.Module):
 
     classifier_name = "fc"
     relu = True  # False: nothing follows a block, its map is signed
-    every = 1  # block of a group that is a tap
+    every = 1  # of a group, every so many-th block is a tap
 
     def block_groups(self) -> list[Iterable[nn.Module]]:
         return [layer for name, layer in self.named_children() if name.startswith("layer")]
@@ -77,12 +77,13 @@ def conv(in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, 
 
 
 def initialise(model: nn.Module, linear: float = 0) -> None:
-    """Convolutions as in He et al. (ICCV 2015), from their outputs; linear layers by that deviation, 0: as in torch."""
+    """Convolutions as in He et al. (ICCV 2015), from their outputs; linear layers by that deviation and no biases."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.Linear) and linear:
             nn.init.normal_(module.weight, std=linear)
+        if linear and getattr(module, "bias", None) is not None:
             nn.init.zeros_(module.bias)
 
 

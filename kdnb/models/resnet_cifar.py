@@ -31,8 +31,8 @@ class Bottleneck(torchvision.models.resnet.Bottleneck):
 class CifarResNet(Grouped):
     """A 3x3 stem at full size, then groups of residual blocks, each from the second on at half the size of the last.
 
-    The taps are the block outputs, the stages the last of each group, both after the ReLU, the pre-activations the sums
-    before it.
+    The taps are the block outputs (of ResNet-110 every second), the stages the last of each group, both after the ReLU,
+    the pre-activations the sums before it.
     """
 
     def __init__(self, block: type[nn.Module], stem: int, widths: list[int], counts: list[int]):

@@ -24,8 +24,7 @@ class WideBlock(nn.Module):
         preact = self.bn1(x)
         entry = F.relu(preact)
         out = self.conv2(F.relu(self.bn2(self.conv1(entry))))
-        shortcut = x if self.convShortcut is None else self.convShortcut(entry)
-        return shortcut + out, preact, entry
+        return (x if self.convShortcut is None else self.convShortcut(entry)) + out, preact, entry
 
 
 class WideGroup(nn.Module):

@@ -22,7 +22,7 @@ from matplotlib.font_manager import fontManager, get_font
 from matplotlib.text import Text
 from PIL import Image
 
-__all__ = ["ROLES", "STYLES", "Style", "contents", "each", "line_styles", "save", "short"]
+__all__ = ["ROLES", "STYLES", "Style", "contents", "each", "line_styles", "save"]
 
 WIDTH = 9  # inches, a notebook's
 SEQUENTIAL = "viridis"
