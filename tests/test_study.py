@@ -120,7 +120,8 @@ def test_a_failure_stops_what_needs_it_and_nothing_else(tmp_path, capsys, monkey
         monkeypatch.setattr(module, "papermill", lambda *_: [sys.executable, "-c", "raise OSError('disk full')"])
     assert study.main(arguments(tmp_path, "--methods", "none,kd", "--jobs", "2")) == 1
     teacher, alone, taught = (run.name for run in planned(tmp_path, "none", "kd"))
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert re.search(r"^dashboard http://127\.0\.0\.1:\d+/status", out, re.M)  # where it listens, and nowhere else
     for what, why in {teacher: "OSError", alone: "OSError", taught: "not started", "results.ipynb": "OSError"}.items():
         assert f"failed: {what}: {why}" in err
     assert "disk full (see" in err and (tmp_path / "runs" / teacher / "notebook.log").is_file()
