@@ -29,10 +29,8 @@ def cluster(scheduler: str, jobs: int) -> Iterator["Client"]:
         raise InputError(f"--scheduler {scheduler}: {error}") from None
     with client:
         missing = "" if scheduler or find_spec("bokeh") else " (its page needs bokeh: pip install bokeh)"
-        own = (
-            f"http://127.0.0.1:{client.scheduler_info()['services'].get('dashboard')}/status"  # Dask says another host
-        )
-        print(f"dashboard {client.dashboard_link if scheduler else own}{missing}", flush=True)
+        link = f"http://127.0.0.1:{client.scheduler_info()['services'].get('dashboard')}/status"  # not Dask's host
+        print(f"dashboard {client.dashboard_link if scheduler else link}{missing}", flush=True)
         yield client
 
 
