@@ -77,7 +77,7 @@ def conv(in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, 
 
 
 def initialise(model: nn.Module, linear: float = 0) -> None:
-    """Convolutions as in He et al. (ICCV 2015), from their outputs; linear layers by that deviation and no biases."""
+    """Convolutions as in He et al. (ICCV 2015); linear: the deviation of linear layers, biases 0 then; 0: as torch."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
