@@ -3,9 +3,10 @@
     python -m kdnb -p dataset cifar100 -p method afd -p seed 3 --minutes 9
 
 A -p is a parameter of kdnb.Run, as in `papermill train.ipynb out.ipynb -p ...`; given a list, "[0, 1, 2]", a run each.
-A teacher that has to be trained is trained first. Finished runs are only read, broken-off ones go on.
+A teacher that has to be trained is trained first. Finished runs are only read, broken-off ones go on; one that cannot
+be made does not stop those after it.
 
-Exit status: 0, finished; 3, the time is over, and the same command goes on; 2, it cannot be; 130 after Ctrl-C.
+Exit status: 0, finished; 3, the time is over, and the same command goes on; 2, a run cannot be; 130 after Ctrl-C.
 """
 
 import argparse
@@ -30,14 +31,20 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     until = time.monotonic() + 60 * given.minutes
     try:
-        for run in grid(**{str(name): value for name, value in given.p}):
-            train(run, partial(print, flush=True), until)
-    except (Interrupted, KeyboardInterrupt) as stopped:
-        print(str(stopped) or "stopped; the same command goes on from here", file=sys.stderr)
-        return 3 if time.monotonic() >= until else 130
+        runs = grid(**{str(name): value for name, value in given.p})
     except InputError as error:
         parser.error(str(error))
-    return 0
+    status = 0
+    for run in runs:
+        try:
+            train(run, partial(print, flush=True), until)
+        except (Interrupted, KeyboardInterrupt) as stopped:
+            print(str(stopped) or "stopped; the same command goes on from here", file=sys.stderr)
+            return 3 if time.monotonic() >= until else 130
+        except InputError as error:
+            print(f"failed: {run.name}: {error}", file=sys.stderr)
+            status = 2
+    return status
 
 
 if __name__ == "__main__":

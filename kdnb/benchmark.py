@@ -13,7 +13,7 @@ from kdnb.errors import InputError
 from kdnb.methods import METHODS, listed
 from kdnb.models import Block, blocks, load_weights
 from kdnb.plan import grid, served
-from kdnb.prepare import load_images
+from kdnb.prepare import check, load_images
 from kdnb.published import beside_published
 from kdnb.results import look, row, whole
 from kdnb.run import Run
@@ -23,7 +23,10 @@ OWN = {"methods": "kd,dkd,at,crd,afd", "seeds": 2}
 
 
 def runs_from_notebook(namespace: Mapping) -> dict[str, list[Run]]:
-    """{method: its runs, a seed each} that a notebook's `globals()` ask for, the student alone first."""
+    """{method: its runs, a seed each} that a notebook's `globals()` ask for, the student alone first.
+
+    Raises InputError for runs that cannot be trained, and where none of them has a teacher.
+    """
     known = OWN | {name: value for name, value in Run.parameters().items() if name not in ("method", "seed")}
     given = OWN | parameters.from_notebook(namespace, known)
     names, seeds = (parameters.checked(name, given.pop(name), default) for name, default in OWN.items())
@@ -31,6 +34,12 @@ def runs_from_notebook(namespace: Mapping) -> dict[str, list[Run]]:
         raise InputError("seeds is 0: it must be 1 or more")
     fixed = {"dataset": Run.dataset, "seed": range(seeds)} | given
     runs = grid(method=served(["none", *listed(names)], **fixed), **fixed)
+    if not any(run.teacher for run in runs):
+        raise InputError(f"methods is {names!r}: name one or more that its teacher can serve, of {', '.join(METHODS)}")
+    if waiting := [run for run in runs if run.seed == 0 and not run.done]:
+        images = load_images(waiting[0])
+        for run in waiting:  # before the first is trained
+            check(run, images)
     return {label: [run for run in runs if run.label == label] for label in dict.fromkeys(r.label for r in runs)}
 
 
@@ -58,11 +67,9 @@ class Networks(NamedTuple):
 
 
 def networks(runs: Mapping[str, list[Run]]) -> Networks:
-    """The networks of finished runs. Raises InputError if none of them had a teacher."""
+    """The networks of finished runs, of which one or more had a teacher."""
     first = {label: several[0] for label, several in runs.items()}
-    taught = next((run for run in first.values() if run.teacher), None)
-    if taught is None:
-        raise InputError(f"methods names none with a teacher: choose from {', '.join(METHODS)}")
+    taught = next(run for run in first.values() if run.teacher)
     test = load_images(taught)[1]
     loader = Loader(test, 100, taught.image_size, device=pick_device(taught.device))
     teacher = load_teacher(taught)

@@ -26,11 +26,14 @@ def cluster(scheduler: str, jobs: int) -> Iterator["Client"]:
     try:
         client = Client(scheduler) if scheduler else Client(n_workers=jobs, silence_logs=50, **own)
     except (OSError, ValueError) as error:
-        raise InputError(f"--scheduler {scheduler}: {error}") from None
+        asked = f"--scheduler {scheduler}" if scheduler else "a cluster on this machine"
+        raise InputError(f"{asked}: {error}") from None
     with client:
-        missing = "" if scheduler or find_spec("bokeh") else " (its page needs bokeh: pip install bokeh)"
-        link = f"http://127.0.0.1:{client.scheduler_info()['services'].get('dashboard')}/status"  # not Dask's host
-        print(f"dashboard {client.dashboard_link if scheduler else link}{missing}", flush=True)
+        link = client.dashboard_link
+        if not scheduler:  # Dask names another host than the one it listens on
+            missing = "" if find_spec("bokeh") else " (its page needs bokeh: pip install bokeh)"
+            link = f"http://127.0.0.1:{client.scheduler_info()['services'].get('dashboard')}/status{missing}"
+        print(f"dashboard {link}", flush=True)
         yield client
 
 
@@ -42,6 +45,8 @@ def make_all(client: "Client", runs: list[Run], study: Study) -> dict[str, str]:
     from dask.distributed import Event, as_completed, wait
 
     probe = client.submit(study.differs, key=f"{study.name}-differs")  # an adaptive cluster starts workers for tasks
+    if not client.nthreads():
+        print("waiting for the cluster's first worker", flush=True)
     wait(probe)
     if probe.status == "error":
         why = (str(probe.exception()).splitlines() or [type(probe.exception()).__name__])[0]

@@ -16,13 +16,9 @@ LEASE_SECONDS = 180  # without a sign of life until others go on; network folder
 HELD: dict[Path, Path] = {}  # folders that this process alone may write to, and its leases in them
 
 
-class Busy(InputError):
-    """Another process may write to the folder of a run."""
-
-
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Within it, `folder` is there and is this process's alone to write to. Raises Busy if it is another's.
+    """Within it, `folder` is there and is this process's alone to write to. Raises InputError if it is another's.
 
     What is held is a lease: the folder `.lease/HOLDER`, which a thread touches. When its process is gone, or nothing
     has touched it for LEASE_SECONDS, another process may rename it to its own: only one of them can, and whatever the
@@ -65,7 +61,7 @@ def holders(folder: Path) -> list[Path]:
 
 
 def take(lease: Path) -> None:
-    """Make a lease, or rename one that is over. Raises Busy."""
+    """Make a lease, or rename one that is over. Raises InputError."""
     folder = lease.parents[1]
     new = folder / f".{lease.name}"
     (new / lease.name).mkdir(parents=True)
@@ -78,7 +74,7 @@ def take(lease: Path) -> None:
                 os.rename(other, lease)
                 os.utime(lease)
                 return clear(lease)
-        raise Busy(busy(folder) or f"{folder} has just been let go by another process: try again")
+        raise InputError(busy(folder) or f"{folder} has just been let go by another process: try again")
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

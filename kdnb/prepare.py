@@ -55,8 +55,8 @@ def ready(run: "Run", images: tuple[Images, Images] | None = None, teacher: Teac
     teacher = teacher or (load_teacher(run) if run.teacher else None)
     same, assumed = teacher.same_classes(classes) if teacher else (None, False)
     example = test.take([0, 0]).images.float()  # of two for batch norm's sake; losses look at shapes alone
-    with torch.random.fork_rng():
-        torch.manual_seed(run.seed)
+    with torch.random.fork_rng([]):  # networks and losses draw on the CPU
+        torch.default_generator.manual_seed(run.seed)
         student = create_model(run.student, len(classes)).to(train.device)
         model = teacher.model.to(train.device) if teacher else None
         known = {"same_classes": same, "labels": images[0].labels}
@@ -68,7 +68,7 @@ def check(run: "Run", images: tuple[Images, Images] | None = None) -> None:
     """Raises InputError for a run that cannot be trained, before its teacher is: a pair that its method cannot serve,
     a network that the images are too small for."""
     images = images or load_images(run)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([]):
         ready(run, images, Teacher(create_model(run.teacher, len(images[0].classes))) if run.teacher_run else None)
 
 

@@ -126,7 +126,7 @@ def make(run: Run, study: Study, *teachers: Made) -> Made:
     if why:
         return Made(f"not started: {why}")
     with share(run, study.per_gpu) as env:
-        while not run.done:
+        while not (run := replace(run, data_id="")).done:  # a digest of the data, which may just have been downloaded
             if stopped():
                 return Made(why or "stopped before it began")
             if busy(run.folder):
@@ -137,8 +137,7 @@ def make(run: Run, study: Study, *teachers: Made) -> Made:
             else:
                 get_worker().log_event(study.name, run.name)
                 why = notebook(run, env, stopped)
-                run = run if why else replace(run, data_id="")  # its data may just have been downloaded
-                if not (why or run.done):
+                if not (why or replace(run, data_id="").done):
                     return Made(f"its notebook made another run, not {run.name}")
     return Made("", run.result["top1"], run.result["total_seconds"])
 

@@ -19,9 +19,9 @@ def watched() -> bool:
 
 
 @contextmanager
-def bar(total: int, description: str, unit: str, wanted: bool = True) -> Iterator[tqdm]:
-    """tqdm's bar if a person watches (and it is `wanted`), which leaves nothing behind."""
-    look = {"total": total, "desc": description, "unit": unit, "leave": False, "disable": not (wanted and watched())}
+def bar(total: int, description: str, unit: str) -> Iterator[tqdm]:
+    """tqdm's bar if a person watches, which leaves nothing behind."""
+    look = {"total": total, "desc": description, "unit": unit, "leave": False, "disable": not watched()}
     if look["disable"] or "ipykernel" not in sys.modules:
         with tqdm(**look) as made:
             yield made

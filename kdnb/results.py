@@ -31,11 +31,6 @@ APART |= {"train_images": " ({:,} images)"}  # what also tells trainings apart t
 TRAINING = [*KEY, "left_out", "changed", "teacher_changed", *APART]  # what runs that may be averaged have in common
 
 
-class Finished(RunFolder):
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-
-
 def from_notebook(namespace: Mapping) -> tuple[list[Path], Path]:
     """Where finished runs lie, and where the tables and figures made of them belong, given a notebook's `globals()`.
 
@@ -62,7 +57,7 @@ def frame(*places: str | Path) -> pd.DataFrame:
     rows = []
     for name in sorted(found):
         try:
-            rows.append(row(Finished(found[name])))
+            rows.append(row(RunFolder(found[name])))
         except InputError as error:
             warnings.warn(f"left out: {error}", stacklevel=2)
     return pd.DataFrame(rows, columns=COLUMNS.split())
@@ -206,7 +201,7 @@ def links(runs: pd.DataFrame) -> dict[str, tuple]:
     out = {}
     for title, part in lines(runs).items():
         for line, alike in part.groupby("line", sort=False):
-            read = (or_warn("the links", attrgetter("links"), run) for run in map(Finished, alike["folder"]))
+            read = (or_warn("the links", attrgetter("links"), run) for run in map(RunFolder, alike["folder"]))
             if found := [links for links in read if links]:
                 seeds = f", mean of {len(found)} seeds" if len(found) > 1 else ""
                 out[f"{title}, {line}{seeds}"] = np.mean([means for means, *_ in found], axis=0), *found[0][1:]

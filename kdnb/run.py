@@ -60,6 +60,7 @@ class Run(store.RunFolder):
         preset = self.preset
         terms = parse(self.method, preset.methods)
         self._set(method=spell(terms), student=model_name(self.student or preset.student))
+        self._set(teacher=model_name(self.teacher or preset.teacher))  # misspelt is misspelt, also where nobody teaches
         self._set(**{name: getattr(self, name) or value for name, value in self.usual.items()})
         preset.stored(self.image_size)  # raises for a size that the data set does not come in
         self._set(precision=pick_precision(self.precision, pick_device(self.device)))
@@ -70,10 +71,8 @@ class Run(store.RunFolder):
             raise InputError(f"validation is {self.validation}: it must be a share below 1")
         self._set(data_id=self.data_id or DATASETS[self.dataset].digest(data_folder(self.data_root)))
         if not taught(terms):
-            model_name(self.teacher or preset.teacher)  # misspelt is misspelt
             self._set(teacher="", teacher_weights="", teacher_seed=0, teacher_epochs=0, teacher_id="")
             return
-        self._set(teacher=model_name(self.teacher or preset.teacher))
         if not self.teacher_id:
             self._set(**teacher_source(self))
         if self.teacher_id == "trained":
@@ -153,9 +152,10 @@ class Run(store.RunFolder):
 
     @property
     def departures(self) -> dict[str, list]:
-        """`changes`; of a run on labels alone from the preset of student or teacher, whichever is nearer."""
-        usual = self.usual, *(self.preset.usual(self.student, teacher) for teacher in (False, True))
-        return self.changes if self.teacher else min(map(self.changes_from, usual), key=len)
+        """`changes`; of another network than the preset's student, on labels alone, from the nearer preset of two."""
+        if self.teacher or self.student == self.preset.student:
+            return self.changes
+        return min((self.changes_from(self.preset.usual(self.student, teacher)) for teacher in (False, True)), key=len)
 
     def changes_from(self, usual: Mapping[str, object]) -> dict[str, list]:
         usual = {f.name: f.default for f in fields(self) if f.compare and f.name not in ALWAYS} | usual

@@ -146,14 +146,14 @@ class Speed:
         return "\n\n".join([f"# A training step: {self.title}", self.machine, *texts]) + "\n"
 
 
-def method_costs(runs: Mapping[str, Run], repeats: int = 10) -> pd.DataFrame:
+def method_costs(runs: Mapping[str, Run]) -> pd.DataFrame:
     """What a step of each method costs: a row per name, the run "none" being the baseline's.
 
     ms, measured in turn, eager; times the baseline's; and MB of tensors, weights included, saved for the backward pass.
     """
-    speed = Speed(next(run for run in runs.values() if run.teacher), repeats)
+    speed = Speed(next(run for run in runs.values() if run.teacher))
     steps = {name: speed.engine_step(run, False) for name, run in runs.items()}
-    seconds = alternate(steps, speed.device, repeats)
+    seconds = alternate(steps, speed.device)
     rows = [(name, 1000 * s, s / seconds["none"], kept(steps[name]) / 1e6) for name, s in seconds.items()]
     return pd.DataFrame(rows, columns=["method", "ms", "times", "MB saved"])
 

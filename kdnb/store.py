@@ -43,9 +43,10 @@ def write_atomically(path: Path, data: bytes | str, keep: Path | None = None) ->
             os.replace(path, place / keep.name)
             os.replace(place / keep.name, keep)
         os.replace(part, path)
-        if os.name == "posix":  # the names, too, have to reach the disk
+        if os.name == "posix":  # the names, too, have to reach the disk; some network disks know no such wish
             folder = os.open(path.parent, os.O_RDONLY)
-            os.fsync(folder)
+            with contextlib.suppress(OSError):
+                os.fsync(folder)
             os.close(folder)
     except OSError as error:
         if path.parent in HELD and not place.is_dir():
@@ -118,7 +119,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 class RunFolder:
     """What the `folder` of a run holds, read when it is asked for. Raises InputError for what is missing or damaged."""
 
-    folder: Path
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
 
     @property
     def done(self) -> bool:

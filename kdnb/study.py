@@ -21,7 +21,6 @@ from kdnb.parameters import checked, typed
 from kdnb.paths import data_folder, output_folder
 from kdnb.plan import pairs, plan
 from kdnb.process import Study, execute, gpus, papermill
-from kdnb.results import record
 from kdnb.run import Run
 
 
@@ -56,8 +55,6 @@ def study(a: argparse.Namespace) -> int:
             planned = Study.begin(a.per_gpu, outputs / "runs", dict.fromkeys(a.dataset, own["data_root"]))
             failed = make_all(client, missing, planned)
     runs = [replace(run, data_id="") for run in runs]  # a digest of what is there now: it may just have been downloaded
-    for run in (run for run in runs if a.record and run.done):
-        record(run, outputs)
     summary = papermill("results.ipynb", outputs / "results.ipynb", {"outputs": outputs})
     if why := execute(summary, outputs / "results.log", {}):
         failed["results.ipynb"] = why
@@ -79,7 +76,6 @@ def main(argv: list[str] | None = None) -> int:
     add("--per-gpu", default=1, type=int, help="runs side by side on a GPU (1)")
     add("--scheduler", default="", metavar="ADDRESS", help="of a running Dask cluster that sees the same folders")
     add("--dry-run", action="store_true", help="only list what would run, what is finished, and the commands")
-    add("--record", action="store_true", help="copy finished runs, but weights, to records/ of the outputs folder")
     add("--outputs", default="", help="folder under which runs are kept (outputs/)")
     add("-p", nargs=2, action="append", default=[], type=typed, metavar="", help="NAME VALUE of a notebook's parameter")
     for name in (signal.SIGINT, signal.SIGTERM):  # a shell's background job starts with the first ignored

@@ -19,7 +19,7 @@ from kdnb.models import parameter_count
 from kdnb.paths import output_folder
 from kdnb.prepare import load_images, loaders
 from kdnb.published import CITED, kept, published
-from kdnb.results import KEY, ONLY, TRAINING, Finished, frame, look, once, record, row, told_apart, whole
+from kdnb.results import KEY, ONLY, TRAINING, frame, look, once, record, row, told_apart, whole
 from kdnb.run import Run
 from kdnb.store import RunFolder, write_atomically
 from kdnb.teacher import load_teacher
@@ -172,7 +172,7 @@ def gather(folders: list[Path], outputs: Path) -> int:
     damaged = 0
     for path in sorted(found for folder in folders for found in folder.rglob("config.json")):
         try:
-            run, name = Finished(path.parent), path.parent.name
+            run, name = RunFolder(path.parent), path.parent.name
             kept, measured = (place / "result.json" for place in (outputs / "records" / name, run.folder))
             if not run.done:
                 print(f"not finished: {name}")

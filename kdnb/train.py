@@ -14,7 +14,7 @@ from safetensors.torch import save
 from tqdm import tqdm
 
 from kdnb import store
-from kdnb.device import environment, has_compiler, pick_compile, set_threads
+from kdnb.device import environment, has_compiler, pick_compile, pick_device, set_threads
 from kdnb.engine import Engine, evaluate
 from kdnb.errors import InputError
 from kdnb.lease import locked
@@ -56,7 +56,8 @@ def train(run: Run, say: Callable[[str], None] = print, until: float = math.inf)
         say(f"its teacher is trained first, {run.teacher_run.epochs} epochs: {run.teacher_run.name}")
         train(run.teacher_run, say, until)
     set_threads(run.threads)
-    with torch.random.fork_rng():
+    device = pick_device(run.device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # of all GPUs torch would warn
         torch.manual_seed(run.seed)
         start = ready(run, images)  # before there is a folder: it may not be possible
         if start.distiller.teacher is not None and run.teacher_id != "trained":
@@ -66,7 +67,7 @@ def train(run: Run, say: Callable[[str], None] = print, until: float = math.inf)
         if start.assumed:
             say("its teacher's weights do not name their classes: as many are taken for the same")
         pixels = run.epochs * len(start.train.images) * run.image_size**2
-        compiled = pick_compile(run.compile, start.train.device, run.precision, pixels)
+        compiled = pick_compile(run.compile, device, run.precision, pixels)
         with locked(run.folder):
             if not run.done:  # another process may have just finished it
                 Training(run, start, say, compiled).go(until)

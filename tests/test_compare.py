@@ -11,7 +11,7 @@ from helpers import quiet, tiny, tiny_run  # noqa: F401
 from safetensors.torch import save_file
 from test_plots import crowded
 
-from kdnb import benchmark, create_model, plots, train
+from kdnb import InputError, benchmark, create_model, plots, train
 from kdnb.analysis import compare
 from kdnb.analysis.compare import Predictions
 from kdnb.data.loader import Loader
@@ -99,6 +99,18 @@ def test_a_teacher_of_other_classes_is_compared_by_its_maps_alone(tmp_path):
     assert "KL from the teacher" not in compare.fidelity(told) and compare.class_correlations(told) == {}
     assert plots.correlation_changes({}) is None
     assert [m.shape for m in compare.cka(found.models, found.loader).values()] == [(6, 3)] * 2
+
+
+def test_methods_that_cannot_be_compared_are_named_before_anything_is_trained(tmp_path):
+    asked = {"dataset": "tiny", "seeds": 1, "outputs": str(tmp_path)}
+    with pytest.raises(InputError, match="methods is 'none': name one or more that its teacher can serve, of none, "):
+        benchmark.runs_from_notebook(asked | {"methods": "none"})
+    file = tmp_path / "teacher.safetensors"
+    save_file(create_model("wrn_16_1", 5).state_dict(), file)
+    with pytest.raises(InputError, match="kd compares predictions, and this teacher knows other classes"):
+        benchmark.runs_from_notebook(asked | {"methods": "at,kd", "teacher_weights": str(file)})
+    runs = benchmark.runs_from_notebook(asked | {"methods": "at", "teacher_weights": str(file)})
+    assert [*runs] == ["none", "at"] and not (tmp_path / "runs").exists()
 
 
 def test_nothing_sticks_out_of_the_figures_of_a_comparison():

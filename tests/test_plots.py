@@ -93,6 +93,8 @@ def test_a_number_looks_alike_in_every_figure_and_no_two_lines_do():
     styles = plots.line_styles({"kd": 5, "afd": 2, "alone": 1, "wide": 1, "wider": 1, "crd": 18})
     assert styles["afd"] == plots.ROLES["distilled"] and styles["alone"] == plots.ROLES["baseline"]
     assert plots.line_styles({"crd": 18}) == {"crd": styles["crd"]} == {"crd": plots.STYLES[18]}
+    many = plots.line_styles({f"pair {i // 18}, method {i % 18}": i % 18 for i in range(234)})
+    assert len(many) == 234 and set(many.values()) == {*plots.STYLES}  # of more lines than styles some look alike
     assert len(set(styles.values())) == 6 and len({look[:2] for look in plots.STYLES}) == len(plots.STYLES) == 35
     assert all(one[0] != two[0] and one[1] != two[1] for one, two in pairwise(plots.STYLES[:19]))
 

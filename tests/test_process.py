@@ -13,6 +13,7 @@ from test_study import planned
 
 from kdnb import InputError, Run, process, train
 from kdnb.cluster import cluster, make_all
+from kdnb.data import DATASETS
 from kdnb.process import Study, execute
 
 # What a worker, papermill and its kernel are to each other: each starts the next, the last in a session of its own.
@@ -134,6 +135,17 @@ def test_a_notebook_that_made_another_run_is_not_started_again(tmp_path, monkeyp
     with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
         made = client.submit(process.make, run, study, pure=False).result()
     assert made.why == f"its notebook made another run, not {run.name}" and told == [""]
+
+
+def test_a_run_is_looked_for_under_the_data_that_are_there_by_now(tmp_path, monkeypatch):
+    run, told = planned(tmp_path, "teacher")[0], []
+    assert run.data_id == ""
+    monkeypatch.setitem(DATASETS, run.dataset, DATASETS[run.dataset]._replace(digest=lambda root: "downloaded"))
+    monkeypatch.setattr(process, "notebook", lambda run, *_: told.append(run.data_id) or "disk full")
+    study = Study.begin(1, tmp_path / "runs", {})
+    with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
+        assert client.submit(process.make, run, study, pure=False).result().why == "disk full"
+    assert told == ["downloaded"]
 
 
 def test_a_cluster_that_starts_workers_for_tasks_alone_is_asked_for_one(tmp_path):

@@ -117,6 +117,14 @@ def test_pieces_that_are_stopped_carried_and_gone_on_with_fill_the_tables(
     assert same(train(student), Run.open(other / "outputs/runs" / student.name))
 
 
+def test_a_run_that_cannot_be_made_does_not_stop_those_after_it(tmp_path, capsys):
+    small = {"student": "wrn_10_1", "method": "none", "epochs": 1, "image_size": 8, "train_limit": [10, 50]}
+    assert main(argv(tmp_path, **SAME, **small)) == 2  # of 10 images there is no batch of 25
+    out, err = capsys.readouterr()
+    assert "failed: digits-wrn_10_1-none-" in err and "epoch 1/1" in out
+    assert len(list(tmp_path.glob("outputs/runs/*/result.json"))) == 1
+
+
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [

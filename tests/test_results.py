@@ -105,6 +105,14 @@ def test_a_baseline_that_is_the_usual_teacher_is_compared_with_its_students(tmp_
     assert gains["kd"] and results.whole(runs).all()
 
 
+def test_a_baseline_is_of_its_students_preset_even_where_the_teachers_is_nearer(tmp_path, monkeypatch):
+    preset = replace(TINY, for_teacher={"epochs": 1, "batch_size": 32})
+    monkeypatch.setitem(DATASETS, "other", DATASETS["tiny"]._replace(preset=preset))
+    asked = {"method": ["none", "kd"], "epochs": 1, "batch_size": 20, "outputs": str(tmp_path)}
+    alone, taught = grid(dataset="other", **asked)
+    assert alone.departures == taught.departures == {"epochs": [1, 3], "batch_size": [20, 16]}
+
+
 def test_another_device_is_said_and_changes_are_words(outputs):
     make(outputs, 73.0, seed=3, machines=[{"device": "CPU", "versions": {"torch": "3"}, "commit": ""}], shared=True)
     row = rows(outputs)["wrn_16_2", "labels only", "73.00 ± 0.82"]

@@ -1,6 +1,9 @@
+import errno
 import json
+import os
 import resource
 import shutil
+import stat
 from dataclasses import replace
 
 import numpy as np
@@ -30,12 +33,6 @@ def flipped(path, seed):
     rng, content = np.random.default_rng(seed), bytearray(path.read_bytes())
     content[rng.integers(len(content))] ^= 1 << rng.integers(8)
     return content
-
-
-def at(folder):
-    run = RunFolder()
-    run.folder = folder
-    return run
 
 
 def test_checkpoints_come_back_and_the_one_before_is_kept(folder):
@@ -92,11 +89,21 @@ def test_write_atomically_replaces_whole_files(tmp_path):
     assert {path.name: path.read_text() for path in (tmp_path / "new").iterdir()} == {"a": "two", "b": "one"}
 
 
+def test_a_disk_that_flushes_no_folders_is_written_to(tmp_path, monkeypatch):
+    def refused(file):
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refused)
+    write_atomically(tmp_path / "a", "one")
+    assert (tmp_path / "a").read_text() == "one"
+
+
 def test_what_is_not_there_yet_gets_a_sentence(tmp_path):
     for name in ("config", "result", "metrics", "history", "weights", "loss_weights"):
         with pytest.raises(InputError, match=r"has no \w+\.\w+: it has not come so far"):
-            getattr(at(tmp_path), name)
-    assert not at(tmp_path).done
+            getattr(RunFolder(tmp_path), name)
+    assert not RunFolder(tmp_path).done
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +140,7 @@ def test_a_damaged_file_gets_one_sentence_that_names_it(finished, tmp_path, cont
 def test_a_result_without_an_accuracy_is_damaged(finished, tmp_path, entry):
     write_atomically(tmp_path / "result.json", json.dumps(finished.result | entry))
     with pytest.raises(InputError, match=r"result\.json is damaged"):
-        _ = at(tmp_path).result
+        _ = RunFolder(tmp_path).result
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -142,7 +149,7 @@ def test_no_bit_that_flips_in_a_history_gives_a_raw_error(tmp_path, seed):
     store.write_history(tmp_path, [], kept)
     (tmp_path / "history.npz").write_bytes(flipped(tmp_path / "history.npz", seed))
     try:
-        found = at(tmp_path).history
+        found = RunFolder(tmp_path).history
     except InputError as error:
         assert "history.npz is damaged" in str(error)
     else:

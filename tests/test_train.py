@@ -343,7 +343,7 @@ def test_what_cannot_be_trained_leaves_no_folder(tmp_path):
         ({"teacher": "wrn_16_2", "teacher_weights": wrong}, r"t\.safetensors does not fit wrn_16_2"),
         ({"method": "none", "train_limit": 5000}, "train_limit is 5000: there are only 70 training images"),
         ({"method": "none", "train_limit": 10}, "batch_size 16: there are only 10 training images"),
-        ({"method": "none", "student": "alexnet"}, "images of 8 pixels: this network needs 64 or more"),
+        ({"method": "none", "student": "alexnet"}, "images of 8 pixels do not pass through this network"),
     ]:
         with pytest.raises(InputError, match=sentence):
             train(tiny_run(tmp_path, **parameters), say=quiet)

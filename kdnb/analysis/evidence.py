@@ -32,16 +32,11 @@ def siblings(run: Run) -> list[Run]:
     return sorted((r for r in found if replace(r, seed=run.seed) == run), key=lambda r: r.seed)
 
 
-def links_of_seeds(runs: Sequence[Run]) -> np.ndarray:
-    """The mean links of the training images in the last epoch of each run: (runs, T, S)."""
-    return np.stack([run.links[0][-1] for run in runs])
-
-
 @torch.no_grad()
-def link_controls(networks: Networks, survey: Survey, seeds: np.ndarray) -> dict[str, np.ndarray]:
+def link_controls(networks: Networks, survey: Survey, seeds: Sequence[Run]) -> dict[str, np.ndarray]:
     """The links (T, S) that were learned, and two that were not, as means over the test images, by name.
 
-    seeds: `links_of_seeds`; of several, mean and standard deviation stand first.
+    seeds: of several runs the last epoch's links stand first, mean and standard deviation, of the training images.
 
     An attention as it is initialised (with the statistics of each batch, having none of its own) tells what the
     networks' maps bring about without learning; the learned one, given the teacher's maps of another image, how much
@@ -56,8 +51,8 @@ def link_controls(networks: Networks, survey: Survey, seeds: np.ndarray) -> dict
         images = loader.take(rows).images
         s, t = student(images), teacher(images)
         if fresh is None:
-            with torch.random.fork_rng():
-                torch.manual_seed(0)
+            with torch.random.fork_rng([]):
+                torch.default_generator.manual_seed(0)
                 fresh = AFD(s, t, qk_dim=afd.qk_dim).to(loader.device).train()
         other = t._replace(feats=tuple(feat.roll(1, 0) for feat in t.feats))
         for name, links in zip(sums, (fresh.attention(s, t), afd.attention(s, other)), strict=True):
@@ -65,7 +60,8 @@ def link_controls(networks: Networks, survey: Survey, seeds: np.ndarray) -> dict
     means = {name: (links / len(loader.images)).cpu().numpy() for name, links in sums.items()}
     found = {"this run": survey.links.mean(0), **means}
     if len(seeds) > 1:
-        found = {f"mean of {len(seeds)} seeds": seeds.mean(0), "their standard deviation": seeds.std(0, ddof=1)} | found
+        links = np.stack([run.links[0][-1] for run in seeds])
+        found = {f"mean of {len(seeds)} seeds": links.mean(0), "their standard deviation": links.std(0, ddof=1)} | found
     return found
 
 
@@ -133,7 +129,7 @@ def inside(networks: Networks, survey: Survey, photographs, most: int = 1000) ->
     for rows in counted(batches, len(batches), "boxes"):
         boxes = np.stack([fractions(*photographs[own[i]]) for i in rows])  # b 4: left, top, right, bottom
         corner, size = np.tile(cuts[rows, :2], 2), np.tile(cuts[rows, 2:], 2)
-        boxes = torch.from_numpy(((boxes - corner) / size).clip(0, 1)).to(loader.device)
+        boxes = torch.from_numpy(((boxes - corner) / size).clip(0, 1)).float().to(loader.device)
         images = loader.take(rows).images
         feats = {role: model(images).feats for role, model in networks.models.items()}
         within = {role: excess_inside([feats[role][i] for i in its], boxes) for role, its in places.items()}

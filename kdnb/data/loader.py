@@ -47,7 +47,7 @@ class Loader:
             raise InputError(f"image_size is {size}: the stored images are of {images.size} x {images.size} pixels")
         self.device = torch.device(self.device)
         self.resized = images.aspect is not None
-        self.padding *= self.train
+        self.padding *= self.train and not self.resized
         pixels = F.pad(images.images, [self.padding] * 4) if self.padding else images.images  # 0, black, not the mean
         # A memory map stays one on the CPU; an accelerator takes everything once, and nothing waits for data again.
         self.pixels, self.labels = pixels.to(self.device), images.labels.to(self.device)

@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.data import Batch
-from kdnb.losses.base import Loss
-from kdnb.models import Output
+from kdnb.losses.base import Batch, Loss, Output
 
 
 class Statistics(torch.autograd.Function):

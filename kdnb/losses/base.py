@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdnb.data import Batch
+from kdnb.models import Output
+
 LOSSES: dict[str, type["Loss"]] = {}
 METHODS: dict[str, str] = {"none": "ce"}  # name -> mix of weighted losses; see kdnb.methods
 
@@ -17,7 +20,6 @@ class Loss(nn.Module):
     class DKD(Loss, name="dkd", method="ce + dkd"):
         same_classes, warmup = True, 20
         def __init__(self, student: Output, teacher: Output, *, T: float = 4.0): ...
-        def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor: ...
 
     name: what a mix calls it. method: the mix in which it was published, if it is a method of its own. Keyword
     arguments with a default are its options, "dkd(T=2)". Its parameters are trained, and they and its buffers kept
@@ -33,7 +35,7 @@ class Loss(nn.Module):
     warmup: ClassVar[int] = 0
     averaged: tuple[str, ...] = ()  # the running means
 
-    def __init__(self, *examples: object):
+    def __init__(self, *examples: Output):
         super().__init__()
 
     def __init_subclass__(cls, name: str = "", method: str = "", **kwargs):
@@ -42,6 +44,10 @@ class Loss(nn.Module):
             LOSSES[name] = cls
         if method:
             METHODS[name] = method
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        """The loss of a batch, a scalar."""
+        raise NotImplementedError
 
     def remember(self, labels: Tensor) -> None:
         """Told once, before training: the labels (n,) of the training set, whose images `batch.index` counts."""

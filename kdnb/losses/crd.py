@@ -6,10 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.data import Batch
 from kdnb.errors import InputError
-from kdnb.losses.base import Loss
-from kdnb.models import Output
+from kdnb.losses.base import Batch, Loss, Output
 
 EPS = 1e-7
 

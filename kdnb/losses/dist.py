@@ -3,9 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.data import Batch
-from kdnb.losses.base import Loss
-from kdnb.models import Output
+from kdnb.losses.base import Batch, Loss, Output
 
 
 def correlation(x: Tensor, y: Tensor) -> Tensor:

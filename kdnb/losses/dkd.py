@@ -4,10 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.data import Batch
-from kdnb.losses.base import Loss
+from kdnb.losses.base import Batch, Loss, Output
 from kdnb.losses.lskd import standardise
-from kdnb.models import Output
 
 
 def non_target(logits: Tensor, labels: Tensor) -> Tensor:

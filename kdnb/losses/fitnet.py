@@ -3,10 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.data import Batch
 from kdnb.errors import InputError
-from kdnb.losses.base import Loss, paired
-from kdnb.models import Output
+from kdnb.losses.base import Batch, Loss, Output, paired
 
 
 def hint(student: Output, teacher: Output) -> tuple[Tensor, Tensor]:

@@ -3,9 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.data import Batch
-from kdnb.losses.base import Loss
-from kdnb.models import Output
+from kdnb.losses.base import Batch, Loss, Output
 
 
 class KD(Loss, name="kd", method="ce:0.1 + kd:0.9"):

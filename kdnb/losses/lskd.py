@@ -2,9 +2,8 @@
 
 from torch import Tensor
 
-from kdnb.data import Batch
+from kdnb.losses.base import Batch, Output
 from kdnb.losses.kd import KD
-from kdnb.models import Output
 
 
 def standardise(output: Output) -> Output:

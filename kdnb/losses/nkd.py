@@ -4,10 +4,8 @@ Distillation: A Unified Approach with Normalized Loss and Customized Soft Labels
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.data import Batch
-from kdnb.losses.base import Loss
+from kdnb.losses.base import Batch, Loss, Output
 from kdnb.losses.dkd import non_target
-from kdnb.models import Output
 
 
 class NKD(Loss, name="nkd", method="ce + nkd"):

@@ -7,9 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.data import Batch
-from kdnb.losses.base import Loss, fit, paired
-from kdnb.models import Output
+from kdnb.losses.base import Batch, Loss, Output, fit, paired
 
 
 def kernel(x: Tensor, y: Tensor) -> Tensor:

@@ -4,9 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.data import Batch
-from kdnb.losses.base import Loss, paired
-from kdnb.models import Output
+from kdnb.losses.base import Batch, Loss, Output, paired
 
 WIDEST = 512  # channels between the two convolutions of a fusion
 

@@ -6,9 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.data import Batch
-from kdnb.losses.base import Loss, fit, paired
-from kdnb.models import Output
+from kdnb.losses.base import Batch, Loss, Output, fit, paired
 
 EPS = 1e-5  # the least variance
 

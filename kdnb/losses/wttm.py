@@ -4,9 +4,7 @@ ICLR 2024)."""
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.data import Batch
-from kdnb.losses.base import Loss
-from kdnb.models import Output
+from kdnb.losses.base import Batch, Loss, Output
 
 
 class WTTM(Loss, name="wttm", method="ce + wttm:4"):

@@ -31,13 +31,13 @@ class Output(NamedTuple):
 
 
 class Grouped(nn.Module):
-    """A stem, groups of blocks, a head and a linear layer: what the networks for small images have in common.
+    """A stem, groups of blocks, a head and a linear layer: what the networks of the study have in common.
 
     Its blocks compute pre-activations; the ReLU that turns them into taps is here. A group's last tap is a stage.
     """
 
     classifier_name = "fc"
-    relu = True  # False: nothing follows a block, its map is signed
+    activates = True  # False: a block's output is its tap as it is
     every = 1  # of a group, every so many-th block is a tap
 
     def block_groups(self) -> list[Iterable[nn.Module]]:
@@ -56,13 +56,13 @@ class Grouped(nn.Module):
         for group in self.block_groups():
             for b, block in enumerate(group, 1):
                 preact = block(x)
-                x = F.relu(preact) if self.relu else preact
+                x = F.relu(preact) if self.activates else preact
                 feats += [] if b % self.every else [x]
             stages.append(x)
             preacts.append(preact)
         pooled = self.head(x).mean((2, 3))
         logits = self.get_submodule(self.classifier_name)(pooled)
-        return Output(logits, tuple(feats), tuple(stages), pooled, tuple(preacts) if self.relu else ())
+        return Output(logits, tuple(feats), tuple(stages), pooled, tuple(preacts) if self.activates else ())
 
     @property
     def block_names(self) -> list[str]:
@@ -97,16 +97,16 @@ class Block(NamedTuple):
 FAMILIES: dict[str, tuple[re.Pattern, str, Callable[..., nn.Module]]] = {}  # by how people spell them
 
 
-def register(pattern: str, template: str, spelt: str) -> Callable:
+def register(pattern: str, template: str = "", spelt: str = "") -> Callable:
     """Makes a function a family of networks: `build(*groups, num_classes)` of the groups of `pattern` in a name.
 
-    template: the canonical name, with a {} for each group; spelt: for people. The network returns Output and has
-    `block_names`, a name per tap, and `classifier_name`, that of its last linear layer; an impossible one is an
-    InputError.
+    template: the canonical name, with a {} for each group; spelt: for people; both are the pattern, if not given. The
+    network returns Output and has `block_names`, a name per tap, and `classifier_name`, that of its last linear layer;
+    an impossible one is an InputError.
     """
 
     def add(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        FAMILIES[spelt] = re.compile(pattern), template, build
+        FAMILIES[spelt or pattern] = re.compile(pattern), template or pattern, build
         return build
 
     return add
@@ -143,11 +143,15 @@ def class_count(model: nn.Module) -> int:
 
 @torch.no_grad()
 def example_output(model: nn.Module, images: Tensor) -> Output:
-    """One forward pass in eval mode that leaves the model as it was."""
+    """One forward pass in eval mode that leaves the model as it was. Raises InputError for images it cannot take."""
     was_training = model.training
-    output = model.eval()(images)
-    model.train(was_training)
-    return output
+    try:
+        return model.eval()(images)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise InputError(f"images of {images.shape[-1]} pixels do not pass through this network: {why}") from None
+    finally:
+        model.train(was_training)
 
 
 def blocks(model: nn.Module, image_size: int) -> list[Block]:

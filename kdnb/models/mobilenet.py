@@ -23,11 +23,12 @@ class InvertedResidual(nn.Module):
         return x + self.conv(x) if self.residual else self.conv(x)
 
 
+@register("cifar_mobilenetv2")
 class MobileNetV2(Grouped):
     """The taps are the block outputs, the stages the last of each size: linear, so signed, as the published code's."""
 
     classifier_name = "classifier.0"
-    relu = False
+    activates = False
 
     def __init__(self, num_classes: int):
         super().__init__()
@@ -52,8 +53,3 @@ class MobileNetV2(Grouped):
 
     def head(self, x: Tensor) -> Tensor:
         return self.conv2(x)
-
-
-@register("cifar_mobilenetv2", "cifar_mobilenetv2", "cifar_mobilenetv2")
-def build(num_classes: int) -> MobileNetV2:
-    return MobileNetV2(num_classes)

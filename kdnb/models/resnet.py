@@ -1,11 +1,10 @@
 """Residual networks for photographs (He et al., CVPR 2016), with torchvision's keys and initialisation."""
 
-import torch
 import torchvision
 from torch import Tensor
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from kdnb.models.base import Grouped, Output, register
+from kdnb.models.base import Grouped, register
 
 LAYERS = {
     "resnet18": (BasicBlock, [2, 2, 2, 2]),
@@ -14,23 +13,13 @@ LAYERS = {
 }
 
 
-class ResNet(torchvision.models.ResNet):
+class ResNet(Grouped, torchvision.models.ResNet):
     """torchvision's ResNet; the taps are the block outputs, the stages the last of each group, all after the ReLU."""
 
-    classifier_name = "fc"
-    block_groups, block_names, every = Grouped.block_groups, Grouped.block_names, 1
+    activates = False  # torchvision's blocks end in their ReLU
 
-    def forward(self, x: Tensor) -> Output:
-        """Images (batch, 3, height, width), normalised -> Output."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        feats, stages = [], []
-        for group in self.block_groups():
-            for block in group:
-                x = block(x)
-                feats.append(x)
-            stages.append(x)
-        pooled = torch.flatten(self.avgpool(x), 1)
-        return Output(self.fc(pooled), tuple(feats), tuple(stages), pooled)
+    def stem(self, x: Tensor) -> Tensor:
+        return self.maxpool(super().stem(x))
 
 
 @register(f"({'|'.join(LAYERS)})(?:im)?", "{}", ", ".join(LAYERS))

@@ -60,7 +60,7 @@ def build(size: str, num_classes: int) -> CifarResNet:
     return model
 
 
-@register("cifar_resnet50", "cifar_resnet50", "cifar_resnet50")
+@register("cifar_resnet50")
 def build_resnet50(num_classes: int) -> CifarResNet:
     model = CifarResNet(Bottleneck, 64, [64, 128, 256, 512], [3, 4, 6, 3])
     model.classifier_name = "linear"

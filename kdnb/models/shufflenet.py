@@ -66,13 +66,15 @@ class Down2(Normed):
         return channel_shuffle(torch.cat([left, self.bn5(self.conv5(right))], 1), 2)
 
 
+@register("cifar_shufflenetv([12])", "cifar_shufflenetv{}", "cifar_shufflenetv1, cifar_shufflenetv2")
 class ShuffleNet(Grouped):
-    """widths: channels of the groups. last: of a convolution before the pixel mean, if there is one (V2)."""
+    """V2 has a convolution before the pixel mean."""
 
     classifier_name = "linear"
 
-    def __init__(self, widths: list[int], last: int, num_classes: int):
+    def __init__(self, version: str, num_classes: int):
         super().__init__()
+        widths, last = {"1": ([240, 480, 960], 0), "2": ([116, 232, 464], 1024)}[version]
         self.conv1, self.bn1 = conv(3, STEM), nn.BatchNorm2d(STEM)
         for g, (before, width, count) in enumerate(zip([STEM, *widths], widths, COUNTS, strict=False), 1):
             first = Down2(before, width) if last else Unit1(before, width, halve=True)
@@ -85,9 +87,3 @@ class ShuffleNet(Grouped):
 
     def head(self, x: Tensor) -> Tensor:
         return F.relu(self.bn2(self.conv2(x))) if self.last else x
-
-
-@register("cifar_shufflenetv([12])", "cifar_shufflenetv{}", "cifar_shufflenetv1, cifar_shufflenetv2")
-def build(version: str, num_classes: int) -> ShuffleNet:
-    widths, last = {"1": ([240, 480, 960], 0), "2": ([116, 232, 464], 1024)}[version]
-    return ShuffleNet(widths, last, num_classes)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import lru_cache
 
 import torch
@@ -17,25 +16,20 @@ from kdnb.models.base import Output, register
 
 NAMES = [name for name in list_models(module=torchvision.models) if name not in resnet.LAYERS]
 Forwards = dict[bool, Callable[[nn.Module, Tensor], Output]]  # by whether in train mode
-SIZES = (8, 16, 32, 64, 128, 224)  # pixels a side: ImageNet's, and smaller ones that a network may still take
+SIZE = 224  # pixels a side of ImageNet's images
 
 
 class Tapped(nn.Module):
     """A network that returns Output, made by `tapped`. Its layers are those of `module`, under the same keys."""
 
-    def __init__(
-        self, module: nn.Module, forwards: Forwards, block_names: Sequence[str], classifier: str, smallest: int = 1
-    ):
+    def __init__(self, module: nn.Module, forwards: Forwards, block_names: Sequence[str], classifier: str):
         super().__init__()
         self.__dict__.update(vars(module))  # not a child, whose name would be in front of every key
         self._version = module._version  # of its state dict
-        self.forwards, self.smallest = forwards, smallest
-        self.block_names, self.classifier_name = list(block_names), classifier
+        self.forwards, self.block_names, self.classifier_name = forwards, list(block_names), classifier
 
     def forward(self, x: Tensor) -> Output:
-        """Images (batch, 3, height, width), normalised -> Output. Raises InputError for images that are too small."""
-        if min(x.shape[2:]) < self.smallest:
-            raise InputError(f"images of {min(x.shape[2:])} pixels: this network needs {self.smallest} or more")
+        """Images (batch, 3, height, width), normalised -> Output."""
         return self.forwards[self.training](self, x)
 
 
@@ -134,7 +128,7 @@ def side(node: fx.Node) -> tuple[int, bool]:
 
 @lru_cache
 @torch.no_grad()
-def plan(name: str) -> tuple[Forwards, list[str], str, int]:
+def plan(name: str) -> tuple[Forwards, list[str], str]:
     """What `Tapped` needs besides one of torchvision's networks itself. Raises InputError for one without maps.
 
     The taps are the last maps on its trunk of each size that they have with images of 224 pixels.
@@ -146,7 +140,7 @@ def plan(name: str) -> tuple[Forwards, list[str], str, int]:
         ends = [graph.output_node().args[0] for graph in graphs.values()]
         if any(getattr(end, "target", "") != classifier for end in ends):
             raise InputError(f"{name} does not end in one linear layer: it cannot be told what its features are")
-        ShapeProp(fx.GraphModule(module, graphs[False])).propagate(torch.zeros(2, 3, SIZES[-1], SIZES[-1]))
+        ShapeProp(fx.GraphModule(module, graphs[False])).propagate(torch.zeros(2, 3, SIZE, SIZE))
         sides = {}  # the last operation of each size
         for node in trunk(graphs[False], ends[1])[1:]:
             pool = node.op == "call_module" and isinstance(module.get_submodule(node.target), nn.AdaptiveAvgPool2d)
@@ -158,11 +152,7 @@ def plan(name: str) -> tuple[Forwards, list[str], str, int]:
         nodes = [node for node, _ in sides.values()]
         turn = [node.name for node, last_channels in sides.values() if last_channels]
         made = forwards(module, graphs, [node.name for node in nodes], classifier, turn)
-        for smallest in SIZES:
-            with suppress(RuntimeError, AssertionError):
-                made[False](module, torch.zeros(2, 3, smallest, smallest))
-                break
-    return made, [(layers(node) or [node.name])[-1] for node in nodes], classifier, smallest
+    return made, [(layers(node) or [node.name])[-1] for node in nodes], classifier
 
 
 @register(f"({'|'.join(NAMES)})", "{}", "any of torchvision's such as mobilenet_v3_small or convnext_tiny")

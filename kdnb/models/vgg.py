@@ -30,16 +30,17 @@ class VGGBlock(nn.Sequential):
         return super().forward(F.max_pool2d(x, 2) if self.halve else x)
 
 
+@register(f"cifar_vgg({'|'.join(LAYERS)})", "cifar_vgg{}", "cifar_vgg8, 11, 13, 16, 19")
 class VGG(Grouped):
     """Five blocks, the last two at the same size. Every block is a tap, after the ReLU; the published code's f1 to f4,
     the stages, are those from the second on."""
 
     classifier_name = "classifier"
 
-    def __init__(self, counts: list[int], num_classes: int):
+    def __init__(self, depth: str, num_classes: int):
         super().__init__()
         channels = 3
-        for i, (width, count) in enumerate(zip(WIDTHS, counts, strict=True)):
+        for i, (width, count) in enumerate(zip(WIDTHS, LAYERS[depth], strict=True)):
             self.add_module(f"block{i}", VGGBlock(channels, width, count, halve=i in (1, 2, 3)))
             channels = width
         self.classifier = nn.Linear(channels, num_classes)
@@ -50,8 +51,3 @@ class VGG(Grouped):
 
     def stem(self, x: Tensor) -> Tensor:
         return x
-
-
-@register(f"cifar_vgg({'|'.join(LAYERS)})", "cifar_vgg{}", "cifar_vgg8, 11, 13, 16, 19")
-def build(depth: str, num_classes: int) -> VGG:
-    return VGG(LAYERS[depth], num_classes)

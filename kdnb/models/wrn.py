@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnb.errors import InputError
-from kdnb.models.base import Grouped, Output, initialise, register
+from kdnb.models.base import Grouped, Output, conv, initialise, register
 
 
 class WideBlock(nn.Module):
@@ -13,11 +13,10 @@ class WideBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.conv1 = conv(in_channels, out_channels, 3, stride)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
-        equal = in_channels == out_channels
-        self.convShortcut = None if equal else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+        self.conv2 = conv(out_channels, out_channels, 3)
+        self.convShortcut = None if in_channels == out_channels else conv(in_channels, out_channels, 1, stride)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(block output, bn1(x) of its input, the activation relu(bn1(x)) that entered it)."""
@@ -27,15 +26,7 @@ class WideBlock(nn.Module):
         return (x if self.convShortcut is None else self.convShortcut(entry)) + out, preact, entry
 
 
-class WideGroup(nn.Module):
-    def __init__(self, depth: int, in_channels: int, out_channels: int, stride: int):
-        super().__init__()
-        blocks = [WideBlock(in_channels, out_channels, stride)]
-        blocks += [WideBlock(out_channels, out_channels, 1) for _ in range(depth - 1)]
-        self.layer = nn.ModuleList(blocks)
-
-
-class WideResNet(nn.Module):
+class WideResNet(Grouped):
     """WRN-depth-widen_factor. State-dict keys are those of the CRD/RepDistiller, mdistiller and official AFD code.
 
     A block's tap is the activation its output turns into, the next block's `relu(bn1(x))` or the final `relu(bn1(x))`:
@@ -46,22 +37,18 @@ class WideResNet(nn.Module):
     norm is called once.
     """
 
-    classifier_name = "fc"
-    block_names, every = Grouped.block_names, 1
-
     def __init__(self, depth: int, widen_factor: int, num_classes: int):
         super().__init__()
         if depth < 10 or (depth - 4) % 6 or widen_factor < 1:
             sizes = "depth must be 6n + 4 (10, 16, 22, 28, 40 ...), widen factor 1+"
             raise InputError(f"wrn_{depth}_{widen_factor}: {sizes}")
-        per_group = (depth - 4) // 6
-        widths = [16 * widen_factor, 32 * widen_factor, 64 * widen_factor]
-        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.block1 = WideGroup(per_group, 16, widths[0], 1)
-        self.block2 = WideGroup(per_group, widths[0], widths[1], 2)
-        self.block3 = WideGroup(per_group, widths[1], widths[2], 2)
-        self.bn1 = nn.BatchNorm2d(widths[2])
-        self.fc = nn.Linear(widths[2], num_classes)
+        self.conv1, channels = conv(3, 16, 3), 16
+        for g, width in enumerate((16 * widen_factor, 32 * widen_factor, 64 * widen_factor), 1):
+            blocks = [WideBlock(channels, width, 1 if g == 1 else 2)]
+            blocks += [WideBlock(width, width, 1) for _ in range((depth - 4) // 6 - 1)]
+            self.add_module(f"block{g}", nn.ModuleDict({"layer": nn.ModuleList(blocks)}))
+            channels = width
+        self.bn1, self.fc = nn.BatchNorm2d(channels), nn.Linear(channels, num_classes)
         initialise(self)
         nn.init.zeros_(self.fc.bias)
 
@@ -81,7 +68,7 @@ class WideResNet(nn.Module):
         return Output(self.fc(pooled), (*entries[1:], last), tuple(stages), pooled, tuple(preacts))
 
     def block_groups(self) -> list[nn.ModuleList]:
-        return [group.layer for group in (self.block1, self.block2, self.block3)]
+        return [group["layer"] for group in (self.block1, self.block2, self.block3)]
 
 
 @register(r"wrn[-_]?([1-9]\d*)[-_x]([1-9]\d*)", "wrn_{}_{}", "wrn_DEPTH_WIDTH (such as wrn_40_2)")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy import stats
 
 from kdnb.plots.links import heatmap
 from kdnb.plots.style import COLOURS, NEUTRAL, PALE, ROLES, figure, in_lines, legend_below, line_styles
@@ -107,8 +108,8 @@ def box_shares(inside, title: str = "") -> Figure | None:
 
 
 def means(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means over the first axis in percent, and half the width of their 95 % intervals."""
-    return 100 * values.mean(0), 196 * values.std(0, ddof=1) / np.sqrt(len(values))
+    """Means over the first axis in percent, and half the width of their 95 % intervals (Student's t)."""
+    return 100 * values.mean(0), 100 * stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
 
 
 def loss_terms(shares: pd.DataFrame, norms: pd.DataFrame, title: str = "") -> Figure:
@@ -152,6 +153,7 @@ def accuracy_and_cost(accuracies: pd.DataFrame, costs: pd.DataFrame, title: str 
         rows = table[table["line"] == line]
         bars = rows["top1"].std() if len(rows) > 1 else None
         ax.errorbar(rows["times"].mean(), rows["top1"].mean(), bars, fmt=look.marker, color=look.color, label=line)
-    ax.set(xlabel="time of a training step, times the baseline's", ylabel="test accuracy, top-1 (%)")
+    ax.set_xlabel("time of a training step, times the baseline's")
+    ax.set_ylabel("test accuracy, top-1 (%), mean ± sd of the seeds")
     legend_below(fig, ax)
     return fig

@@ -53,8 +53,8 @@ def panel_each(table: pd.DataFrame, title: str) -> Figure:
     """`learning_curves` of many lines, but for the first third of the epochs, in which most rise."""
     last, first, network = table["epoch"].max(), table["order"] <= 1, table["line"].str.partition(",")[0]
     lines = (table[~first] if (~first).any() else table).sort_values("order")["line"].unique()
-    what = "Test accuracy over epochs of each method, beside the baseline (orange, dashed)"
-    fig, axes = panels(dict.fromkeys(lines), what, title, 1.4, 1.5)
+    what = "Test accuracy of each method after a third of the epochs, mean ± sd of the seeds, beside the baseline"
+    fig, axes = panels(dict.fromkeys(lines), f"{what} (orange, dashed)", title, 1.4, 1.5)
     for ax, line in zip(axes, lines, strict=True):
         beside = first & (network == line.partition(",")[0])
         part = table[(beside | (table["line"] == line)) & (table["epoch"] > last / 3)]

@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import cache
 from html import escape
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,10 +51,12 @@ STYLES += [Style(COLOURS[i % 8], DASHES[(i + i // 8) % 8], "^vPX<>*h"[(i + 3 * (
 
 
 def line_styles(lines: Mapping[str, int]) -> dict[str, Style]:
-    """{line: number} -> {line: Style}: that of `STYLES`; for the second line of a number a free one, from the end."""
+    """{line: number} -> {line: Style}: that of `STYLES`; for the second line of a number a free one, from the end; of
+    more lines than there are styles some look alike."""
     first = {number: line for line, number in reversed(lines.items())}
-    free = iter([style for number, style in reversed([*enumerate(STYLES)]) if number not in first])
-    return {line: STYLES[number] if first[number] == line else next(free) for line, number in lines.items()}
+    free = cycle([style for number, style in reversed([*enumerate(STYLES)]) if number not in first] or STYLES)
+    own = {line: STYLES[number % len(STYLES)] for number, line in first.items()}
+    return {line: own[line] if line in own else next(free) for line in lines}
 
 
 class Picture(Figure):
