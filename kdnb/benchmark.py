@@ -1,23 +1,17 @@
 """Methods side by side, for methods.ipynb: one data set, one pair of networks, a list of methods, some seeds."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import pandas as pd
-from torch import nn
 
 from kdnb import parameters
-from kdnb.data.loader import Loader
-from kdnb.device import pick_device
 from kdnb.errors import InputError
 from kdnb.methods import METHODS, listed
-from kdnb.models import Block, blocks, load_weights
 from kdnb.plan import grid, served
 from kdnb.prepare import check, load_images
 from kdnb.published import beside_published
 from kdnb.results import look, row, whole
 from kdnb.run import Run
-from kdnb.teacher import load_teacher
 
 OWN = {"methods": "kd,dkd,at,crd,afd", "seeds": 2}
 
@@ -55,27 +49,3 @@ def title(runs: Mapping[str, list[Run]]) -> str:
     run, *others = max(runs.values(), key=lambda several: bool(several[0].teacher))
     dataset, student, _, *words, _ = run.words(" ")  # without method and seed
     return ", ".join([dataset, student, *words, f"{1 + len(others)} seeds" if others else f"seed {run.seed}"])
-
-
-class Networks(NamedTuple):
-    """The teacher and each method's student of the first seed after training."""
-
-    models: dict[str, nn.Module]  # "teacher", then the students by method, in eval mode
-    classifiers: dict[str, nn.Module]  # those that know the data set's classes: perhaps not the teacher
-    loader: Loader  # the test images
-    blocks: tuple[list[Block], list[Block]]  # the teacher's and the student's
-
-
-def networks(runs: Mapping[str, list[Run]]) -> Networks:
-    """The networks of finished runs, of which one or more had a teacher."""
-    first = {label: several[0] for label, several in runs.items()}
-    taught = next(run for run in first.values() if run.teacher)
-    test = load_images(taught)[1]
-    loader = Loader(test, 100, taught.image_size, device=pick_device(taught.device))
-    teacher = load_teacher(taught)
-    models = {"teacher": teacher.model}
-    models |= {label: load_weights(run.student, run.weights) for label, run in first.items()}
-    models = {label: model.to(loader.device).eval() for label, model in models.items()}
-    same_classes, _ = teacher.same_classes(test.classes)
-    known = {label: model for label, model in models.items() if same_classes or label != "teacher"}
-    return Networks(models, known, loader, tuple(blocks(models[n], taught.image_size) for n in ("teacher", "none")))

@@ -34,7 +34,8 @@ def networks():
         afd = AFD(*outputs, qk_dim=8)
         afd(*outputs, batch)
     both = blocks(models["teacher"], 8), blocks(models["distilled"], 8)
-    return Networks({role: m.eval() for role, m in models.items()}, afd.eval(), both, np.zeros((1, 6, 3)), loader)
+    models = {role: model.eval() for role, model in models.items()}
+    return Networks(models, both, loader, afd=afd.eval(), history=np.zeros((1, 6, 3)))
 
 
 def surveyed(links, labels, classes, logits=None):

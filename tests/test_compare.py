@@ -11,7 +11,7 @@ from helpers import quiet, tiny, tiny_run  # noqa: F401
 from safetensors.torch import save_file
 from test_plots import crowded
 
-from kdnb import InputError, benchmark, create_model, plots, train
+from kdnb import InputError, analysis, benchmark, create_model, plots, train
 from kdnb.analysis import compare
 from kdnb.analysis.compare import Predictions
 from kdnb.data.loader import Loader
@@ -92,8 +92,8 @@ def test_a_teacher_of_other_classes_is_compared_by_its_maps_alone(tmp_path):
     runs = {}
     for method in ("none", "at"):
         of = {"teacher_weights": str(file)} if method == "at" else {}
-        runs[method] = [train(tiny_run(tmp_path, method=method, epochs=1, **of), quiet)]
-    found = benchmark.networks(runs)
+        runs[method] = train(tiny_run(tmp_path, method=method, epochs=1, **of), quiet)
+    found = analysis.networks(runs)
     assert [*found.models] == ["teacher", "none", "at"] and [*found.classifiers] == ["none", "at"]
     told = compare.predict(found.classifiers, found.loader)
     assert "KL from the teacher" not in compare.fidelity(told) and compare.class_correlations(told) == {}

@@ -16,14 +16,16 @@ from torch import Tensor, nn
 from kdnb import parameters
 from kdnb.analysis.compare import Predictions
 from kdnb.data.loader import Loader
+from kdnb.device import pick_device
 from kdnb.errors import InputError
 from kdnb.losses.afd import AFD, energy
 from kdnb.models import Block, Output, blocks, load_weights, read_state_dict
 from kdnb.paths import located, output_folder
-from kdnb.prepare import ready
+from kdnb.prepare import load_images, ready
 from kdnb.progress import counted
 from kdnb.results import or_warn
 from kdnb.run import Run
+from kdnb.teacher import load_teacher
 from kdnb.train import train
 
 STUDENTS = ("baseline", "distilled")
@@ -31,14 +33,19 @@ LINKED = 0.1  # mean attention from which on two blocks are shown as a pair
 
 
 class Networks(NamedTuple):
-    """The networks of a distilled run after training, the AFD that links two of them, and the test images."""
+    """A teacher and its students after training, and the test images."""
 
-    models: dict[str, nn.Module]  # by role, in eval mode
-    afd: AFD
+    models: dict[str, nn.Module]  # by role or method, "teacher" first, in eval mode
     blocks: tuple[list[Block], list[Block]]  # the teacher's and the student's
-    history: np.ndarray  # (epochs, T, S), mean links over the training images of each epoch
     loader: Loader  # the test images in order, whole, in float32, whatever the precision of training
     same_classes: bool = True  # whether the teacher knows the data set's classes
+    afd: AFD | None = None  # of `load`: what links teacher and distilled student
+    history: np.ndarray | None = None  # (epochs, T, S), mean links over the training images of each epoch
+
+    @property
+    def classifiers(self) -> dict[str, nn.Module]:
+        """Those that know the data set's classes."""
+        return {name: model for name, model in self.models.items() if self.same_classes or name != "teacher"}
 
     def distances(self, outputs: Mapping[str, Output]) -> dict[str, Tensor]:
         """(n, T, S) of each student: 1 - cosine of teacher's and student's maps, pooled to the same size."""
@@ -54,7 +61,7 @@ class Networks(NamedTuple):
 
     def logits(self, outputs: Mapping[str, Output]) -> dict[str, Tensor]:
         """(n, classes) of each network that knows the data set's classes."""
-        return {role: o.logits for role, o in outputs.items() if self.same_classes or role in STUDENTS}
+        return {role: outputs[role].logits for role in self.classifiers}
 
 
 def run_from_notebook(namespace: Mapping) -> Run:
@@ -89,16 +96,21 @@ def load(run: Run) -> Networks:
     if "afd" not in {term.loss for term in run.terms}:
         raise InputError(f"method {run.label!r} has no afd: nothing is linked; choose a run whose method has it")
     run, baseline = train(run), train(run.baseline)
-    start = ready(run)
-    losses, test = start.distiller.losses.eval(), start.test
+    losses = ready(run).distiller.losses.eval()
     losses.load_state_dict(read_state_dict(run.loss_weights))
-    models = {"teacher": start.teacher.model, "baseline": load_weights(run.student, baseline.weights)}
-    models["distilled"] = load_weights(run.student, run.weights)
-    models = {role: m.to(test.device, memory_format=torch.channels_last).eval() for role, m in models.items()}
-    both = blocks(models["teacher"], run.image_size), blocks(models["distilled"], run.image_size)
-    loader = Loader(test.images, 100, test.size, device=test.device)  # few: three networks' maps at 224 pixels
-    same_classes, _ = start.teacher.same_classes(test.images.classes)
-    return Networks(models, losses["afd"], both, run.history["afd.links"], loader, same_classes)
+    found = networks({"baseline": baseline, "distilled": run})
+    return found._replace(afd=losses["afd"], history=run.history["afd.links"])
+
+
+def networks(runs: Mapping[str, Run]) -> Networks:
+    """The students of finished runs of one student, by name, with the teacher of the first that has one."""
+    taught = next(run for run in runs.values() if run.teacher)
+    teacher, (_, test), device = load_teacher(taught), load_images(taught), pick_device(taught.device)
+    models = {"teacher": teacher.model} | {name: load_weights(run.student, run.weights) for name, run in runs.items()}
+    models = {name: m.to(device, memory_format=torch.channels_last).eval() for name, m in models.items()}
+    both = (blocks(models[name], taught.image_size) for name in ("teacher", *runs))
+    loader = Loader(test, 100, taught.image_size, device=device)  # few: several networks' maps at 224 pixels
+    return Networks(models, (next(both), next(both)), loader, teacher.same_classes(test.classes)[0])
 
 
 class Survey(NamedTuple):
