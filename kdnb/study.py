@@ -1,7 +1,7 @@
 """The study from a shell: a grid of runs on Dask, a papermill process each, then results.ipynb.
 
-    python -m kdnb.study --dataset cifar100 --seeds 0-4            # teacher, none, kd, afd; results
-    python -m kdnb.study --dataset digits -p epochs 1 --dry-run    # what would run, and the commands
+    python -m kdnb.study --dataset cifar100 --seeds 0-4 -p teacher_weights none    # teacher, none, kd, afd; results
+    python -m kdnb.study --dataset digits -p epochs 1 --dry-run                    # what would run, and the commands
 
 A process a run, because notebooks executed in one process leak memory. Finished runs are skipped, broken-off ones go
 on, a failure does not stop the others. Exit status: 0, 1 for failures, 2 for bad arguments, 130 after Ctrl-C.

@@ -16,6 +16,7 @@ from kdnb.engine import evaluate
 from kdnb.errors import InputError
 from kdnb.intervals import interval, mean_sd
 from kdnb.models import parameter_count
+from kdnb.parameters import words
 from kdnb.paths import output_folder
 from kdnb.prepare import load_images, loaders
 from kdnb.published import CITED, kept, published
@@ -159,6 +160,8 @@ def teacher_table(run: Run) -> pd.DataFrame:
         "blocks": len(model.block_names),
         "top-1 (%)": f"{evaluate(model, test, run.precision)['top1']:.2f}" if same else "it knows other classes",
     }
+    if changed := words(teacher.about["changes"] or {}):
+        shown["trained with"] = changed
     return pd.DataFrame({"value": shown.values()}, index=pd.Index(shown, name="teacher")).astype(str)
 
 

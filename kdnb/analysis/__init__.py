@@ -108,9 +108,9 @@ def networks(runs: Mapping[str, Run]) -> Networks:
     teacher, (_, test), device = load_teacher(taught), load_images(taught), pick_device(taught.device)
     models = {"teacher": teacher.model} | {name: load_weights(run.student, run.weights) for name, run in runs.items()}
     models = {name: m.to(device, memory_format=torch.channels_last).eval() for name, m in models.items()}
-    both = (blocks(models[name], taught.image_size) for name in ("teacher", *runs))
+    both = tuple(blocks(models[name], taught.image_size) for name in ("teacher", next(iter(runs))))
     loader = Loader(test, 100, taught.image_size, device=device)  # few: several networks' maps at 224 pixels
-    return Networks(models, (next(both), next(both)), loader, teacher.same_classes(test.classes)[0])
+    return Networks(models, both, loader, teacher.same_classes(test.classes)[0])
 
 
 class Survey(NamedTuple):
