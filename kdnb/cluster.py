@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from kdnb.errors import InputError
-from kdnb.process import Made, Study, make
+from kdnb.process import Outcome, Study, make
 from kdnb.progress import bar
 from kdnb.run import Run
 
@@ -81,7 +81,7 @@ def make_all(client: "Client", runs: list[Run], study: Study) -> dict[str, str]:
                 if task.cancelled():
                     raise ConnectionError("the scheduler is gone")
                 name = names[task.key]
-                why, top1, seconds = told if task.status == "finished" else Made(f"{told[0].__name__}: {told[1]}")
+                why, top1, seconds = told if task.status == "finished" else Outcome(f"{told[0].__name__}: {told[1]}")
                 say(*("failed", name, f": {why}") if why else ("finished", name, f": {top1:.2f} %, {seconds:.0f} s"))
                 failed |= {name: why} if why else {}
                 shown.update()

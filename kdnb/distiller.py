@@ -68,13 +68,13 @@ class Distiller(nn.Module):
     def forward(self, images: Tensor, labels: Tensor, index: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """Images (batch, 3, height, width), labels (batch,), index (batch,) of the images in the training set, which
         some losses remember -> scalar losses by name before weighting, and their weighted sum "total"; logits."""
-        output, guide, batch = self.student(images), None, Batch(images, labels, index)
+        student, teacher, batch = self.student(images), None, Batch(images, labels, index)
         if self.teacher is not None:
             with torch.no_grad():
-                guide = self.teacher(images)
-        terms = {name: loss(output, guide, batch) for name, loss in self.losses.items()}
+                teacher = self.teacher(images)
+        terms = {name: loss(student, teacher, batch) for name, loss in self.losses.items()}
         total = sum(weight * term for weight, term in zip(self.weights, terms.values(), strict=True))
-        return {"total": total, **terms}, output.logits
+        return {"total": total, **terms}, student.logits
 
     def trained(self) -> nn.ModuleDict:
         """What the optimiser trains and a checkpoint keeps: the student and the losses' own parameters."""

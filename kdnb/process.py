@@ -30,7 +30,7 @@ MARK = ".study"  # a file in the folder of runs, whose text no other has
 LOOK_SECONDS = 1  # between looks at whether the study was stopped, or another process has let go of a run
 
 
-class Made(NamedTuple):
+class Outcome(NamedTuple):
     """What became of a run: why there is none, or its accuracy in percent and the seconds it took."""
 
     why: str
@@ -110,7 +110,7 @@ def execute(words: list[str], log: Path, env: Mapping[str, str], stopped: Callab
     return ""
 
 
-def make(run: Run, study: Study, *teachers: Made) -> Made:
+def make(run: Run, study: Study, *teachers: Outcome) -> Outcome:
     """Make a run, unless it is there; if another process is at it, wait until that has made it or let go of it.
 
     teachers: what this returned of the runs that it needs.
@@ -124,22 +124,22 @@ def make(run: Run, study: Study, *teachers: Made) -> Made:
 
     why = "its teacher failed" if any(teacher.why for teacher in teachers) else study.differs()
     if why:
-        return Made(f"not started: {why}")
+        return Outcome(f"not started: {why}")
     with share(run, study.per_gpu) as env:
         while not (run := replace(run, data_id="")).done:  # a digest of the data, which may just have been downloaded
             if stopped():
-                return Made(why or "stopped before it began")
+                return Outcome(why or "stopped before it began")
             if busy(run.folder):
                 why = ""
                 time.sleep(LOOK_SECONDS)
             elif why:
-                return Made(why)
+                return Outcome(why)
             else:
                 get_worker().log_event(study.name, run.name)
                 why = notebook(run, env, stopped)
                 if not (why or replace(run, data_id="").done):
-                    return Made(f"its notebook made another run, not {run.name}")
-    return Made("", run.result["top1"], run.result["total_seconds"])
+                    return Outcome(f"its notebook made another run, not {run.name}")
+    return Outcome("", run.result["top1"], run.result["total_seconds"])
 
 
 def notebook(run: Run, env: Mapping[str, str], stopped: Callable[[], bool]) -> str:

@@ -28,6 +28,7 @@ ROLES = ["teacher", "baseline", "distilled"]  # in the order of their looks in p
 KEY = ["dataset", "network", "method", "teacher"]  # what a citation and a run have in common
 APART = {"mix": " ({})", "precision": " ({})", "teacher_sha256": " (weights {:.4})", "data_id": " (images {:.4})"}
 APART |= {"train_images": " ({:,} images)"}  # what also tells trainings apart that one name stands for
+MOST = 35  # lines in one picture, as there are looks
 TRAINING = [*KEY, "left_out", "changed", "teacher_changed", *APART]  # what runs that may be averaged have in common
 
 
@@ -175,7 +176,8 @@ def told_apart(runs: pd.DataFrame, name: pd.Series) -> pd.Series:
 
 
 def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The runs of a frame by what may be drawn together: {title: rows}, one data set, changed in one way.
+    """The runs of a frame by what may be drawn together: {title: rows}, one data set, changed in one way; of more than
+    `MOST` lines one network.
 
     Adds the columns line, what a legend calls a network that was trained so, order, its `look`, and run, as plots
     expect them.
@@ -192,7 +194,9 @@ def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
         teaches = alone & (part["network"] + " (" + part["dataset"] + ")").isin(part["teacher"])
         part = part.assign(line=told_apart(part, line), order=part["method"].map(look).mask(teaches, 0))
         title = ", ".join(filter(None, [key[0], key[1], key[2] * (key[2] != "float32"), key[3]]))
-        out[title] = part.sort_values(["order", "line", "seed"])
+        of_networks = part.groupby("network") if part["line"].nunique() > MOST else [("", part)]
+        for network, its in of_networks:
+            out[title + f", {network}" * bool(network)] = its.sort_values(["order", "line", "seed"])
     return out
 
 

@@ -100,10 +100,10 @@ class Speed:
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.run.precision == "bfloat16")
         student = partial(autocast(distiller.student), batch.images)
         teacher = distiller.teacher and partial(torch.no_grad()(autocast(distiller.teacher)), batch.images)
-        ours, guide = Output(*leaves(student())), teacher and teacher()
+        of_student, of_teacher = Output(*leaves(student())), teacher and teacher()
 
         def loss(name: str) -> None:
-            autocast(distiller.losses[name])(ours, guide, batch).backward()
+            autocast(distiller.losses[name])(of_student, of_teacher, batch).backward()
 
         functions = {
             "batch": lambda: self.loader.make(rows),

@@ -116,7 +116,7 @@ class Training:
             while self.epoch < epochs:
                 shown.n = shown.last_print_n = self.epoch * steps + self.step
                 shown.set_description(f"epoch {self.epoch + 1}/{epochs}")
-                self.one_epoch(stop, shown)
+                self.train_epoch(stop, shown)
                 self.say(epoch_line(self.rows[-1], epochs))
         self.finish()
         if stop.wished:  # in the last epoch's test
@@ -126,7 +126,7 @@ class Training:
         """The learning rate of a step of the current epoch."""
         return self.run.preset.lr_at(self.epoch + step / len(self.start.train), self.run.epochs, self.run.lr)
 
-    def one_epoch(self, stop: StopButton, shown: tqdm) -> None:
+    def train_epoch(self, stop: StopButton, shown: tqdm) -> None:
         if not self.step:
             self.engine.start_epoch(self.epoch)
         before, started = self.seconds, time.perf_counter()

@@ -52,7 +52,7 @@ def test_energy_in_boxes_is_that_of_the_crop_that_the_networks_see(networks):  #
     parts = np.array_split(left, 2)  # batches, within which images are compared
     expected = [own - np.delete(part, i).mean() for part in parts for i, own in enumerate(part)]
     assert found.excess["teacher"][:, 0] == pytest.approx(expected, abs=1e-5)
-    assert (found.right["baseline"] == survey.predictions.right("baseline")[chosen]).all()
+    assert (found.right["baseline"] == survey.predictions.correct("baseline")[chosen]).all()
     fig = plots.box_shares(found, title="data, student, afd, from teacher, seed 0")
     assert len(fig.axes) == 2 and crowded(fig) == []
 

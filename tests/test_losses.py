@@ -9,7 +9,7 @@ from torch import nn
 from kdnb import LOSSES, Distiller, InputError, Output, create_model
 from kdnb.data import Batch
 from kdnb.losses.afd import AFD
-from kdnb.losses.base import fit, paired
+from kdnb.losses.base import match_size, paired
 from kdnb.losses.crd import CRD
 from kdnb.losses.fitnet import regressor
 from kdnb.losses.vid import VID
@@ -141,9 +141,9 @@ def test_every_loss_takes_any_two_networks_or_says_why_not(name, names):
 def test_maps_are_paired_from_the_deepest_on_and_fit_to_the_smaller():
     assert paired("abcd", "xyz") == [("b", "x"), ("c", "y"), ("d", "z")] and paired("ab", "xyz")[0] == ("a", "y")
     wide, high = torch.randn(2, 3, 4, 8), torch.randn(2, 5, 6, 2, dtype=torch.bfloat16)
-    h_s, h_t = fit(wide, high)
+    h_s, h_t = match_size(wide, high)
     assert h_s.shape == (2, 3, 4, 2) and h_t.shape == (2, 5, 4, 2) and h_t.dtype == torch.float32
-    assert torch.allclose(h_s, wide.unflatten(3, (2, 4)).mean(4)) and fit(wide, wide)[0] is wide
+    assert torch.allclose(h_s, wide.unflatten(3, (2, 4)).mean(4)) and match_size(wide, wide)[0] is wide
 
 
 @pytest.mark.parametrize(

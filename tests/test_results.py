@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from helpers import TINY, quiet, tiny, tiny_run  # noqa: F401
 
-from kdnb import InputError, Run, grid, parameters, published, results, study, tables, train
+from kdnb import METHODS, InputError, Run, grid, parameters, plots, published, results, study, tables, train
 from kdnb.data import DATASETS
 
 KEPT = {"network": "wrn_40_2", "dataset": "cifar100", "weights": "wrn_40_2.pth", "sha256": "aaaa1111", "changes": {}}
@@ -162,6 +163,18 @@ def test_a_seed_counts_once(outputs):
     make(outputs, 75.01, method="afd", seed=0, run={"teacher_id": "of a file"})  # whose bytes are the trained one's
     assert rows(outputs)[AFD]["seeds"] == "3"
     assert len(results.lines(frame(outputs))["cifar100"]) == 7  # nor does a plot count it twice
+
+
+def test_many_pairs_have_a_picture_for_each_student(tmp_path):
+    students = ["resnet20", "resnet8x4", "wrn_40_1"]
+    for network, method in product(students, METHODS):
+        make(tmp_path, 70.0, network, method)
+    curves = results.curves(frame(tmp_path))
+    assert [*curves] == [f"cifar100, {student}" for student in students] and len(plots.STYLES) == results.MOST
+    for title, table in curves.items():
+        drawn = plots.accuracy_over_time(table, title)
+        assert table["line"].nunique() == len(METHODS) and drawn.axes[0].get_position().height > 0.3
+        plots.learning_curves(table, title)
 
 
 def test_curves_are_drawn_by_line(outputs):

@@ -194,11 +194,11 @@ def choose_images(survey: Survey, n: int) -> np.ndarray:
 def mistakes(survey: Survey) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the images that only the distilled student, or only the baseline, gets right; the clearest first."""
     told = survey.predictions
-    baseline, distilled = map(told.right, STUDENTS)
+    baseline, distilled = map(told.correct, STUDENTS)
     of_label = {role: np.exp(told.log_probabilities(role))[range(len(told.labels)), told.labels] for role in STUDENTS}
     gain = of_label["distilled"] - of_label["baseline"]
-    corrected, spoilt = np.flatnonzero(distilled & ~baseline), np.flatnonzero(baseline & ~distilled)
-    return corrected[np.argsort(-gain[corrected])], spoilt[np.argsort(gain[spoilt])]
+    corrected, degraded = np.flatnonzero(distilled & ~baseline), np.flatnonzero(baseline & ~distilled)
+    return corrected[np.argsort(-gain[corrected])], degraded[np.argsort(gain[degraded])]
 
 
 def one_a_pair(survey: Survey, index: np.ndarray, role: str) -> np.ndarray:

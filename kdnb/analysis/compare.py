@@ -28,7 +28,7 @@ class Predictions(NamedTuple):
         """(n,) predicted classes."""
         return self.logits[name].argmax(1)
 
-    def right(self, name: str) -> np.ndarray:
+    def correct(self, name: str) -> np.ndarray:
         """(n,) whether each prediction is right."""
         return self.top1(name) == self.labels
 
@@ -62,7 +62,7 @@ def fidelity(predictions: Predictions, teacher: str = "teacher") -> pd.DataFrame
     for name in predictions.logits:
         log_q = predictions.log_probabilities(name)
         of_labels = -np.take_along_axis(log_q, predictions.labels[:, None], 1)[:, 0]
-        row = {"top-1 (%)": share(predictions.right(name)), "cross-entropy": interval(of_labels)}
+        row = {"top-1 (%)": share(predictions.correct(name)), "cross-entropy": interval(of_labels)}
         row["ECE (%)"] = f"{100 * calibration(predictions, name)[1]:.3g}"
         if teacher in predictions.logits and name != teacher:
             log_p, same = predictions.log_probabilities(teacher), predictions.top1(teacher) == predictions.top1(name)
@@ -77,7 +77,7 @@ def calibration(predictions: Predictions, name: str, bins: int = 15) -> tuple[pd
 
     The table has confidence, accuracy and images of each bin that has any (Guo et al., ICML 2017).
     """
-    table = pd.DataFrame({"confidence": predictions.confidence(name), "accuracy": 1.0 * predictions.right(name)})
+    table = pd.DataFrame({"confidence": predictions.confidence(name), "accuracy": 1.0 * predictions.correct(name)})
     place = np.minimum((table["confidence"] * bins).astype(int), bins - 1)
     table = table.groupby(place).agg(
         confidence=("confidence", "mean"), accuracy=("accuracy", "mean"), images=("accuracy", "size")
@@ -91,7 +91,7 @@ def class_accuracy(predictions: Predictions, before: str, after: str) -> pd.Data
     rows = []
     for label in np.unique(predictions.labels):
         of_class = predictions.labels == label
-        one, other = (predictions.right(name)[of_class] for name in (before, after))
+        one, other = (predictions.correct(name)[of_class] for name in (before, after))
         means = {before: 100 * one.mean(), after: 100 * other.mean()}
         own = difference(one, other)._asdict()
         rows.append({"class": predictions.classes[label], "images": int(of_class.sum()), **means, **own})

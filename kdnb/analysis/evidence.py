@@ -137,7 +137,7 @@ def inside(networks: Networks, survey: Survey, photographs, most: int = 1000) ->
     boxes, excess = map(joined, zip(*parts, strict=True))
     seen = (boxes[:, 2:] > boxes[:, :2]).all(1)  # by the networks, who see the middle of each photograph
     depth = {role: np.array(its) / max(len(networks.blocks[role != "teacher"]) - 1, 1) for role, its in places.items()}
-    right = {role: told.right(role)[chosen][seen] for role in told.logits}
+    right = {role: told.correct(role)[chosen][seen] for role in told.logits}
     return Inside({role: values[seen] for role, values in excess.items()}, depth, right)
 
 

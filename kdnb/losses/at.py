@@ -5,7 +5,7 @@ from itertools import starmap
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.losses.base import Batch, Loss, Output, fit, paired
+from kdnb.losses.base import Batch, Loss, Output, match_size, paired
 
 
 def attention(feat: Tensor) -> Tensor:
@@ -17,5 +17,5 @@ class AT(Loss, name="at", method="ce + at:1000"):
     """Mean squared difference of both networks' attention, summed over the stages (section 3.1, p = 2)."""
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        pairs = starmap(fit, paired(student.stages, teacher.stages))
+        pairs = starmap(match_size, paired(student.stages, teacher.stages))
         return sum(F.mse_loss(attention(h_s), attention(h_t)) for h_s, h_t in pairs)

@@ -78,7 +78,7 @@ def paired(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[T
     return [*zip(student[::-1], teacher[::-1], strict=False)][::-1]
 
 
-def fit(h_s: Tensor, h_t: Tensor) -> tuple[Tensor, ...]:
+def match_size(h_s: Tensor, h_t: Tensor) -> tuple[Tensor, ...]:
     """A student's and a teacher's map (batch, channels, height, width), the larger averaged down, in float32."""
     size = [*map(min, h_s.shape[2:], h_t.shape[2:])]
     pair = h_s.float(), h_t.float()

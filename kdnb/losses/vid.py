@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.losses.base import Batch, Loss, Output, fit, paired
+from kdnb.losses.base import Batch, Loss, Output, match_size, paired
 
 EPS = 1e-5  # the least variance
 
@@ -36,7 +36,7 @@ class VID(Loss, name="vid", method="ce + vid"):
         loss = 0
         pairs = paired(student.stages, teacher.stages)
         for regressor, scale, pair in zip(self.regressors, self.scales, pairs, strict=True):
-            h_s, h_t = fit(*pair)
+            h_s, h_t = match_size(*pair)
             variance = F.softplus(scale)[:, None, None] + EPS  # c 1 1
             loss = loss + ((regressor(h_s).float() - h_t).square() / variance + variance.log()).mean() / 2
         return loss
