@@ -36,9 +36,16 @@ def typed(text: str) -> object:
 
 def words(changes: Mapping[str, list]) -> str:
     """{name: [value, the preset's]} for people."""
-    told = {("train_limit", "-1"): "all", ("milestones", "[]"): "one cycle"}
+    told = {("train_limit", "-1"): "all", ("milestones", "[]"): "one cycle", ("pretrained", ""): "from scratch"}
     spelt = {name: [told.get((name, str(value)), value) for value in both] for name, both in changes.items()}
     return ", ".join(f"{name} {value} instead of {usual}" for name, (value, usual) in spelt.items())
+
+
+def listing(what: str, values: Mapping[str, object]):
+    """Names and values as a pandas table, for a notebook's reader; what: what they are of."""
+    import pandas as pd
+
+    return pd.DataFrame({"value": values.values()}, index=pd.Index(values, name=what)).astype(str)
 
 
 def from_notebook(namespace: Mapping, known: Collection[str]) -> dict[str, object]:

@@ -13,7 +13,7 @@ from kdnb.distiller import Distiller
 from kdnb.errors import InputError
 from kdnb.models import create_model
 from kdnb.store import damaged
-from kdnb.teacher import Teacher, load_teacher
+from kdnb.teacher import Teacher, begin, load_teacher
 
 if TYPE_CHECKING:
     from kdnb.run import Run
@@ -57,7 +57,10 @@ def ready(run: "Run", images: tuple[Images, Images] | None = None, teacher: Teac
     example = test.take([0, 0]).images.float()  # of two for batch norm's sake; losses look at shapes alone
     with torch.random.fork_rng([]):  # networks and losses draw on the CPU
         torch.default_generator.manual_seed(run.seed)
-        student = create_model(run.student, len(classes)).to(train.device)
+        student = create_model(run.student, len(classes))
+        if run.pretrained:
+            begin(student, run, classes)
+        student = student.to(train.device)
         model = teacher.model.to(train.device) if teacher else None
         known = {"same_classes": same, "labels": images[0].labels}
         distiller = Distiller(student, model, run.terms, example, partly=run.named, **known)

@@ -15,7 +15,7 @@ from kdnb.methods import Term, label, parse, serving, spell, taught
 from kdnb.models import model_name
 from kdnb.parameters import checked
 from kdnb.paths import data_folder, output_folder, run_folder
-from kdnb.teacher import teacher_source
+from kdnb.teacher import student_source, teacher_source
 
 FOUND = {"found": True}  # metadata of fields that are no parameters: they are found out on construction
 ALWAYS = ("dataset", "student", "method", "teacher", "teacher_id", "seed", "precision", "data_id")  # no preset has them
@@ -32,6 +32,7 @@ class Run(store.RunFolder):
 
     dataset: str = "digits"  # digits, cifar100, stanford40, or folder: your own train/CLASS/*.jpg
     student: str = ""  # the network that is trained: wrn_16_2, resnet18 ...; "": the preset's
+    student_weights: str = field(default="", compare=False)  # what it begins with: imagenet, a file; "": from scratch
     method: str = "afd"  # none, kd, afd, or a mix of weighted losses: ce:0.1 + kd:0.9 + afd:200
     teacher: str = ""  # wrn_40_2, resnet34 ...; "": the preset's
     teacher_weights: str = field(default="", compare=False)  # imagenet, a file, none: train it first; "": the preset's
@@ -52,6 +53,7 @@ class Run(store.RunFolder):
     data_root: str = field(default="", compare=False)  # folder of the data; "": $KDNB_DATA, or data/ in the project
     outputs: str = field(default="", compare=False)  # folder under which runs are kept; "": outputs/ in the project
     teacher_id: str = field(default="", metadata=FOUND)  # "trained", "imagenet", or the start of a file's SHA-256
+    pretrained: str = field(default="", metadata=FOUND)  # the student: "imagenet", or the start of a file's SHA-256
     data_id: str = field(default="", metadata=FOUND)  # digest of the names, sizes and classes of photographs
     opened: str = field(default="", compare=False, metadata=FOUND)  # the folder, if it is not to follow from the rest
 
@@ -62,6 +64,7 @@ class Run(store.RunFolder):
         self._set(method=spell(terms), student=model_name(self.student or preset.student))
         self._set(teacher=model_name(self.teacher or preset.teacher))  # misspelt is misspelt, also where nobody teaches
         self._set(**{name: getattr(self, name) or value for name, value in self.usual.items()})
+        self._set(**student_source(self))
         preset.stored(self.image_size)  # raises for a size that the data set does not come in
         self._set(precision=pick_precision(self.precision, pick_device(self.device)))
         choose("compile", self.compile, ["auto", "on", "off"])
@@ -73,8 +76,7 @@ class Run(store.RunFolder):
         if not taught(terms):
             self._set(teacher="", teacher_weights="", teacher_seed=0, teacher_epochs=0, teacher_id="")
             return
-        if not self.teacher_id:
-            self._set(**teacher_source(self))
+        self._set(**teacher_source(self))
         if self.teacher_id == "trained":
             self._set(teacher_epochs=self.teacher_epochs or preset.usual(self.teacher, teacher=True)["epochs"])
         elif self.teacher_seed or self.teacher_epochs:
@@ -100,8 +102,7 @@ class Run(store.RunFolder):
     def open(cls, folder: str | Path, outputs: str = "", **where) -> "Run":
         """The run that a folder holds, by its path or its name under the outputs folder. Raises InputError.
 
-        Neither data nor networks are looked at, and it may have been trained on any machine. where: fields that say
-        where and how to go on with it, such as data_root or device.
+        Neither data nor networks are looked at, wherever it was trained. where: fields such as data_root or device.
         """
         path = run_folder(folder, outputs)
         if path is None:
@@ -188,10 +189,8 @@ class Run(store.RunFolder):
 
     def summary(self):
         """The resolved parameters as a pandas table, for a notebook's reader."""
-        import pandas as pd
-
         shown = {n: v for n in self.parameters() if (v := getattr(self, n)) not in ("", 0) or n == "seed"}
-        return pd.DataFrame({"value": shown.values()}, index=pd.Index(shown, name="parameter")).astype(str)
+        return parameters.listing("parameter", shown)
 
     def beside(self, **changes) -> "Run":
         """The run with other fields, in the same place."""
@@ -209,7 +208,8 @@ class Run(store.RunFolder):
         if self.teacher_id != "trained":
             return None
         own = self.preset.usual(self.teacher, True) | {"epochs": self.teacher_epochs, "image_size": self.image_size}
-        return self.beside(student=self.teacher, method="none", seed=self.teacher_seed, **own)
+        scratch = {"student": self.teacher, "student_weights": "", "pretrained": ""}
+        return self.beside(**scratch, method="none", seed=self.teacher_seed, **own)
 
     @property
     def output_folder(self) -> Path:

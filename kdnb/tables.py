@@ -16,7 +16,7 @@ from kdnb.engine import evaluate
 from kdnb.errors import InputError
 from kdnb.intervals import interval, mean_sd
 from kdnb.models import parameter_count
-from kdnb.parameters import words
+from kdnb.parameters import listing, words
 from kdnb.paths import output_folder
 from kdnb.prepare import load_images, loaders
 from kdnb.published import CITED, kept, published
@@ -162,7 +162,7 @@ def teacher_table(run: Run) -> pd.DataFrame:
     }
     if changed := words(teacher.about["changes"] or {}):
         shown["trained with"] = changed
-    return pd.DataFrame({"value": shown.values()}, index=pd.Index(shown, name="teacher")).astype(str)
+    return listing("teacher", shown)
 
 
 def gather(folders: list[Path], outputs: Path) -> int:

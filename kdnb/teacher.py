@@ -17,6 +17,8 @@ from kdnb.paths import located
 if TYPE_CHECKING:
     from kdnb.run import Run
 
+OTHERWISE = {"teacher_weights": "'none' trains a teacher first", "student_weights": "'none' begins from scratch"}
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -50,7 +52,7 @@ def load_teacher(run: "Run") -> Teacher:
         kept, weights, found = {"dataset": "imagenet"}, "imagenet", "imagenet"
     else:
         own = run.teacher_run if run.teacher_weights in ("", "none") else None  # else it was moved
-        path = own.weights if own else weights_file(run.teacher_weights)
+        path = own.weights if own else weights_file(run.teacher_weights, "teacher_weights")
         model, kept = load_weights(run.teacher, path), read_metadata(path)
         classes, weights = kept.get("classes") or (), own.name if own else path.name
         found = "trained" if run.teacher_id == "trained" else digest(path)  # a trained one may have been moved
@@ -73,28 +75,67 @@ def teacher_source(run: "Run") -> dict[str, str]:
     outputs/teachers/NETWORK-DATASET.safetensors, if the run asks for no other; else one that is trained first.
     """
     weights, preset = run.teacher_weights, run.preset
+    if run.teacher_id:  # known from the start: the run is opened, or beside another
+        return {}
     if not weights:
         kept = run.output_folder / "teachers" / f"{run.teacher}-{run.dataset}.safetensors"
         asked = run.teacher_seed or run.teacher_epochs or run.validation or run.image_size != preset.image_size
         weights = preset.teacher_weights if asked or not kept.is_file() else str(kept)
-    if weights == "imagenet" and not has_imagenet_weights(run.teacher):
+    if weights == "none":
+        return {"teacher_weights": weights, "teacher_id": "trained"}
+    source, found = known(weights, run.teacher, "teacher_weights")
+    return {"teacher_weights": source, "teacher_id": found}
+
+
+def student_source(run: "Run") -> dict[str, str]:
+    """{"student_weights": imagenet, a file or ""; "pretrained": what it is}. Raises InputError for a missing file."""
+    if run.pretrained:
+        return {}
+    if run.student_weights in ("", "none"):
+        return {"student_weights": ""}
+    source, found = known(run.student_weights, run.student, "student_weights")
+    return {"student_weights": source, "pretrained": found}
+
+
+def known(weights: str, network: str, parameter: str) -> tuple[str, str]:
+    """What a parameter means, "imagenet" or the path of a file, and what tells it from others. Raises InputError for a
+    file that is not there and a network without ImageNet's weights."""
+    if weights == "imagenet" and not has_imagenet_weights(network):
         raise InputError(
-            f"there are no ImageNet weights for {run.teacher}: set teacher_weights to a file with trained weights "
-            f"(of {run.dataset} or another data set, such as CIFAR-100), or to 'none' to train one first"
+            f"there are no ImageNet weights for {network}: set {parameter} to a file with trained weights (of this or "
+            f"another data set, such as CIFAR-100); {OTHERWISE[parameter]}"
         )
-    if weights in ("none", "imagenet"):
-        return {"teacher_weights": weights, "teacher_id": {"none": "trained"}.get(weights, weights)}
-    path = weights_file(weights)
-    return {"teacher_weights": str(path), "teacher_id": digest(path)}
+    if weights == "imagenet":
+        return weights, weights
+    path = weights_file(weights, parameter)
+    return str(path), digest(path)
 
 
-def weights_file(weights: str) -> Path:
-    """The file that `teacher_weights` means, itself or in a run's folder. Raises InputError if it is not there."""
+def weights_file(weights: str, parameter: str) -> Path:
+    """The file that a parameter means, itself or in a run's folder. Raises InputError if it is not there."""
     path = located(weights)
     path = path / "student.safetensors" if path.is_dir() else path
     if not path.is_file():
-        raise InputError(f"teacher_weights {weights!r}: no such file; 'none' trains a teacher from scratch")
+        raise InputError(f"{parameter} {weights!r}: no such file; {OTHERWISE[parameter]}")
     return Path(os.path.abspath(path))
+
+
+def begin(student: nn.Module, run: "Run", classes: tuple[str, ...]) -> None:
+    """Give a fresh student the weights that it begins with, but for its classifier if theirs is of other classes.
+
+    Raises InputError for weights that are not what they were when the run was begun.
+    """
+    if run.pretrained == "imagenet":
+        model, theirs = imagenet_model(run.student)
+    else:
+        path = weights_file(run.student_weights, "student_weights")
+        if digest(path) != run.pretrained:
+            raise InputError(f"student_weights {run.student_weights!r} does not hold what {run.name} begins with")
+        model, theirs = load_weights(run.student, path), read_metadata(path).get("classes") or ()
+    same, _ = Teacher(model, tuple(theirs)).same_classes(classes)
+    state, own = model.state_dict(), student.state_dict()
+    fits = [k for k in own if own[k].shape == state[k].shape and (same or not k.startswith(model.classifier_name))]
+    student.load_state_dict({k: state[k] for k in fits}, strict=False)
 
 
 def digest(path: Path) -> str:

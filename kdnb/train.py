@@ -95,7 +95,7 @@ class Training:
         Raises InputError if the folder holds another run. One that goes on is computed as it was begun.
         """
         path, asked, machines = self.run.folder / "config.json", description(self.run, self.start), [machine]
-        where = {"teacher_weights": self.run.teacher_weights, "data_root": self.run.data_root}
+        where = {name: getattr(self.run, name) for name in ("student_weights", "teacher_weights", "data_root")}
         if path.is_file():
             check_same(self.run, asked)
             machines = self.run.config.get("machines") or machines

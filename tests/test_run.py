@@ -50,6 +50,8 @@ def teacher_file(folder, content, name="student.safetensors"):
         ({"dataset": 100}, "dataset is 100: it must be text"),
         ({"batch_size": 1}, "batch_size is 1"),
         ({"teacher_weights": "nowhere.pth"}, "teacher_weights 'nowhere.pth': no such file; 'none' trains a teacher"),
+        ({"student_weights": "nowhere.pth"}, "student_weights 'nowhere.pth': no such file; 'none' begins from scratch"),
+        ({"student_weights": "imagenet"}, "no ImageNet weights for wrn_16_1: set student_weights to a file"),
         ({"dataset": "cifar100", "image_size": 64}, "image_size is 64: for these images it has to be 32"),
         ({"dataset": "stanford40", "method": "kd"}, "kd compares predictions, and this teacher knows other classes"),
         ({"dataset": "stanford40", "teacher": "wrn_40_2"}, "no ImageNet weights for wrn_40_2: set teacher_weights"),
@@ -85,6 +87,7 @@ def test_the_preset_stands_where_parameters_are_empty():
         ({"method": "afd:20+kd:.9+ce"}, {"method": "afd"}, True),
         ({"teacher_weights": "none"}, {"teacher_weights": ""}, True),
         ({"teacher_weights": None}, {"teacher_weights": "none"}, True),  # as papermill hands it over
+        ({"student_weights": None}, {}, True),
         ({"device": "cpu", "compile": "on", "threads": 2, "outputs": "x"}, {"data_root": "y"}, True),
         ({"method": "none", "teacher": "wrn_16_1", "teacher_seed": 3}, {"method": "none"}, True),
         ({"epochs": 3, "lr": 0.02, "student": "wrn_10_1"}, {}, True),  # the preset's
@@ -253,6 +256,6 @@ def test_a_run_of_another_machine_is_opened_and_equal(finished, tmp_path):
 )
 def test_misspelt_parameters_are_named(cells, wrong):
     namespace = {"In": ["", *cells], "dataset": "digits", "epochs": 5, "epohcs": 5, "x": 3}
-    refused = pytest.raises(InputError, match=f"unknown parameter '{wrong}': choose from dataset, student, method")
+    refused = pytest.raises(InputError, match=f"unknown parameter '{wrong}': choose from dataset, student, student_weights")
     with refused if wrong else nullcontext():
         assert Run.from_notebook(namespace) == Run(epochs=5)

@@ -7,6 +7,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from kdnb import METHODS, InputError, Run, create_model, train
 from kdnb.data import DATASETS
 from kdnb.data.loader import Loader
 from kdnb.engine import Engine, evaluate
-from kdnb.models import read_metadata
+from kdnb.models import load_weights, read_metadata
 from kdnb.prepare import ready
 from kdnb.progress import StopButton
 from kdnb.store import CHECKPOINT, load_checkpoint
@@ -335,6 +336,30 @@ def test_a_teacher_of_imagenet_teaches_what_it_can(tmp_path, monkeypatch):
     teacher = made.config["teacher"]
     assert (teacher["network"], teacher["dataset"], teacher["classes"]) == ("resnet18", "imagenet", 1000)
     assert made.config["left_out"] == ["kd"] and made.links[0].shape == (1, 8, 3)
+    begun = ready(tiny_run(tmp_path, student="resnet18", student_weights="imagenet", method="none")).distiller.student
+    given = load_weights("resnet18", tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
+    assert torch.equal(begun.conv1.weight, given.conv1.weight) and begun.fc.out_features == 4
+
+
+@pytest.mark.parametrize("classes", [None, [f"class {i}" for i in range(4)], ["cat", "dog", "c", "d"], ["a"]])
+def test_a_student_begins_with_given_weights(tmp_path, classes):
+    file = names_of(tmp_path / "s.safetensors", classes)
+    run = tiny_run(tmp_path, student="wrn_16_1", student_weights=file, epochs=1, seed=1)
+    scratch = replace(run, pretrained="", student_weights="")
+    given = load_weights("wrn_16_1", file).state_dict()
+    begun, fresh = (ready(r.baseline).distiller.student.state_dict() for r in (run, scratch))
+    same = classes is None or classes[0] == "class 0"  # then its classifier is of use, too
+    for name, value in begun.items():
+        expected = fresh if name.startswith("fc.") and not same else given
+        assert torch.equal(value, expected[name])
+    assert not torch.equal(fresh["conv1.weight"], given["conv1.weight"])
+    assert run.changes == {"epochs": [1, 3], "pretrained": [run.pretrained, ""]} and run.pretrained in run.name
+    assert run.baseline.pretrained == run.pretrained and run.teacher_run == scratch.teacher_run
+    made = train(run.baseline, quiet)
+    assert Run.open(made.folder) == made and made.config["where"]["student_weights"] == file
+    Path(file).write_bytes(b"other")
+    with pytest.raises(InputError, match=r"s\.safetensors' does not hold what tiny-wrn_16_1-none-"):
+        ready(made)
 
 
 def test_what_cannot_be_trained_leaves_no_folder(tmp_path):
