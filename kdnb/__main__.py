@@ -30,20 +30,21 @@ def main(argv: list[str] | None = None) -> int:
     add("--minutes", type=float, default=math.inf, help=late)
     given = parser.parse_args(argv)
     until = time.monotonic() + 60 * given.minutes
+    status = 0
     try:
-        runs = grid(**{str(name): value for name, value in given.p})
+        for run in grid(**{str(name): value for name, value in given.p}):
+            try:
+                train(run, partial(print, flush=True), until)
+            except Interrupted:
+                raise
+            except InputError as error:
+                print(f"failed: {run.name}: {error}", file=sys.stderr)
+                status = 2
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        print(str(stopped) or "stopped; the same command goes on from here", file=sys.stderr)
+        return 3 if time.monotonic() >= until else 130
     except InputError as error:
         parser.error(str(error))
-    status = 0
-    for run in runs:
-        try:
-            train(run, partial(print, flush=True), until)
-        except (Interrupted, KeyboardInterrupt) as stopped:
-            print(str(stopped) or "stopped; the same command goes on from here", file=sys.stderr)
-            return 3 if time.monotonic() >= until else 130
-        except InputError as error:
-            print(f"failed: {run.name}: {error}", file=sys.stderr)
-            status = 2
     return status
 
 

@@ -29,7 +29,8 @@ def runs_from_notebook(namespace: Mapping) -> dict[str, list[Run]]:
     fixed = {"dataset": Run.dataset, "seed": range(seeds)} | given
     runs = grid(method=served(["none", *listed(names)], **fixed), **fixed)
     if not any(run.teacher for run in runs):
-        raise InputError(f"methods is {names!r}: name one or more that its teacher can serve, of {', '.join(METHODS)}")
+        known = ", ".join(name for name in METHODS if name != "none")
+        raise InputError(f"methods is {names!r}: name one or more that its teacher can serve, of {known}")
     if waiting := [run for run in runs if run.seed == 0 and not run.done]:
         images = load_images(waiting[0])
         for run in waiting:  # before the first is trained

@@ -71,8 +71,15 @@ def check(run: "Run", images: tuple[Images, Images] | None = None) -> None:
     """Raises InputError for a run that cannot be trained, before its teacher is: a pair that its method cannot serve,
     a network that the images are too small for."""
     images = images or load_images(run)
+    own = run.teacher_run
     with torch.random.fork_rng([]):
-        ready(run, images, Teacher(create_model(run.teacher, len(images[0].classes))) if run.teacher_run else None)
+        ready(run, images, Teacher(create_model(run.teacher, len(images[0].classes))) if own else None)
+    try:
+        if own and not own.done:
+            check(own)
+    except InputError as error:
+        alone = f"train it by itself (student {own.student}, method none), then set teacher_weights to its folder"
+        raise InputError(f"its teacher cannot be trained by the preset ({error}): {alone}") from None
 
 
 def description(run: "Run", start: Ready | None = None) -> dict:

@@ -126,7 +126,8 @@ def make(run: Run, study: Study, *teachers: Outcome) -> Outcome:
     if why:
         return Outcome(f"not started: {why}")
     with share(run, study.per_gpu) as env:
-        while not (run := replace(run, data_id="")).done:  # a digest of the data, which may just have been downloaded
+        run = replace(run, data_id="")  # a digest of what is there by now
+        while not run.done:
             if stopped():
                 return Outcome(why or "stopped before it began")
             if busy(run.folder):
@@ -137,7 +138,8 @@ def make(run: Run, study: Study, *teachers: Outcome) -> Outcome:
             else:
                 get_worker().log_event(study.name, run.name)
                 why = notebook(run, env, stopped)
-                if not (why or replace(run, data_id="").done):
+                run = replace(run, data_id="")  # its data may just have been downloaded
+                if not (why or run.done):
                     return Outcome(f"its notebook made another run, not {run.name}")
     return Outcome("", run.result["top1"], run.result["total_seconds"])
 
@@ -147,6 +149,7 @@ def notebook(run: Run, env: Mapping[str, str], stopped: Callable[[], bool]) -> s
     with tempfile.TemporaryDirectory(prefix="kdnb-") as folder:
         written = Path(folder) / "notebook.ipynb"
         why = execute(command(run, written), run.folder / "notebook.log", env, stopped)
+        run = replace(run, data_id="")
         if written.is_file() and not busy(run.folder):
             write_atomically(run.folder / written.name, written.read_bytes())
     return why

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdnb.results import KEY, lines, whole
+from kdnb.results import KEY, pictures, whole
 
 CITED = "quoted (%)"
 
@@ -30,6 +30,6 @@ def beside_published(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_published(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """{data set: rows for the plot of full-length accuracies here and as published}, where there are both."""
-    rows = {title: beside_published(part) for title, part in lines(runs[whole(runs)]).items()}
+    """{title: rows for a plot of full-length accuracies here and as published}, where there are both."""
+    rows = {title: beside_published(part) for title, part in pictures(runs[whole(runs)]).items()}
     return {title: both for title, both in rows.items() if both["study"].nunique() > 1}

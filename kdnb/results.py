@@ -124,8 +124,8 @@ def whole(runs: pd.DataFrame) -> pd.Series:
 
 
 def curves(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """{title: the epochs} of what `lines` draws together."""
-    return {title: epochs(part) for title, part in lines(runs).items()}
+    """{title: the epochs} of each of the `pictures`."""
+    return {title: epochs(part) for title, part in pictures(runs).items()}
 
 
 def epochs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -176,8 +176,7 @@ def told_apart(runs: pd.DataFrame, name: pd.Series) -> pd.Series:
 
 
 def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The runs of a frame by what may be drawn together: {title: rows}, one data set, changed in one way; of more than
-    `MOST` lines one network.
+    """The runs of a frame by what may be drawn together: {title: rows}, one data set, changed in one way.
 
     Adds the columns line, what a legend calls a network that was trained so, order, its `look`, and run, as plots
     expect them.
@@ -194,9 +193,16 @@ def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
         teaches = alone & (part["network"] + " (" + part["dataset"] + ")").isin(part["teacher"])
         part = part.assign(line=told_apart(part, line), order=part["method"].map(look).mask(teaches, 0))
         title = ", ".join(filter(None, [key[0], key[1], key[2] * (key[2] != "float32"), key[3]]))
-        of_networks = part.groupby("network") if part["line"].nunique() > MOST else [("", part)]
-        for network, its in of_networks:
-            out[title + f", {network}" * bool(network)] = its.sort_values(["order", "line", "seed"])
+        out[title] = part.sort_values(["order", "line", "seed"])
+    return out
+
+
+def pictures(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """What `lines` may draw together; of more than `MOST` lines a picture for each network that was trained."""
+    out = {}
+    for title, part in lines(runs).items():
+        many = part["line"].nunique() > MOST
+        out |= {f"{title}, {name}": its for name, its in part.groupby("network")} if many else {title: part}
     return out
 
 

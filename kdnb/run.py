@@ -153,10 +153,10 @@ class Run(store.RunFolder):
 
     @property
     def departures(self) -> dict[str, list]:
-        """`changes`; of another network than the preset's student, on labels alone, from the nearer preset of two."""
-        if self.teacher or self.student == self.preset.student:
-            return self.changes
-        return min((self.changes_from(self.preset.usual(self.student, teacher)) for teacher in (False, True)), key=len)
+        """`changes`; on labels alone from the nearer preset of two, of the preset's student only if it is followed."""
+        alone = [self.changes_from(self.preset.usual(self.student, teacher)) for teacher in (False, True)]
+        baseline = self.student == self.preset.student and alone[1]
+        return self.changes if self.teacher or baseline else min(alone, key=len)
 
     def changes_from(self, usual: Mapping[str, object]) -> dict[str, list]:
         usual = {f.name: f.default for f in fields(self) if f.compare and f.name not in ALWAYS} | usual

@@ -11,7 +11,6 @@ import argparse
 import shlex
 import signal
 import sys
-from dataclasses import replace
 
 from kdnb.cluster import cluster, make_all
 from kdnb.data import DATASETS
@@ -33,7 +32,7 @@ def seeds(text: str) -> list[int]:
 
 
 def study(a: argparse.Namespace) -> int:
-    """Plan, make, record, sum up; the exit status. Raises InputError for bad arguments."""
+    """Plan, make, sum up; the exit status. Raises InputError for bad arguments."""
     outputs, own = output_folder(a.outputs).absolute(), {str(name): value for name, value in a.p}
     if twice := ({"dataset", "method", "seed", "outputs"} | set(pairs(a.pair)[0])) & own.keys():
         raise InputError(f"-p {min(twice)}: it has an option of its own")
@@ -54,7 +53,6 @@ def study(a: argparse.Namespace) -> int:
         with cluster(a.scheduler, jobs) as client:
             planned = Study.begin(a.per_gpu, outputs / "runs", dict.fromkeys(a.dataset, own["data_root"]))
             failed = make_all(client, missing, planned)
-    runs = [replace(run, data_id="") for run in runs]  # a digest of what is there now: it may just have been downloaded
     summary = papermill("results.ipynb", outputs / "results.ipynb", {"outputs": outputs})
     if why := execute(summary, outputs / "results.log", {}):
         failed["results.ipynb"] = why

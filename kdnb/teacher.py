@@ -121,21 +121,22 @@ def weights_file(weights: str, parameter: str) -> Path:
 
 
 def begin(student: nn.Module, run: "Run", classes: tuple[str, ...]) -> None:
-    """Give a fresh student the weights that it begins with, but for its classifier if theirs is of other classes.
+    """Give a fresh student the weights that it begins with; the classifier's only if their file names these classes.
 
-    Raises InputError for weights that are not what they were when the run was begun.
+    Raises InputError for weights that are not what they were when the run was described.
     """
     if run.pretrained == "imagenet":
         model, theirs = imagenet_model(run.student)
     else:
-        path = weights_file(run.student_weights, "student_weights")
-        if digest(path) != run.pretrained:
-            raise InputError(f"student_weights {run.student_weights!r} does not hold what {run.name} begins with")
+        path = Path(run.student_weights)
+        if not path.is_file() or digest(path) != run.pretrained:
+            told = f"student_weights {run.student_weights!r} does not hold the weights that {run.name} begins with"
+            raise InputError(f"{told}: set it to their file")
         model, theirs = load_weights(run.student, path), read_metadata(path).get("classes") or ()
-    same, _ = Teacher(model, tuple(theirs)).same_classes(classes)
-    state, own = model.state_dict(), student.state_dict()
-    fits = [k for k in own if own[k].shape == state[k].shape and (same or not k.startswith(model.classifier_name))]
-    student.load_state_dict({k: state[k] for k in fits}, strict=False)
+    state, head = model.state_dict(), student.classifier_name
+    if tuple(theirs) != tuple(classes):
+        state |= {key: value for key, value in student.state_dict().items() if key.rpartition(".")[0] == head}
+    student.load_state_dict(state)
 
 
 def digest(path: Path) -> str:

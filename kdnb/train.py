@@ -48,11 +48,6 @@ def train(run: Run, say: Callable[[str], None] = print, until: float = math.inf)
         return run
     if run.teacher_run is not None and not run.teacher_run.done:
         check(run, images)
-        try:
-            check(run.teacher_run)
-        except InputError as error:
-            alone = f"train it by itself (student {run.teacher}, method none), then set teacher_weights to its folder"
-            raise InputError(f"its teacher cannot be trained by the preset ({error}): {alone}") from None
         say(f"its teacher is trained first, {run.teacher_run.epochs} epochs: {run.teacher_run.name}")
         train(run.teacher_run, say, until)
     set_threads(run.threads)

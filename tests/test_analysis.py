@@ -16,7 +16,7 @@ from kdnb.data import Batch
 from kdnb.data.loader import Loader
 from kdnb.errors import InputError
 from kdnb.losses.afd import AFD
-from kdnb.models import blocks, create_model
+from kdnb.models import blocks, create_model, read_state_dict
 from kdnb.run import Run
 from kdnb.train import evaluate, train
 
@@ -157,6 +157,19 @@ def test_finished_runs_are_read_back_as_training_left_them(tmp_path):
     run.loss_weights.unlink()
     with pytest.raises(InputError, match="losses"):
         analysis.load(run)
+
+
+def test_a_run_is_looked_into_without_the_weights_that_it_began_with(tmp_path):
+    small = {"epochs": 1, "image_size": 8, "device": "cpu", "precision": "float32", "outputs": str(tmp_path)}
+    first = train(Run(student="wrn_10_1", method="none", **small))
+    more = {"student": "wrn_10_1", "student_weights": str(first.folder), "teacher": "wrn_10_1", "teacher_epochs": 1}
+    run = train(Run(method="ce + afd:9", **more, **small))
+    assert run.student_weights == str(first.weights) and run.baseline.pretrained == run.pretrained != ""
+    train(run.baseline)
+    first.weights.unlink()
+    networks = analysis.load(Run.open(run.folder))
+    assert networks.afd.state_dict().keys() == {n.removeprefix("afd.") for n in read_state_dict(run.loss_weights)}
+    assert not any(weight.requires_grad for model in networks.models.values() for weight in model.parameters())
 
 
 def test_without_afd_nothing_is_linked_nor_trained(tmp_path):

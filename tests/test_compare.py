@@ -103,7 +103,7 @@ def test_a_teacher_of_other_classes_is_compared_by_its_maps_alone(tmp_path):
 
 def test_methods_that_cannot_be_compared_are_named_before_anything_is_trained(tmp_path):
     asked = {"dataset": "tiny", "seeds": 1, "outputs": str(tmp_path)}
-    with pytest.raises(InputError, match="methods is 'none': name one or more that its teacher can serve, of none, "):
+    with pytest.raises(InputError, match="methods is 'none': name one or more that its teacher can serve, of afd, "):
         benchmark.runs_from_notebook(asked | {"methods": "none"})
     file = tmp_path / "teacher.safetensors"
     save_file(create_model("wrn_16_1", 5).state_dict(), file)

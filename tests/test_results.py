@@ -112,6 +112,8 @@ def test_a_baseline_is_of_its_students_preset_even_where_the_teachers_is_nearer(
     asked = {"method": ["none", "kd"], "epochs": 1, "batch_size": 20, "outputs": str(tmp_path)}
     alone, taught = grid(dataset="other", **asked)
     assert alone.departures == taught.departures == {"epochs": [1, 3], "batch_size": [20, 16]}
+    alike = Run(dataset="other", teacher="wrn_10_1", outputs=str(tmp_path))  # its teacher is what its student is
+    assert alike.teacher_run.changes and not alike.teacher_run.departures
 
 
 def test_another_device_is_said_and_changes_are_words(outputs):

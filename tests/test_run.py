@@ -256,6 +256,6 @@ def test_a_run_of_another_machine_is_opened_and_equal(finished, tmp_path):
 )
 def test_misspelt_parameters_are_named(cells, wrong):
     namespace = {"In": ["", *cells], "dataset": "digits", "epochs": 5, "epohcs": 5, "x": 3}
-    refused = pytest.raises(InputError, match=f"unknown parameter '{wrong}': choose from dataset, student, student_weights")
+    refused = pytest.raises(InputError, match=f"unknown parameter '{wrong}': choose from dataset, student, student_w")
     with refused if wrong else nullcontext():
         assert Run.from_notebook(namespace) == Run(epochs=5)

@@ -63,6 +63,13 @@ def test_images_that_vanish_in_a_network_are_refused():
         blocks(model.train(), 32)
     assert model.training
 
+    def full(images):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.forward = full
+    with pytest.raises(torch.OutOfMemoryError):
+        blocks(model, 64)
+
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet18"])
 def test_their_weights_load_from_files_and_from_where_torchvision_keeps_them(tmp_path, monkeypatch, name):

@@ -19,9 +19,9 @@ from kdnb.data.loader import Loader
 from kdnb.device import pick_device
 from kdnb.errors import InputError
 from kdnb.losses.afd import AFD, energy
-from kdnb.models import Block, Output, blocks, load_weights, read_state_dict
+from kdnb.models import Block, Output, blocks, example_output, load_weights, read_state_dict
 from kdnb.paths import located, output_folder
-from kdnb.prepare import load_images, ready
+from kdnb.prepare import load_images
 from kdnb.progress import counted
 from kdnb.results import or_warn
 from kdnb.run import Run
@@ -96,10 +96,14 @@ def load(run: Run) -> Networks:
     if "afd" not in {term.loss for term in run.terms}:
         raise InputError(f"method {run.label!r} has no afd: nothing is linked; choose a run whose method has it")
     run, baseline = train(run), train(run.baseline)
-    losses = ready(run).distiller.losses.eval()
-    losses.load_state_dict(read_state_dict(run.loss_weights))
     found = networks({"baseline": baseline, "distilled": run})
-    return found._replace(afd=losses["afd"], history=run.history["afd.links"])
+    images = found.loader.take([0, 1]).images
+    outputs = (example_output(found.models[role], images) for role in ("distilled", "teacher"))
+    with torch.random.fork_rng([]):
+        afd = AFD(*outputs, **next(term.options for term in run.terms if term.loss == "afd"))
+    kept = read_state_dict(run.loss_weights)
+    afd.load_state_dict({key.removeprefix("afd."): kept[key] for key in kept if key.startswith("afd.")})
+    return found._replace(afd=afd.to(found.loader.device).eval(), history=run.history["afd.links"])
 
 
 def networks(runs: Mapping[str, Run]) -> Networks:
@@ -108,6 +112,7 @@ def networks(runs: Mapping[str, Run]) -> Networks:
     teacher, (_, test), device = load_teacher(taught), load_images(taught), pick_device(taught.device)
     models = {"teacher": teacher.model} | {name: load_weights(run.student, run.weights) for name, run in runs.items()}
     models = {name: m.to(device, memory_format=torch.channels_last).eval() for name, m in models.items()}
+    models = {name: model.requires_grad_(False) for name, model in models.items()}
     both = tuple(blocks(models[name], taught.image_size) for name in ("teacher", next(iter(runs))))
     loader = Loader(test, 100, taught.image_size, device=device)  # few: several networks' maps at 224 pixels
     return Networks(models, both, loader, teacher.same_classes(test.classes)[0])

@@ -170,7 +170,7 @@ def grad_cam(networks: Networks, survey: Survey, index: np.ndarray) -> Gallery |
     gallery = look(networks, survey, index)
     if gallery is None:
         return None
-    images, cams = networks.loader.take(index).images.requires_grad_(), {}  # the teacher's weights are frozen
+    images, cams = networks.loader.take(index).images.requires_grad_(), {}  # weights are frozen
     t, s = (placing(its)[-1] for its in gallery.blocks)
     for role, model in networks.models.items():
         output, place = model(images), t if role == "teacher" else s

@@ -125,8 +125,8 @@ def imagenet_model(name: str) -> tuple[nn.Module, list[str]]:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"no ImageNet weights for {name} ({error}): put {weights.url} into {folder}, or set teacher_weights to a "
-            f"file with trained weights, or to 'none' to train a teacher from scratch first"
+            f"no ImageNet weights for {name} ({error}): put {weights.url} into {folder}, or give a file with trained "
+            "weights in place of 'imagenet', or 'none': then it is trained from scratch"
         ) from None
     classes = list(weights.meta["categories"])
     model = create_model(name, len(classes))

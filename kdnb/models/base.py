@@ -147,9 +147,11 @@ def example_output(model: nn.Module, images: Tensor) -> Output:
     was_training = model.training
     try:
         return model.eval()(images)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, AssertionError) as error:
-        why = str(error).splitlines()[0]
-        raise InputError(f"images of {images.shape[-1]} pixels do not pass through this network: {why}") from None
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"images of {images.shape[-1]} pixels do not pass through this network: {why}") from error
     finally:
         model.train(was_training)
 
