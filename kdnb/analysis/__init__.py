@@ -111,8 +111,8 @@ def networks(runs: Mapping[str, Run]) -> Networks:
     taught = next(run for run in runs.values() if run.teacher)
     teacher, (_, test), device = load_teacher(taught), load_images(taught), pick_device(taught.device)
     models = {"teacher": teacher.model} | {name: load_weights(run.student, run.weights) for name, run in runs.items()}
-    models = {name: m.to(device, memory_format=torch.channels_last).eval() for name, m in models.items()}
-    models = {name: model.requires_grad_(False) for name, model in models.items()}
+    for model in models.values():
+        model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     both = tuple(blocks(models[name], taught.image_size) for name in ("teacher", next(iter(runs))))
     loader = Loader(test, 100, taught.image_size, device=device)  # few: several networks' maps at 224 pixels
     return Networks(models, both, loader, teacher.same_classes(test.classes)[0])
