@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from kdnb.run import Run
 
 
-def replays(device: torch.device, compiled: bool) -> bool:
-    """Whether full steps are replayed as a CUDA graph: where long runs are compiled, launches are what is left."""
-    return compiled and device.type == "cuda"
+def replays(device: torch.device) -> bool:
+    """Whether full steps are replayed as a CUDA graph, compiled or not: recording one takes a moment."""
+    return device.type == "cuda"
 
 
 class Engine:
@@ -31,7 +31,7 @@ class Engine:
         self.device, self.batch_size, self.precision = device, run.batch_size, run.precision
         self.distiller = distiller.to(device, memory_format=torch.channels_last).train()
         self.trained, self.lr = distiller.trained(), run.lr
-        replayed = replays(device, compiled)
+        replayed = replays(device)
         lr = torch.tensor(run.lr, device=device) if replayed else run.lr  # a number would be recorded
         how = {"momentum": run.preset.momentum, "weight_decay": run.preset.weight_decay}
         fused = device.type in ("cpu", "cuda")

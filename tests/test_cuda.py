@@ -1,6 +1,5 @@
 """What only a CUDA GPU can show; skipped where there is none."""
 
-import warnings
 from dataclasses import replace
 from itertools import product
 
@@ -10,11 +9,11 @@ from conftest import image_set
 from helpers import TINY, break_off, quiet, tiny, tiny_run, weights  # noqa: F401
 from torch.testing import assert_close
 
-from kdnb import METHODS, Distiller, Run, create_model, train
+from kdnb import METHODS, Distiller, Run, create_model, engine, train
 from kdnb.data.loader import Loader, resample
 from kdnb.engine import Engine
 
-STEPS = [*product(METHODS, ["usual", "recorded"]), ("afd", "compiled")]  # compiling each would take many minutes
+STEPS = [*product(METHODS, ["eager", "replayed"]), ("afd", "compiled")]  # compiling each would take many minutes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -36,13 +35,15 @@ def test_crops_are_those_of_the_cpu():
     assert_close(there.cpu(), resample(images, index, boxes, 24), atol=0.1, rtol=0)
 
 
-def test_a_replayed_run_computes_what_an_eager_one_does(tmp_path):
+@pytest.mark.filterwarnings("error:.*not replayed")
+@pytest.mark.parametrize("compile", ["off", "on"])
+def test_a_replayed_run_computes_what_an_eager_one_does(tmp_path, monkeypatch, compile):
     fixed = {"teacher": "wrn_16_1", "student": "wrn_10_1", "train_limit": 512, "epochs": 2, "device": "cuda"}
-    eager = train(Run(**fixed, precision="float32", compile="off", outputs=str(tmp_path / "eager")))
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "replays", lambda device: False)
+        eager = train(Run(**fixed, precision="float32", compile="off", outputs=str(tmp_path / "eager")))
     taught = {"teacher_weights": str(eager.teacher_run.folder), "outputs": str(tmp_path / "replayed")}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*not replayed")
-        replayed = train(Run(**fixed, precision="float32", compile="on", **taught))
+    replayed = train(Run(**fixed, precision="float32", compile=compile, **taught))
     for column in ("train_total", "train_afd"):
         assert replayed.metrics[column].to_numpy() == pytest.approx(eager.metrics[column].to_numpy(), rel=0.02)
     assert replayed.history["afd.links"] == pytest.approx(eager.history["afd.links"], abs=0.02)
@@ -59,24 +60,23 @@ def test_a_run_of_a_gpu_goes_on_and_is_read_on_a_cpu(tmp_path):
 @pytest.mark.filterwarnings("error:.*not replayed")
 @pytest.mark.parametrize(("method", "how"), STEPS)
 def test_no_step_waits_for_the_gpu(tiny, tmp_path, monkeypatch, method, how):  # noqa: F811
-    if how == "recorded":
-        monkeypatch.setattr(torch, "compile", lambda step, **_: step)
+    monkeypatch.setattr(engine, "replays", lambda device: how != "eager")
     teacher, student = (create_model(name, 4).cuda() for name in ("wrn_16_1", "wrn_10_1"))
     images, example = image_set(n=160), torch.randn(2, 3, 8, 8, device="cuda")
     distiller = Distiller(student, teacher, method, example, labels=images.labels)
     loader = Loader(images, 16, 8, train=True, padding=1, device="cuda")
     run = tiny_run(tmp_path, device="cuda", precision="bfloat16")
-    engine = Engine(distiller, run, torch.device("cuda"), compiled=how != "usual")
-    engine.start_epoch(0)
+    stepper = Engine(distiller, run, torch.device("cuda"), compiled=how == "compiled")
+    stepper.start_epoch(0)
     batches = list(loader.epoch())
     for batch in batches[:6]:  # compiled, warmed up and recorded
-        engine(batch)
+        stepper(batch)
     torch.cuda.set_sync_debug_mode("error")
     try:
         for batch in batches[6:]:
-            engine.set_lr(0.005)
-            engine(batch)
+            stepper.set_lr(0.005)
+            stepper(batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert not engine.first_bad_step() and engine.sums[-2].item() == 160
-    assert how == "usual" or engine.full_update.replay
+    assert not stepper.first_bad_step() and stepper.sums[-2].item() == 160
+    assert how == "eager" or stepper.full_update.replay

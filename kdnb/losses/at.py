@@ -1,7 +1,5 @@
 """Attention transfer (Zagoruyko, Komodakis, Paying More Attention to Attention, ICLR 2017)."""
 
-from itertools import starmap
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,5 +15,5 @@ class AT(Loss, name="at", method="ce + at:1000"):
     """Mean squared difference of both networks' attention, summed over the stages (section 3.1, p = 2)."""
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        pairs = starmap(match_size, paired(student.stages, teacher.stages))
+        pairs = [match_size(*pair) for pair in paired(student.stages, teacher.stages)]
         return sum(F.mse_loss(attention(h_s), attention(h_t)) for h_s, h_t in pairs)

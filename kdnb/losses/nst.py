@@ -1,8 +1,6 @@
 """Neuron selectivity transfer (Huang, Wang, Like What You Like: Knowledge Distill via Neuron Selectivity Transfer,
 2017)."""
 
-from itertools import starmap
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,7 +20,7 @@ class NST(Loss, name="nst", method="ce + nst:50"):
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         loss = 0
         with torch.autocast(student.logits.device.type, enabled=False):  # a small difference of large terms
-            for pair in starmap(match_size, paired(student.stages, teacher.stages)):
+            for pair in [match_size(*maps) for maps in paired(student.stages, teacher.stages)]:
                 x, y = (F.normalize(h.flatten(2), dim=2) for h in pair)  # b c hw
                 loss = loss + kernel(y, y) + kernel(x, x) - 2 * kernel(x, y)
         return loss
