@@ -15,9 +15,9 @@ from kdnb.errors import InputError, choose
 
 USUAL_THREADS = torch.get_num_threads()
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# From how many training pixels on compiling a step repays itself, twice over: measured on two CPU cores (NOTES.md),
-# not yet on a GPU, where recording a step as a graph is worth more than the compiled kernels.
-REPAYS = {("cpu", "float32"): 500_000_000, ("cpu", "bfloat16"): 300_000_000, ("cuda", ""): 8_000_000}
+# From how many training pixels on compiling a step repays itself, twice over: measured on two CPU cores, and on a GPU
+# (NOTES.md), where steps are replayed in any case.
+REPAYS = {("cpu", "float32"): 5e8, ("cpu", "bfloat16"): 3e8, ("cuda", "float32"): 4e9, ("cuda", "bfloat16"): 4e9}
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -52,10 +52,9 @@ def pick_compile(name: str, device: torch.device, precision: str, pixels: float)
     """
     if name == "on" and not has_compiler():
         raise InputError("compile is on: there is no C++ compiler here (c++, g++, clang++, or what CXX names)")
-    if name != "auto" or device.type == "mps":
+    if name != "auto":
         return name == "on"
-    least = REPAYS.get((device.type, precision), REPAYS.get((device.type, "")))
-    return has_compiler() and least is not None and pixels >= least
+    return has_compiler() and pixels >= REPAYS.get((device.type, precision), float("inf"))
 
 
 def has_compiler() -> bool:

@@ -1,5 +1,7 @@
 """One training step of a Distiller: eager, compiled, or a CUDA graph; nothing in it waits for the device."""
 
+import copy
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,10 +17,7 @@ from kdnb.graph import Replayed, aside
 if TYPE_CHECKING:
     from kdnb.run import Run
 
-
-def replays(device: torch.device) -> bool:
-    """Whether full steps are replayed as a CUDA graph, compiled or not: recording one takes a moment."""
-    return device.type == "cuda"
+REPLAYED = ("cuda",)  # where full steps are replayed as a graph, compiled or not: recording one takes a moment
 
 
 class Engine:
@@ -31,22 +30,18 @@ class Engine:
         self.device, self.batch_size, self.precision = device, run.batch_size, run.precision
         self.distiller = distiller.to(device, memory_format=torch.channels_last).train()
         self.trained, self.lr = distiller.trained(), run.lr
-        replayed = replays(device)
+        replayed = device.type in REPLAYED
         lr = torch.tensor(run.lr, device=device) if replayed else run.lr  # a number would be recorded
         how = {"momentum": run.preset.momentum, "weight_decay": run.preset.weight_decay}
-        fused = device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.SGD(self.trained.parameters(), lr, **how, fused=fused)
-        self.update = partial(self._update, self._forward)
-        self.full_update = self.update
+        self.optimizer = torch.optim.SGD(self.trained.parameters(), lr, **how, fused=device.type in ("cpu", "cuda"))
+        self.update = self.full_update = partial(self._update, self._forward)
         if compiled:
             torch.compiler.reset()  # a notebook trains many networks, and compiled steps of one function are few
-            self.full_update = partial(self._update, torch.compile(self._forward, dynamic=False))
+            self.compiled, self.full_update = None, self._compiled_update
         if replayed:
             self.full_update = Replayed(self.full_update)
-        self.stream = None
-        if device.type == "cuda":
-            self.stream = torch.cuda.Stream(device)
-            torch.backends.cudnn.benchmark = True  # every step has the same shapes
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        torch.backends.cudnn.benchmark = True  # every step has the same shapes
         self.names = ["total", *(term.loss for term in distiller.terms)]
         # Losses summed over images, right predictions, images, and how many of them had been seen when the loss was
         # first not finite (0: it always was).
@@ -62,6 +57,18 @@ class Engine:
             terms, logits = self.distiller(images, labels, index)
         right = (logits.detach().argmax(1) == labels).sum()
         return terms["total"], torch.stack([*(terms[n].detach() * len(labels) for n in self.names), right])
+
+    def _compiled_update(self, *batch: Tensor) -> None:
+        """One step, compiled; if that fails, which shows in the first, this and the others are done as they are."""
+        if self.compiled is None:
+            self.compiled, before = torch.compile(self._forward, dynamic=False), copy.deepcopy(self.state())
+            try:
+                return self._update(self.compiled, *batch)
+            except Exception as error:  # compilers fail in many ways; what is wrong with the step itself fails again
+                warnings.warn(f"the step is not compiled, which costs time: {error}".splitlines()[0], stacklevel=2)
+                self.compiled = self._forward
+                self.load(before)
+        self._update(self.compiled, *batch)
 
     def _update(self, forward: Callable, images: Tensor, labels: Tensor, index: Tensor) -> None:
         """One step. Everything stays on the device, in tensors that are always the same: nothing waits for it."""
@@ -96,7 +103,7 @@ class Engine:
 
     def close(self) -> None:
         """Let go of the steps: each knows this object, a cycle that would keep a graph's memory."""
-        self.update = self.full_update = None
+        self.update = self.full_update = self.compiled = None
 
     def state(self) -> dict:
         """What a checkpoint keeps of it, random numbers included."""

@@ -80,11 +80,6 @@ def papermill(notebook: str, written: Path, parameters: Mapping[str, object]) ->
     return [sys.executable, "-m", "papermill", *source, *words, "--log-output", "--no-progress-bar"]
 
 
-def command(run: Run, written: Path) -> list[str]:
-    """The command that makes a run; every parameter is said, whatever the notebook's own cell says by now."""
-    return papermill(NOTEBOOK, written, {name: getattr(run, name) for name in Run.parameters()})
-
-
 def execute(words: list[str], log: Path, env: Mapping[str, str], stopped: Callable[[], bool] = lambda: False) -> str:
     """Run a command to its end; "" or the sentence of the error that ended it, from what is kept in `log`.
 
@@ -148,7 +143,8 @@ def notebook(run: Run, env: Mapping[str, str], stopped: Callable[[], bool]) -> s
     """Execute the notebook of a run, which comes to its folder whole, and only if no other process is at it."""
     with tempfile.TemporaryDirectory(prefix="kdnb-") as folder:
         written = Path(folder) / "notebook.ipynb"
-        why = execute(command(run, written), run.folder / "notebook.log", env, stopped)
+        said = {name: getattr(run, name) for name in Run.parameters()}  # whatever the notebook's own cell says by now
+        why = execute(papermill(NOTEBOOK, written, said), run.folder / "notebook.log", env, stopped)
         run = replace(run, data_id="")
         if written.is_file() and not busy(run.folder):
             write_atomically(run.folder / written.name, written.read_bytes())

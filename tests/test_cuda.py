@@ -40,7 +40,7 @@ def test_crops_are_those_of_the_cpu():
 def test_a_replayed_run_computes_what_an_eager_one_does(tmp_path, monkeypatch, compile):
     fixed = {"teacher": "wrn_16_1", "student": "wrn_10_1", "train_limit": 512, "epochs": 2, "device": "cuda"}
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "replays", lambda device: False)
+        patched.setattr(engine, "REPLAYED", ())
         eager = train(Run(**fixed, precision="float32", compile="off", outputs=str(tmp_path / "eager")))
     taught = {"teacher_weights": str(eager.teacher_run.folder), "outputs": str(tmp_path / "replayed")}
     replayed = train(Run(**fixed, precision="float32", compile=compile, **taught))
@@ -60,7 +60,7 @@ def test_a_run_of_a_gpu_goes_on_and_is_read_on_a_cpu(tmp_path):
 @pytest.mark.filterwarnings("error:.*not replayed")
 @pytest.mark.parametrize(("method", "how"), STEPS)
 def test_no_step_waits_for_the_gpu(tiny, tmp_path, monkeypatch, method, how):  # noqa: F811
-    monkeypatch.setattr(engine, "replays", lambda device: how != "eager")
+    monkeypatch.setattr(engine, "REPLAYED", () if how == "eager" else ("cuda",))
     teacher, student = (create_model(name, 4).cuda() for name in ("wrn_16_1", "wrn_10_1"))
     images, example = image_set(n=160), torch.randn(2, 3, 8, 8, device="cuda")
     distiller = Distiller(student, teacher, method, example, labels=images.labels)

@@ -126,10 +126,16 @@ def test_a_worker_that_sees_other_folders_or_has_other_code_is_told(tmp_path):
     assert not run.folder.exists()
 
 
+def test_the_notebook_of_a_run_is_told_every_parameter(tmp_path, monkeypatch):
+    run, told = planned(tmp_path, "teacher")[0], []
+    monkeypatch.setattr(process, "execute", lambda words, *_: told.extend(words) or "disk full")
+    assert process.notebook(run, {}, lambda: False) == "disk full"
+    said = dict(zip(told[told.index("-p") + 1 :: 3], told[told.index("-p") + 2 :: 3], strict=False))
+    assert {name: str(getattr(run, name)) for name in Run.parameters()}.items() <= said.items()
+
+
 def test_a_notebook_that_made_another_run_is_not_started_again(tmp_path, monkeypatch):
     run, told = planned(tmp_path, "teacher")[0], []
-    words = process.command(run, tmp_path / "out.ipynb")
-    assert {words[i + 1] for i, word in enumerate(words) if word == "-p"} == Run.parameters().keys()
     monkeypatch.setattr(process, "notebook", lambda *_: told.append("") or "")
     study = Study.begin(1, tmp_path / "runs", {})
     with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:

@@ -277,6 +277,7 @@ def test_bfloat16_reaches_what_float32_does(whole, run):
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="compiling needs a C++ compiler")
+@pytest.mark.filterwarnings("error:.*not compiled")
 @pytest.mark.parametrize(("method", "backend"), [("none", "inductor"), ("afd", "aot_eager")])  # AFD takes minutes
 def test_a_compiled_step_computes_what_an_eager_one_does(teacher, tmp_path, monkeypatch, method, backend):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
@@ -285,6 +286,32 @@ def test_a_compiled_step_computes_what_an_eager_one_does(teacher, tmp_path, monk
     assert compiled == eager and compiled.config["machines"][0]["compile"]
     totals = [run.metrics["train_total"].to_numpy() for run in (compiled, eager)]
     assert totals[0] == pytest.approx(totals[1], rel=1e-3)
+
+
+class Misled(torch.autograd.Function):
+    """What a compiler can do to a loss: the way back fails, as inductor's did on a GPU, after all has gone forward."""
+
+    @staticmethod
+    def forward(ctx, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise AssertionError("expected size 128==128, stride 9==1 at dim=1\nError in op: convolution_backward")
+
+
+def test_a_step_that_cannot_be_compiled_goes_on_as_it_is(teacher, tmp_path, monkeypatch):
+    of = {"method": "ce + crd:0.1 + afd:20", "teacher_weights": teacher}  # memories, random numbers, running means
+    usual = train(tiny_run(tmp_path / "usual", **of), say=quiet)
+    monkeypatch.setenv("CXX", "a compiler")
+    monkeypatch.setattr(
+        torch, "compile", lambda step, **_: lambda *batch: (Misled.apply((of := step(*batch))[0]), of[1])
+    )
+    broken = tiny_run(tmp_path / "broken", **of, compile="on")
+    with pytest.warns(UserWarning, match="the step is not compiled.*: expected size 128==128, stride 9==1 at dim=1$"):
+        break_off(broken, 8)
+    with pytest.warns(UserWarning, match="the step is not compiled"):
+        assert same(train(broken, say=quiet), usual)
 
 
 def test_a_teacher_is_trained_first_and_once(tmp_path):

@@ -118,6 +118,7 @@ def with_published(table: pd.DataFrame, title: str = "") -> Figure | None:
             ax.errorbar(told["mean"], told.index, xerr=told["std"].fillna(0), fmt=mark, color=colour, label=study)
         else:
             ax.scatter(rows["top1"], at, marker=mark, color=colour, s=30, label=study)
+    ax.update_datalim([(table["top1"].mean() + points, 0) for points in (-1, 1)])  # hundredths must not look like much
     ax.set_yticks(range(len(names)), names)
     ax.set(xlabel=f"{TOP1}; here: last epoch, mean ± sd of the seeds", ylim=(len(names) - 0.4, -0.6))
     ax.grid(axis="x", alpha=0.3)
