@@ -11,6 +11,7 @@ Exit status: 0, finished; 3, the time is over, and the same command goes on; 2, 
 
 import argparse
 import math
+import signal
 import sys
 import time
 from functools import partial
@@ -29,8 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     add("-p", nargs=2, action="append", default=[], type=typed, metavar="", help="NAME VALUE of a parameter")
     add("--minutes", type=float, default=math.inf, help=late)
     given = parser.parse_args(argv)
-    until = time.monotonic() + 60 * given.minutes
-    status = 0
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
+    status, until = 0, time.monotonic() + 60 * given.minutes
     try:
         for run in grid(**{str(name): value for name, value in given.p}):
             try:

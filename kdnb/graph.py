@@ -51,8 +51,7 @@ class Replayed:
             except RuntimeError as error:
                 warnings.warn(f"the step is not replayed as a CUDA graph, which costs time: {error}", stacklevel=2)
         if self.replay is None:
-            self.step(*inputs)
-            return
+            return self.step(*inputs)
         for place, tensor in zip(self.inputs, inputs, strict=True):
             place.copy_(tensor)
         self.replay()

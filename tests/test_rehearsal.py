@@ -138,3 +138,13 @@ def test_what_cannot_be_is_said_and_ends_with_2(tmp_path, capsys, argv, sentence
     with pytest.raises(SystemExit) as end:
         main(["-p", "outputs", str(tmp_path / "o"), *argv])
     assert end.value.code == 2 and sentence in capsys.readouterr().err and not (tmp_path / "o").exists()
+
+
+def test_a_background_job_hears_an_interrupt_also_between_two_runs():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts it
+    try:
+        with pytest.raises(SystemExit):
+            main(["-p", "seed", "[]"])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
