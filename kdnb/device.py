@@ -15,8 +15,8 @@ from kdnb.errors import InputError, choose
 
 USUAL_THREADS = torch.get_num_threads()
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# From how many training pixels on compiling a step repays itself, twice over: measured on two CPU cores, and on a GPU
-# (NOTES.md), where steps are replayed in any case.
+# From how many training pixels on compiling a step repays itself, about twice over: measured on two CPU cores, and on a
+# GPU in bf16 at 32 pixels (NOTES.md), where steps are replayed in any case.
 REPAYS = {("cpu", "float32"): 5e8, ("cpu", "bfloat16"): 3e8, ("cuda", "float32"): 4e9, ("cuda", "bfloat16"): 4e9}
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from kdnb import Run
+from kdnb import Run, engine, graph
 from kdnb.plots import step_times
-from kdnb.speed import Speed, alternate
+from kdnb.speed import Speed, alternate, method_costs
 
 
 @pytest.mark.parametrize("method", ["afd", "none"])
@@ -36,3 +36,14 @@ def test_candidates_take_turns_and_warm_ups_are_not_counted(monkeypatch):
     seconds = alternate({name: lambda name=name: calls.append(name) for name in "abc"}, torch.device("cpu"), repeats=2)
     assert "".join(calls) == "cbaabccbaabc"
     assert seconds["a"] == ((17**2 - 16**2) + (19**2 - 18**2)) / 2 and len(seconds) == 3
+
+
+def test_what_a_method_saves_is_counted_also_where_its_steps_are_replayed(monkeypatch):
+    of = {"student": "wrn_10_1", "teacher": "wrn_16_1", "image_size": 8, "device": "cpu", "precision": "float32"}
+    runs = {method: Run(method=method, **of) for method in ("none", "kd")}
+    usual = method_costs(runs)
+    monkeypatch.setattr(graph, "record", lambda step: lambda: None)
+    monkeypatch.setattr(engine, "REPLAYED", ("cpu",))
+    replayed = method_costs(runs)
+    assert usual["MB saved"].equals(replayed["MB saved"]) and (usual["MB saved"] > 0.1).all()
+    assert usual["method"].tolist() == ["none", "kd"] and usual["times"][0] == 1
