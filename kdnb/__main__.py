@@ -14,6 +14,7 @@ import math
 import signal
 import sys
 import time
+import traceback
 from functools import partial
 
 from kdnb.errors import InputError
@@ -38,7 +39,9 @@ def main(argv: list[str] | None = None) -> int:
                 train(run, partial(print, flush=True), until)
             except Interrupted:
                 raise
-            except InputError as error:
+            except Exception as error:
+                if not isinstance(error, InputError):  # a bug, which the next may not have
+                    traceback.print_exc()
                 print(f"failed: {run.name}: {error}", file=sys.stderr)
                 status = 2
     except (Interrupted, KeyboardInterrupt) as stopped:

@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -52,13 +53,22 @@ def pick_compile(name: str, device: torch.device, precision: str, pixels: float)
     """
     if name == "on" and not has_compiler():
         raise InputError("compile is on: there is no C++ compiler here (c++, g++, clang++, or what CXX names)")
-    if name != "auto":
-        return name == "on"
-    return has_compiler() and pixels >= REPAYS.get((device.type, precision), float("inf"))
+    repays = pixels >= REPAYS.get((device.type, precision), float("inf"))
+    return name == "on" or (name == "auto" and repays and has_compiler())
 
 
 def has_compiler() -> bool:
     return bool(os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"))
+
+
+@contextlib.contextmanager
+def enough_memory() -> Iterator[None]:
+    """Raises InputError for what an accelerator's memory does not hold."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        why = str(error.with_traceback(None)).partition(". ")[0]  # without the frames, which hold what fills it
+        raise InputError(f"{why}: a smaller batch_size, image_size or network, or bfloat16, needs less") from None
 
 
 def set_threads(threads: int) -> None:

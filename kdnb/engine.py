@@ -17,7 +17,7 @@ from kdnb.graph import Replayed, aside
 if TYPE_CHECKING:
     from kdnb.run import Run
 
-REPLAYED = ("cuda",)  # where full steps are replayed as a graph, compiled or not: recording one takes a moment
+REPLAYED = ("cuda",)  # where full steps are replayed as a graph, unless compile is off: recording one takes a moment
 
 
 class Engine:
@@ -30,14 +30,15 @@ class Engine:
         self.device, self.batch_size, self.precision = device, run.batch_size, run.precision
         self.distiller = distiller.to(device, memory_format=torch.channels_last).train()
         self.trained, self.lr = distiller.trained(), run.lr
-        replayed = device.type in REPLAYED
+        replayed = device.type in REPLAYED and run.compile != "off"
         lr = torch.tensor(run.lr, device=device) if replayed else run.lr  # a number would be recorded
         how = {"momentum": run.preset.momentum, "weight_decay": run.preset.weight_decay}
         self.optimizer = torch.optim.SGD(self.trained.parameters(), lr, **how, fused=device.type in ("cpu", "cuda"))
         self.update = self.full_update = partial(self._update, self._forward)
+        self.compiled, self.fell_back = None, False  # the forward pass, from the first step on; whether that failed
         if compiled:
             torch.compiler.reset()  # a notebook trains many networks, and compiled steps of one function are few
-            self.compiled, self.full_update = None, self._compiled_update
+            self.full_update = self._compiled_update
         if replayed:
             self.full_update = Replayed(self.full_update)
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -65,8 +66,9 @@ class Engine:
             try:
                 return self._update(self.compiled, *batch)
             except Exception as error:  # compilers fail in many ways; what is wrong with the step itself fails again
-                warnings.warn(f"the step is not compiled, which costs time: {error}".splitlines()[0], stacklevel=2)
-                self.compiled = self._forward
+                why = getattr(error, "inner_exception", error)
+                warnings.warn(f"the step is not compiled, which costs time: {why}".splitlines()[0], stacklevel=2)
+                self.compiled, self.fell_back = self._forward, True
                 self.load(before)
         self._update(self.compiled, *batch)
 

@@ -44,7 +44,7 @@ def loaders(run: "Run", images: tuple[Images, Images]) -> tuple[Loader, Loader]:
     common = {"device": pick_device(run.device), "dtype": PRECISIONS[run.precision]}
     augment = {"train": True, "seed": run.seed, "padding": run.preset.padding, "flip": run.preset.flip}
     train = Loader(images[0], run.batch_size, run.image_size, **augment, **common)
-    many = 2**20 // run.image_size**2 if train.device.type != "cpu" else 0  # launching takes as long as computing there
+    many = 2**19 // run.image_size**2 if train.device.type != "cpu" else 0  # launching takes as long as computing there
     return train, Loader(images[1], max(run.batch_size, 250, many), run.image_size, **common)
 
 

@@ -48,7 +48,7 @@ class Run(store.RunFolder):
     skip_damaged: bool = False  # leave out photographs that cannot be decoded
     precision: str = "auto"  # float32, bfloat16, or auto: what the device multiplies fastest
     device: str = field(default="auto", compare=False)  # auto, cpu, cuda, cuda:1, mps
-    compile: str = field(default="auto", compare=False)  # on, off, or auto: where it repays itself
+    compile: str = field(default="auto", compare=False)  # on; auto: where it repays itself; off: no CUDA graph either
     threads: int = field(default=0, compare=False)  # of the CPU; 0: as torch has it
     data_root: str = field(default="", compare=False)  # folder of the data; "": $KDNB_DATA, or data/ in the project
     outputs: str = field(default="", compare=False)  # folder under which runs are kept; "": outputs/ in the project

@@ -81,9 +81,7 @@ def teacher_source(run: "Run") -> dict[str, str]:
         kept = run.output_folder / "teachers" / f"{run.teacher}-{run.dataset}.safetensors"
         asked = run.teacher_seed or run.teacher_epochs or run.validation or run.image_size != preset.image_size
         weights = preset.teacher_weights if asked or not kept.is_file() else str(kept)
-    if weights == "none":
-        return {"teacher_weights": weights, "teacher_id": "trained"}
-    source, found = known(weights, run.teacher, "teacher_weights")
+    source, found = (weights, "trained") if weights == "none" else known(weights, run.teacher, "teacher_weights")
     return {"teacher_weights": source, "teacher_id": found}
 
 
@@ -91,9 +89,8 @@ def student_source(run: "Run") -> dict[str, str]:
     """{"student_weights": imagenet, a file or ""; "pretrained": what it is}. Raises InputError for a missing file."""
     if run.pretrained:
         return {}
-    if run.student_weights in ("", "none"):
-        return {"student_weights": ""}
-    source, found = known(run.student_weights, run.student, "student_weights")
+    scratch = run.student_weights in ("", "none")
+    source, found = ("", "") if scratch else known(run.student_weights, run.student, "student_weights")
     return {"student_weights": source, "pretrained": found}
 
 

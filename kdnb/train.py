@@ -14,7 +14,7 @@ from safetensors.torch import save
 from tqdm import tqdm
 
 from kdnb import store
-from kdnb.device import environment, has_compiler, pick_compile, pick_device, set_threads
+from kdnb.device import enough_memory, environment, has_compiler, pick_compile, pick_device, set_threads
 from kdnb.engine import Engine, evaluate
 from kdnb.errors import InputError
 from kdnb.lease import locked
@@ -36,8 +36,8 @@ def train(run: Run, say: Callable[[str], None] = print, until: float = math.inf)
 
     A finished run is only read. One that was broken off goes on at its last checkpoint, on a CPU to the same bits.
     until: the time.monotonic() at which it stops by itself, after one step at least. Raises InputError for data or
-    weights that are not there, a loss that is not finite, a folder that cannot be written or that holds another run,
-    and Interrupted when the person watching or the clock stops it.
+    weights that are not there, a loss that is not finite, too little memory of an accelerator, a folder that cannot be
+    written or that holds another run, and Interrupted when the person watching or the clock stops it.
     """
     if not run.done:
         images = load_images(run)
@@ -52,7 +52,8 @@ def train(run: Run, say: Callable[[str], None] = print, until: float = math.inf)
         train(run.teacher_run, say, until)
     set_threads(run.threads)
     device = pick_device(run.device)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # of all GPUs torch would warn
+    alone = torch.random.fork_rng([device] if device.type == "cuda" else [])  # of all GPUs torch would warn
+    with enough_memory(), alone:
         torch.manual_seed(run.seed)
         start = ready(run, images)  # before there is a folder: it may not be possible
         if start.distiller.teacher is not None and run.teacher_id != "trained":
@@ -96,7 +97,7 @@ class Training:
             machines = self.run.config.get("machines") or machines
             last = machines[-1]
             if last["device_type"] == machine["device_type"]:
-                machine["compile"] = last["compile"] and has_compiler()
+                machine["compile"] = last["compile"] and has_compiler() and self.run.compile != "off"
             if {**machine, "started": last["started"]} != last:
                 machines = [*machines, machine]
         config = {"format": 1} | asked | {"where": where, "machines": machines}
@@ -141,9 +142,8 @@ class Training:
                 self.save()
                 saved = time.perf_counter()
                 if stop.pressed:
-                    raise Interrupted(
-                        f"stopped after step {self.step} of epoch {self.epoch + 1}; run it again to go on from there"
-                    )
+                    where = f"after step {self.step} of epoch {self.epoch + 1}"
+                    raise Interrupted(f"stopped {where}; run it again to go on from there")
         self.check_finite()
         tested = evaluate(self.start.distiller.student, self.start.test, self.run.precision)
         row = {"epoch": self.epoch + 1, "lr": self.lr_at(0)}
@@ -163,6 +163,9 @@ class Training:
             )
 
     def save(self) -> None:
+        if self.engine.fell_back and (config := self.run.config)["machines"][-1]["compile"]:
+            config["machines"][-1]["compile"] = False  # so that nobody who goes on tries again
+            store.write_atomically(self.run.folder / "config.json", json.dumps(config, indent=2))
         place = {"epoch": self.epoch, "step": self.step, "seconds": self.seconds}
         store.save_checkpoint(self.run.folder, self.engine.state() | place | {"rows": self.rows, "means": self.means})
         self.write_history()

@@ -1,15 +1,19 @@
 """What a recorded step relies on, without a GPU: a stand-in that records a step by keeping it."""
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
-from helpers import break_off, quiet, same, tiny, tiny_run  # noqa: F401
+from helpers import break_off, quiet, same, tiny  # noqa: F401
+from helpers import tiny_run as usual_run
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kdnb import LOSSES, engine, graph, train
 from kdnb.graph import WARM_UPS, Replayed, aside
+
+tiny_run = partial(usual_run, compile="auto")  # too short to be compiled; "off" would not be replayed either
 
 
 @pytest.fixture
@@ -33,6 +37,8 @@ def test_replays_read_what_they_are_given(recorded):
 def test_a_replayed_run_is_the_same_run_and_resumes_to_the_same_bits(recorded, tmp_path, monkeypatch):
     replayed = train(tiny_run(tmp_path / "replayed", teacher="wrn_10_1"), say=quiet)
     assert recorded == [1, 1]  # the teacher's step and the student's
+    train(tiny_run(tmp_path / "off", method="none", compile="off"), say=quiet)
+    assert recorded == [1, 1]
     broken = tiny_run(tmp_path / "broken", teacher="wrn_10_1", teacher_weights=str(replayed.teacher_run.folder))
     break_off(broken, 8)
     assert same(train(broken, say=quiet), replayed)

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ from helpers import STEPS, TINY, at_step, break_off, edit, kill, press_stop, qui
 from safetensors.torch import save_file
 
 from kdnb import METHODS, InputError, Run, create_model, train
+from kdnb.__main__ import main
 from kdnb.data import DATASETS
 from kdnb.data.loader import Loader
 from kdnb.engine import Engine, evaluate
@@ -310,8 +312,30 @@ def test_a_step_that_cannot_be_compiled_goes_on_as_it_is(teacher, tmp_path, monk
     broken = tiny_run(tmp_path / "broken", **of, compile="on")
     with pytest.warns(UserWarning, match="the step is not compiled.*: expected size 128==128, stride 9==1 at dim=1$"):
         break_off(broken, 8)
-    with pytest.warns(UserWarning, match="the step is not compiled"):
+    with warnings.catch_warnings(action="error"):  # which is known by now
         assert same(train(broken, say=quiet), usual)
+    assert [machine["compile"] for machine in broken.config["machines"]] == [False]
+
+
+def test_too_little_memory_is_said_and_the_next_run_is_made(teacher, tmp_path, monkeypatch, capsys):
+    def fail(self, batch, step=Engine.__call__):
+        if self.distiller.teacher is not None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has ...")
+        step(self, batch)
+
+    monkeypatch.setattr(Engine, "__call__", fail)
+    run = tiny_run(tmp_path, teacher_weights=teacher)
+    told = "CUDA out of memory: a smaller batch_size, image_size or network, or bfloat16, needs less"
+    with pytest.raises(InputError, match=f"^{told}$"):
+        train(run, say=quiet)
+    monkeypatch.setattr(Engine, "close", lambda self: 1 / 0)  # what nobody thought of
+    words = {name: getattr(run, name) for name in ("dataset", "device", "precision", "compile", "outputs")}
+    given = [word for name, value in words.items() for word in ("-p", name, value)]
+    assert main([*given, "-p", "method", "['none', 'kd']", "-p", "teacher_weights", teacher]) == 2
+    shown = capsys.readouterr().err
+    assert (
+        "ZeroDivisionError" in shown and "failed: tiny-wrn_10_1-none" in shown and "failed: tiny-wrn_10_1-kd" in shown
+    )
 
 
 def test_a_teacher_is_trained_first_and_once(tmp_path):

@@ -26,12 +26,6 @@ def load(root: Path, size: int, **_) -> tuple[Images, Images]:
     except RuntimeError:  # missing or damaged; not asked for at once because looking twice costs half a second
         with fetching("CIFAR-100", [CIFAR100.url], root / CIFAR100.base_folder):
             splits = CIFAR100(root, train=True, download=True), CIFAR100(root, train=False)
-    return tuple(
-        Images(
-            torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous(),
-            torch.tensor(split.targets),
-            tuple(split.classes),
-            *STATS,
-        )
-        for split in splits
-    )
+    pixels = [torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous() for split in splits]
+    about = tuple(splits[0].classes), *STATS
+    return tuple(Images(own, torch.tensor(split.targets), *about) for own, split in zip(pixels, splits, strict=True))

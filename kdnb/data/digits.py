@@ -17,13 +17,10 @@ METHODS = {
     "crd": "ce + crd:0.8(K=64)",  # of 90 images of other digits there are no 16,384
 }
 NETWORKS = {"student": "wrn_16_1", "teacher": "wrn_16_2"}
+PRESET = Preset(**NETWORKS, image_size=16, padding=1, **STUDENT, for_teacher=TEACHER, methods=METHODS)
 
 
-@register(
-    "digits",
-    Preset(**NETWORKS, image_size=16, padding=1, **STUDENT, for_teacher=TEACHER, methods=METHODS),
-    test_images=360,
-)
+@register("digits", PRESET, test_images=360)
 def load(root: Path, size: int, **_) -> tuple[Images, Images]:
     """1,797 digits of 8 x 8 pixels, enlarged to `size`, grey in all channels; 1,437 to train with, 360 to test."""
     from sklearn.datasets import load_digits  # scikit-learn takes a second to import: only for those who ask

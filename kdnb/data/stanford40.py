@@ -117,9 +117,8 @@ class Stanford40(VisionDataset):
         # by listing, not by path, so that a name with ../ in it is missing too
         there = set(os.listdir(self.folder / part)) if (self.folder / part).is_dir() else set()
         if missing := [name for name in names if name not in there]:
-            raise InputError(
-                f"{self.folder / part} lacks {len(missing):,} of the {len(names):,} listed files: {listing(missing)}"
-            )
+            lacks = f"{len(missing):,} of the {len(names):,} listed files: {listing(missing)}"
+            raise InputError(f"{self.folder / part} lacks {lacks}")
 
     def _find(self) -> Path | None:
         folders = self.root, self.root / "stanford40", self.root / "Stanford40"
@@ -165,8 +164,7 @@ def load(root: Path, size: int, *, skip_damaged: bool) -> tuple[Images, Images]:
 
 
 def photographs(run, split: str = "train") -> Stanford40 | None:
-    """A run's photographs as they lie on disk, with their boxes; None for data sets without boxes, and without their
-    files."""
+    """A run's photographs as they lie on disk, with their boxes; None for data sets without boxes, or their files."""
     if run.dataset != "stanford40":
         return None
     found = Stanford40(data_folder(run.data_root), "train" if run.validation else split)

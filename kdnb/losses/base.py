@@ -23,7 +23,8 @@ class Loss(nn.Module):
 
     name: what a mix calls it. method: the mix in which it was published, if it is a method of its own. Keyword
     arguments with a default are its options, "dkd(T=2)". Its parameters are trained, and they and its buffers kept
-    in checkpoints; gradients never reach the teacher.
+    in checkpoints; gradients never reach the teacher. On a CUDA GPU a step is recorded and replayed: what changes from
+    step to step has to be a tensor, such as a buffer, and random numbers torch's.
 
     taught: it needs a teacher. same_classes: it compares predictions, so that student and teacher have to know the
     same classes.

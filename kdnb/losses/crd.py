@@ -20,19 +20,10 @@ class CRD(Loss, name="crd", method="ce + crd:0.8"):
     not as many outside of a class. T: temperature. momentum: how much of a memory's row stays when its image is seen.
     """
 
-    def __init__(
-        self,
-        student: Output,
-        teacher: Output,
-        *,
-        dim: int = 128,
-        K: int = 16384,
-        T: float = 0.07,
-        momentum: float = 0.5,
-    ):
+    def __init__(self, *examples: Output, dim: int = 128, K: int = 16384, T: float = 0.07, momentum: float = 0.5):
         super().__init__()
         self.dim, self.K, self.T, self.momentum = dim, K, T, momentum
-        self.embed_s, self.embed_t = (nn.Linear(output.pooled.shape[1], dim) for output in (student, teacher))
+        self.embed_s, self.embed_t = (nn.Linear(output.pooled.shape[1], dim) for output in examples)
         self.register_buffer("labels", None)
 
     def remember(self, labels: Tensor) -> None:

@@ -22,16 +22,7 @@ class DKD(Loss, name="dkd", method="ce + dkd"):
 
     same_classes, warmup = True, 20
 
-    def __init__(
-        self,
-        student: Output,
-        teacher: Output,
-        *,
-        alpha: float = 1.0,
-        beta: float = 6.0,
-        T: float = 4.0,
-        standardise: bool = False,
-    ):
+    def __init__(self, *_: Output, alpha: float = 1.0, beta: float = 6.0, T: float = 4.0, standardise: bool = False):
         super().__init__()
         self.alpha, self.beta, self.T, self.standardise = alpha, beta, T, standardise
 

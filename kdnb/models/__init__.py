@@ -43,8 +43,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no weights file at {path}")
-    dtypes = (type(np.dtype(t)) for t in ("f4", "f8", "i4", "i8"))
-    numpy_scalars = [np._core.multiarray.scalar, np.dtype, *dtypes]
+    numpy_scalars = [np._core.multiarray.scalar, np.dtype, *(type(np.dtype(t)) for t in ("f4", "f8", "i4", "i8"))]
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
@@ -53,9 +52,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path} is not a readable weights file (safetensors, or torch's with tensors alone): {reason}"
-        ) from None
+        wanted = "safetensors, or torch's with tensors alone"
+        raise InputError(f"{path} is not a readable weights file ({wanted}): {reason}") from None
     while isinstance(state, dict) and not any(isinstance(v, Tensor) and v.ndim for v in state.values()):
         wrappings = ("model", "state_dict", "net", "student", "teacher")
         inner = [state[k] for k in wrappings if isinstance(state.get(k), dict)]

@@ -24,5 +24,4 @@ class ResNet(Grouped, torchvision.models.ResNet):
 
 @register(f"({'|'.join(LAYERS)})(?:im)?", "{}", ", ".join(LAYERS))
 def build(name: str, num_classes: int) -> ResNet:
-    block, layers = LAYERS[name]
-    return ResNet(block, layers, num_classes=num_classes)
+    return ResNet(*LAYERS[name], num_classes=num_classes)

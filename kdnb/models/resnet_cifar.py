@@ -35,13 +35,16 @@ class CifarResNet(Grouped):
     the pre-activations the sums before it.
     """
 
-    def __init__(self, block: type[nn.Module], stem: int, widths: list[int], counts: list[int]):
+    def __init__(self, block: type[nn.Module], stem: int, widths, counts, num_classes: int, classifier: str = "fc"):
         super().__init__()
         self.conv1, self.bn1 = conv(3, stem, 3), nn.BatchNorm2d(stem)
         self.channels = stem
         for g, (width, count) in enumerate(zip(widths, counts, strict=True), 1):
             blocks = [self.block(block, width, 2 if g > 1 and b == 0 else 1) for b in range(count)]
             self.add_module(f"layer{g}", nn.Sequential(*blocks))
+        self.classifier_name = classifier
+        self.add_module(classifier, nn.Linear(self.channels, num_classes))
+        initialise(self)
 
     def block(self, block: type[nn.Module], width: int, stride: int) -> nn.Module:
         before, self.channels = self.channels, width * block.expansion
@@ -54,16 +57,11 @@ class CifarResNet(Grouped):
 def build(size: str, num_classes: int) -> CifarResNet:
     depth, _, widen = size.partition("x")
     stem, widths = (32, [64, 128, 256]) if widen else (16, [16, 32, 64])
-    model = CifarResNet(BasicBlock, stem, widths, [(int(depth) - 2) // 6] * 3)
-    model.fc, model.every = nn.Linear(widths[-1], num_classes), 2 if depth == "110" else 1  # as AFD's code
-    initialise(model)
+    model = CifarResNet(BasicBlock, stem, widths, [(int(depth) - 2) // 6] * 3, num_classes)
+    model.every = 2 if depth == "110" else 1  # as AFD's code
     return model
 
 
 @register("cifar_resnet50")
 def build_resnet50(num_classes: int) -> CifarResNet:
-    model = CifarResNet(Bottleneck, 64, [64, 128, 256, 512], [3, 4, 6, 3])
-    model.classifier_name = "linear"
-    model.linear = nn.Linear(2048, num_classes)
-    initialise(model)
-    return model
+    return CifarResNet(Bottleneck, 64, [64, 128, 256, 512], [3, 4, 6, 3], num_classes, "linear")

@@ -26,6 +26,7 @@ class WideBlock(nn.Module):
         return (x if self.convShortcut is None else self.convShortcut(entry)) + out, preact, entry
 
 
+@register(r"wrn[-_]?([1-9]\d*)[-_x]([1-9]\d*)", "wrn_{}_{}", "wrn_DEPTH_WIDTH (such as wrn_40_2)")
 class WideResNet(Grouped):
     """WRN-depth-widen_factor. State-dict keys are those of the CRD/RepDistiller, mdistiller and official AFD code.
 
@@ -37,8 +38,9 @@ class WideResNet(Grouped):
     norm is called once.
     """
 
-    def __init__(self, depth: int, widen_factor: int, num_classes: int):
+    def __init__(self, depth: int | str, widen_factor: int | str, num_classes: int):
         super().__init__()
+        depth, widen_factor = int(depth), int(widen_factor)
         if depth < 10 or (depth - 4) % 6 or widen_factor < 1:
             sizes = "depth must be 6n + 4 (10, 16, 22, 28, 40 ...), widen factor 1+"
             raise InputError(f"wrn_{depth}_{widen_factor}: {sizes}")
@@ -69,8 +71,3 @@ class WideResNet(Grouped):
 
     def block_groups(self) -> list[nn.ModuleList]:
         return [group["layer"] for group in (self.block1, self.block2, self.block3)]
-
-
-@register(r"wrn[-_]?([1-9]\d*)[-_x]([1-9]\d*)", "wrn_{}_{}", "wrn_DEPTH_WIDTH (such as wrn_40_2)")
-def build(depth: str, widen_factor: str, num_classes: int) -> WideResNet:
-    return WideResNet(int(depth), int(widen_factor), num_classes)

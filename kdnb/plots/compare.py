@@ -13,15 +13,8 @@ from scipy import stats
 from kdnb.plots.links import heatmap
 from kdnb.plots.style import COLOURS, NEUTRAL, PALE, ROLES, figure, in_lines, legend_below, line_styles
 
-__all__ = [
-    "accuracy_and_cost",
-    "block_matrices",
-    "box_shares",
-    "class_changes",
-    "correlation_changes",
-    "loss_terms",
-    "reliability",
-]
+__all__ = ["accuracy_and_cost", "block_matrices", "box_shares", "class_changes", "correlation_changes"]
+__all__ += ["loss_terms", "reliability"]
 
 
 def block_matrices(matrices: Mapping[str, np.ndarray], teacher_blocks, student_blocks, what="", title="") -> Figure:
@@ -53,11 +46,9 @@ def reliability(tables: Mapping[str, tuple[pd.DataFrame, float]], title: str = "
     fig, ax = figure("How often is a prediction right that is given this confidence?", title, 4.2, 5.4)
     ax.axline((0, 0), slope=1, color="0.5", linestyle="--", linewidth=1, label="calibrated")
     for name, (table, error) in tables.items():
-        look = ROLES[name]
-        label = f"{name}: ECE {100 * error:.1f} %"
+        how = {"color": ROLES[name].color, "marker": ROLES[name].marker, "label": f"{name}: ECE {100 * error:.1f} %"}
         area = 8 + 200 * table["images"] / table["images"].sum()
-        how = {"color": look.color, "marker": look.marker, "alpha": 0.8, "label": label}
-        ax.scatter(table["confidence"], table["accuracy"], area, **how)
+        ax.scatter(table["confidence"], table["accuracy"], area, alpha=0.8, **how)
     ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
     legend_below(fig, ax)
     return fig
@@ -127,8 +118,7 @@ def loss_terms(shares: pd.DataFrame, norms: pd.DataFrame, title: str = "") -> Fi
 
 
 def correlation_changes(matrices: Mapping[str, np.ndarray], title: str = "") -> Figure | None:
-    """Correlations between classes minus the teacher's, {name: (classes, classes)}; below each the mean distance; None
-    of none."""
+    """{name: (classes, classes)} of correlations minus the teacher's, over their mean distances; None of none."""
     if not matrices:
         return None
     fig, axes = panels(matrices, "Correlations of the classes' logits, minus the teacher's", title, 2.3, 1.9)

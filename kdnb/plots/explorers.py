@@ -98,8 +98,7 @@ def link_explorer(history: np.ndarray, by_class, teacher_blocks, student_blocks)
     figure = Figure((WIDTH, 1.5 + 0.2 * max(len(teacher_blocks), 8)), DPI, layout="constrained")
     axes = figure.subplots(1, 2)
     for ax, label, limit in zip(axes, ("mean attention", "difference of attention"), (0, reach), strict=True):
-        every = 1, len(student_blocks) // 9
-        heatmap(ax, history[-1], teacher_blocks, student_blocks, label, limit, every=every)
+        heatmap(ax, history[-1], teacher_blocks, student_blocks, label, limit, every=(1, len(student_blocks) // 9))
     images, titles = [ax.images[0] for ax in axes], [ax.set_title("one\ntwo", fontsize=9) for ax in axes]
     cells = [Numbers(ax) for ax in axes]
 

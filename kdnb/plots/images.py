@@ -15,8 +15,7 @@ def image_grid(images, title: str = "", columns: int = 10, rows: int = 2) -> Fig
     """The first images of `columns` classes spread over the set, `rows` of each, under their names."""
     classes = spread(len(images.classes), columns)
     shown = "" if len(classes) == len(images.classes) else f", {len(classes)} of which are shown"
-    what = f"{len(images):,} images in {len(images.classes)} classes{shown}"
-    fig, axes = pictures(rows, len(classes), what, title)
+    fig, axes = pictures(rows, len(classes), f"{len(images):,} images in {len(images.classes)} classes{shown}", title)
     for column, label in zip(axes.T, classes, strict=True):
         column[0].set_title(in_lines(images.classes[label]), fontsize=7)
         for ax, member in zip(column, np.flatnonzero(np.asarray(images.labels) == label), strict=False):
@@ -96,8 +95,7 @@ def person_boxes(photographs, title: str = "", columns: int = 6, rows: int = 2) 
     """
     if photographs is None:
         return None
-    what = "The box around the person who acts, and its share of the photograph"
-    fig, axes = pictures(rows, columns, what, title)
+    fig, axes = pictures(rows, columns, "The box around the person who acts, and its share of the photograph", title)
     for ax, label in zip(axes.flat, spread(len(photographs.classes), columns * rows), strict=False):
         image, (_, box) = photographs[list(photographs.targets).index(label)]
         left, top, right, bottom = map(float, box)

@@ -24,8 +24,7 @@ SMALLEST = 256  # pixels of a picture's side: a digit's few are enlarged
 
 
 def map_depth(gallery, pairs: Sequence[tuple[int, int]], image: int = 0, title: str = "") -> Figure | None:
-    """One image of the gallery, a column per pair of blocks (t, s), a row per network: where each looks, by depth; None
-    for no gallery."""
+    """One image of a gallery, a column per pair of blocks (t, s), a row per network, by depth; None for no gallery."""
     if gallery is None:
         return None
     what = f"Where each network looks, by depth: “{words(gallery.names[image])}”"
