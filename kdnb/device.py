@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import time
+import traceback
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,7 @@ from kdnb.errors import InputError, choose
 USUAL_THREADS = torch.get_num_threads()
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # From how many training pixels on compiling a step repays itself, about twice over: measured on two CPU cores, and on a
-# GPU in bf16 at 32 pixels (NOTES.md), where steps are replayed in any case.
+# GPU in bf16 at 32 pixels (NOTES.md), where steps are replayed without it, too.
 REPAYS = {("cpu", "float32"): 5e8, ("cpu", "bfloat16"): 3e8, ("cuda", "float32"): 4e9, ("cuda", "bfloat16"): 4e9}
 
 
@@ -63,11 +64,12 @@ def has_compiler() -> bool:
 
 @contextlib.contextmanager
 def enough_memory() -> Iterator[None]:
-    """Raises InputError for what an accelerator's memory does not hold."""
+    """Raises InputError for what a CUDA GPU's memory does not hold."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        why = str(error.with_traceback(None)).partition(". ")[0]  # without the frames, which hold what fills it
+        why = str(error).partition(". ")[0]
+        traceback.clear_frames(error.__traceback__)  # they hold what fills it, as long as somebody keeps the error
         raise InputError(f"{why}: a smaller batch_size, image_size or network, or bfloat16, needs less") from None
 
 

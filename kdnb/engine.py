@@ -65,6 +65,8 @@ class Engine:
             self.compiled, before = torch.compile(self._forward, dynamic=False), copy.deepcopy(self.state())
             try:
                 return self._update(self.compiled, *batch)
+            except torch.OutOfMemoryError:
+                raise
             except Exception as error:  # compilers fail in many ways; what is wrong with the step itself fails again
                 why = getattr(error, "inner_exception", error)
                 warnings.warn(f"the step is not compiled, which costs time: {why}".splitlines()[0], stacklevel=2)

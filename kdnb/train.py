@@ -31,12 +31,14 @@ class Interrupted(InputError):
     """Training was stopped by the person who started it, or its time is over; everything is kept."""
 
 
+@enough_memory()
 def train(run: Run, say: Callable[[str], None] = print, until: float = math.inf) -> Run:
     """Train a run, and first the teacher that it needs; returns it, finished.
 
-    A finished run is only read. One that was broken off goes on at its last checkpoint, on a CPU to the same bits.
+    A finished run is only read. One that was broken off goes on at its last checkpoint, on a CPU to the same bits
+    unless compile is off by now.
     until: the time.monotonic() at which it stops by itself, after one step at least. Raises InputError for data or
-    weights that are not there, a loss that is not finite, too little memory of an accelerator, a folder that cannot be
+    weights that are not there, a loss that is not finite, too little memory of a CUDA GPU, a folder that cannot be
     written or that holds another run, and Interrupted when the person watching or the clock stops it.
     """
     if not run.done:
@@ -52,8 +54,7 @@ def train(run: Run, say: Callable[[str], None] = print, until: float = math.inf)
         train(run.teacher_run, say, until)
     set_threads(run.threads)
     device = pick_device(run.device)
-    alone = torch.random.fork_rng([device] if device.type == "cuda" else [])  # of all GPUs torch would warn
-    with enough_memory(), alone:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # of all GPUs torch would warn
         torch.manual_seed(run.seed)
         start = ready(run, images)  # before there is a folder: it may not be possible
         if start.distiller.teacher is not None and run.teacher_id != "trained":
@@ -88,7 +89,8 @@ class Training:
     def write_config(self, machine: dict) -> bool:
         """Keep what is asked for and where it is computed, before the first step; whether steps are compiled.
 
-        Raises InputError if the folder holds another run. One that goes on is computed as it was begun.
+        Raises InputError if the folder holds another run. One that goes on is compiled if it was when it began, unless
+        compile is off.
         """
         path, asked, machines = self.run.folder / "config.json", description(self.run, self.start), [machine]
         where = {name: getattr(self.run, name) for name in ("student_weights", "teacher_weights", "data_root")}
@@ -105,9 +107,9 @@ class Training:
         return machine["compile"]
 
     def go(self, until: float) -> None:
-        self.resume()
         epochs, steps = self.run.epochs, len(self.start.train)
         with StopButton(until) as stop, bar(epochs * steps, "epoch", "step") as shown, closing(self.engine):
+            self.resume()
             self.say(f"{self.run.name}: {epochs} epochs of {steps} steps")
             while self.epoch < epochs:
                 shown.n = shown.last_print_n = self.epoch * steps + self.step

@@ -1,10 +1,12 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 import warnings
+import weakref
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -237,9 +239,13 @@ def test_every_machine_and_commit_that_took_part_is_recorded(run, monkeypatch):
     other |= {"compile": False, "threads": torch.get_num_threads()}
     break_off(replace(run, compile="on"), 2, press_stop)  # which it was not when it began
     assert run.config["machines"] == [*started, other]
+    monkeypatch.setattr(sys.modules["kdnb.train"], "has_compiler", lambda: True)
     edit(run.folder / "config.json", machines=[*started, other | {"compile": True}])
+    break_off(run, 2, press_stop)  # it was, and shall not be: compile is off
+    assert run.config["machines"][2:] == [other]
     monkeypatch.setattr(sys.modules["kdnb.train"], "has_compiler", lambda: False)
-    train(run, say=quiet)  # here it cannot be compiled
+    edit(run.folder / "config.json", machines=[*started, other | {"compile": True}])
+    train(replace(run, compile="auto"), say=quiet)  # here it cannot be
     assert run.config["machines"][2:] == [other]
 
 
@@ -317,25 +323,47 @@ def test_a_step_that_cannot_be_compiled_goes_on_as_it_is(teacher, tmp_path, monk
     assert [machine["compile"] for machine in broken.config["machines"]] == [False]
 
 
-def test_too_little_memory_is_said_and_the_next_run_is_made(teacher, tmp_path, monkeypatch, capsys):
-    def fail(self, batch, step=Engine.__call__):
-        if self.distiller.teacher is not None:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has ...")
-        step(self, batch)
+def test_too_little_memory_is_said_and_lets_go_of_what_fills_it(teacher, tmp_path, monkeypatch, capsys):
+    held = []
 
-    monkeypatch.setattr(Engine, "__call__", fail)
+    def fill(self, batch, step=Engine.__call__):
+        step(self, batch)
+        if self.distiller.teacher is not None:
+            full = torch.zeros(3)
+            held.append(weakref.ref(full))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has ...")
+
+    monkeypatch.setattr(Engine, "__call__", fill)
     run = tiny_run(tmp_path, teacher_weights=teacher)
     told = "CUDA out of memory: a smaller batch_size, image_size or network, or bfloat16, needs less"
-    with pytest.raises(InputError, match=f"^{told}$"):
+    with pytest.raises(InputError, match=f"^{told}$") as caught:
         train(run, say=quiet)
-    monkeypatch.setattr(Engine, "close", lambda self: 1 / 0)  # what nobody thought of
+    assert caught.value and held[0]() is None
     words = {name: getattr(run, name) for name in ("dataset", "device", "precision", "compile", "outputs")}
-    given = [word for name, value in words.items() for word in ("-p", name, value)]
-    assert main([*given, "-p", "method", "['none', 'kd']", "-p", "teacher_weights", teacher]) == 2
+    given = [*(word for name, value in words.items() for word in ("-p", name, value)), "-p", "teacher_weights", teacher]
+    assert main([*given, "-p", "method", "['kd', 'none']"]) == 2
+    shown = capsys.readouterr()
+    assert re.fullmatch(f"failed: tiny-wrn_10_1-kd-.+: {told}\n", shown.err) and "epoch 3/3" in shown.out
+
+
+def test_a_bug_in_one_run_is_shown_whole_and_does_not_end_the_list(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Engine, "start_epoch", lambda self, epoch, of=Engine.start_epoch: of(self, epoch) or 1 / epoch)
+    given = {"dataset": "tiny", "method": "none", "device": "cpu", "outputs": str(tmp_path), "seed": "[0, 1]"}
+    assert main([word for name, value in given.items() for word in ("-p", name, value)]) == 2
     shown = capsys.readouterr().err
-    assert (
-        "ZeroDivisionError" in shown and "failed: tiny-wrn_10_1-none" in shown and "failed: tiny-wrn_10_1-kd" in shown
-    )
+    assert shown.count("Traceback") == shown.count("failed: tiny-wrn_10_1-none") == 2 and "seed=1" in shown
+
+
+def test_no_memory_for_a_compiled_step_is_no_failure_of_the_compiler(tmp_path, monkeypatch):
+    def full(*batch):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setenv("CXX", "a compiler")
+    monkeypatch.setattr(torch, "compile", lambda step, **_: full)
+    run = tiny_run(tmp_path, method="none", compile="on")
+    with warnings.catch_warnings(action="error"), pytest.raises(InputError, match="CUDA out of memory"):
+        train(run, say=quiet)
+    assert run.config["machines"][0]["compile"]
 
 
 def test_a_teacher_is_trained_first_and_once(tmp_path):
