@@ -20,12 +20,12 @@ from kdnb.parameters import listing, words
 from kdnb.paths import output_folder
 from kdnb.prepare import load_images, loaders
 from kdnb.published import CITED, kept, published
-from kdnb.results import KEY, ONLY, TRAINING, frame, look, once, record, row, told_apart, whole
+from kdnb.results import KEY, ONLY, TRAINING, frame, once, record, row, told_apart, whole
 from kdnb.run import Run
 from kdnb.store import RunFolder, write_atomically
 from kdnb.teacher import load_teacher
 
-ORDER = {"place": True, "changed": True, "taught": True, "network": False, "look": True, "method": True}  # ascending?
+ORDER = {"place": True, "changed": True, "taught": True, "network": False, "rank": True, "method": True}  # ascending?
 TOP1, GAIN, REMARK = "top-1 (%)", "gain over labels only", "remark"
 MAIN = ["data set", "network", "trained with", "teacher", TOP1, "seeds", GAIN, REMARK, CITED]  # columns of the headline
 
@@ -45,10 +45,12 @@ def gain(group: pd.DataFrame, runs: pd.DataFrame) -> str:
 
 def table(runs: pd.DataFrame) -> pd.DataFrame:
     """A row for all runs of a frame that are one training but for its seed, in words and numbers for people."""
-    runs = placed(once(runs)).assign(taught=runs["method"] != "none", look=runs["method"].map(look))
+    cited, rows = published(), []
+    ranks = {method: rank for rank, method in enumerate(cited["method"].unique())}  # of mixes: none, which comes last
+    runs = placed(once(runs)).assign(taught=runs["method"] != "none", rank=runs["method"].map(ranks))
     shown = runs["dataset"].str.cat(runs[[*KEY[1:], "changed", "teacher_changed"]])
     apart = [own.removeprefix(s).strip() for s, own in zip(shown, told_apart(runs, shown), strict=True)]
-    runs, cited, rows = runs.assign(apart=apart), published(), []
+    runs = runs.assign(apart=apart)
     for _, group in runs.sort_values([*ORDER], ascending=[*ORDER.values()]).groupby(TRAINING, sort=False):
         first = group.iloc[0]
         quiet = group[~group["shared"].astype(bool)]
