@@ -45,12 +45,11 @@ def gain(group: pd.DataFrame, runs: pd.DataFrame) -> str:
 
 def table(runs: pd.DataFrame) -> pd.DataFrame:
     """A row for all runs of a frame that are one training but for its seed, in words and numbers for people."""
-    cited, rows = published(), []
-    ranks = {method: rank for rank, method in enumerate(cited["method"].unique())}  # of mixes: none, which comes last
-    runs = placed(once(runs)).assign(taught=runs["method"] != "none", rank=runs["method"].map(ranks))
+    runs, cited, rows = placed(once(runs)), published(), []
+    rank = pd.Index(cited["method"].unique()).get_indexer(runs["method"]) % 1000  # of a mix -1: it comes last
+    runs = runs.assign(taught=runs["method"] != "none", rank=rank)
     shown = runs["dataset"].str.cat(runs[[*KEY[1:], "changed", "teacher_changed"]])
-    apart = [own.removeprefix(s).strip() for s, own in zip(shown, told_apart(runs, shown), strict=True)]
-    runs = runs.assign(apart=apart)
+    runs["apart"] = [own.removeprefix(s).strip() for s, own in zip(shown, told_apart(runs, shown), strict=True)]
     for _, group in runs.sort_values([*ORDER], ascending=[*ORDER.values()]).groupby(TRAINING, sort=False):
         first = group.iloc[0]
         quiet = group[~group["shared"].astype(bool)]
