@@ -35,7 +35,7 @@ class Interrupted(InputError):
 def train(run: Run, say: Callable[[str], None] = print, until: float = math.inf) -> Run:
     """Train a run, and first the teacher that it needs; returns it, finished.
 
-    A finished run is read. A broken-off one goes on at its last checkpoint, on a CPU, if compiled alike, to the same bits.
+    A finished run is read. A broken-off one goes on at its last checkpoint; on a CPU, compiled alike, to the same bits.
     until: the time.monotonic() at which it stops by itself, after one step at least. Raises InputError for data or
     weights that are not there, a loss that is not finite, too little memory of a CUDA GPU, a folder that cannot be
     written or that holds another run, and Interrupted when the person watching or the clock stops it.
