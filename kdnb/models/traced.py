@@ -15,7 +15,7 @@ from kdnb.models import resnet
 from kdnb.models.base import Output, register
 
 NAMES = [name for name in list_models(module=torchvision.models) if name not in resnet.LAYERS]
-Forwards = dict[bool, Callable[[nn.Module, Tensor], Output]]  # by whether in train mode
+Forwards = dict[bool, Callable[[nn.Module, Tensor], tuple]]  # what makes an Output, by whether in train mode
 SIZE = 224  # pixels a side of ImageNet's images
 
 
@@ -30,7 +30,7 @@ class Tapped(nn.Module):
 
     def forward(self, x: Tensor) -> Output:
         """Images (batch, 3, height, width), normalised -> Output."""
-        return self.forwards[self.training](self, x)
+        return Output(*self.forwards[self.training](self, x))
 
 
 def tapped(module: nn.Module, taps: Sequence[str], classifier: str) -> nn.Module:
@@ -49,14 +49,14 @@ def tapped(module: nn.Module, taps: Sequence[str], classifier: str) -> nn.Module
 def forwards(
     module: nn.Module, graphs: dict[bool, fx.Graph], taps: Sequence[str], classifier: str, turn: Sequence[str] = ()
 ) -> Forwards:
-    """The traced forward passes, cut off at the classifier and returning Output; turn: taps whose channels are last."""
+    """The traced forward passes, cut off at the classifier; turn: taps whose channels are last."""
     found = {}
     for mode, graph in graphs.items():
         logits, nodes = last(graph, classifier), {tap: last(graph, tap) for tap in taps}
         graph.erase_node(graph.output_node())
         nodes |= {tap: graph.call_method("permute", (nodes[tap], 0, 3, 1, 2)) for tap in turn}
         maps = tuple(nodes.values())
-        graph.output(Output(logits, maps, maps, logits.all_input_nodes[0]))
+        graph.output((logits, maps, maps, logits.all_input_nodes[0]))  # plain: torch 2.11's code does not know Output
         made = fx.GraphModule(module, graph)
         graph.eliminate_dead_code()
         made.recompile()
