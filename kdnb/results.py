@@ -90,8 +90,8 @@ def row(run: RunFolder) -> dict[str, object]:
             "classes": len(config["classes"]),
             "shared": config.get("shared", False),
             "device": "; ".join(dict.fromkeys(machine["device"] for machine in machines)),
-            "torch": machines[0]["versions"]["torch"],
-            "commit": machines[0]["commit"],
+            "torch": "; ".join(dict.fromkeys(machine["versions"]["torch"] for machine in machines)),
+            "commit": "; ".join(dict.fromkeys(machine["commit"] for machine in machines)),
         }
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise damaged(run.folder / "config.json", f"it lacks {error}") from None

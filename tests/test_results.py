@@ -121,8 +121,11 @@ def test_another_device_is_said_and_changes_are_words(outputs):
     row = rows(outputs)["wrn_16_2", "labels only", "73.00 ± 0.82"]
     assert row["made on"].endswith("; CPU, float32, torch 3, commit unknown") and row["s/epoch"] == "10.0"
     machine = {"device": "H100", "versions": {"torch": "3"}, "commit": ""}
-    make(outputs, 73.0, seed=4, machines=[machine])  # no time of two devices means anything
-    assert rows(outputs)["wrn_16_2", "labels only", "73.00 ± 0.71"]["s/epoch"] == ""
+    moved = machine | {"versions": {"torch": "4"}, "commit": "def456"}  # it went on under another commit
+    make(outputs, 73.0, seed=4, machines=[machine | {"commit": "abc123"}, moved])
+    row = rows(outputs)["wrn_16_2", "labels only", "73.00 ± 0.71"]
+    assert row["s/epoch"] == ""  # no time of two devices means anything
+    assert row["made on"].endswith("; H100, float32, torch 3; 4, commit abc123; def456")
     limited, likewise = {"train_limit": [100, -1], "lr": [0.1, 0.05]}, {"epochs": [4, 240]}
     told = "train_limit 100 instead of all, lr 0.1 instead of 0.05"
     assert parameters.words(limited) == told and results.of_teacher({}, limited) == f"its teacher: {told}"
