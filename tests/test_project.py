@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kdnb import grid, results, tables
+from kdnb import grid, results, store, tables
 from kdnb.parameters import typed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,6 +57,18 @@ def test_the_readme_shows_the_tables_that_results_ipynb_made(name):
 def test_the_tables_are_those_of_the_records():
     for name, page in tables.pages(results.frame(ROOT / "outputs/records")).items():
         assert page == (ROOT / f"outputs/tables/{name}.md").read_text(), name
+
+
+def test_the_accuracies_that_the_readme_says_in_words_are_those_of_the_records():
+    runs = results.frame(ROOT / "outputs/records").query("dataset == 'cifar100'")
+    few, full = runs[runs["train_images"] == 12_500], runs[(runs["changed"] == "") & (runs["network"] == "wrn_16_2")]
+    means = few.groupby("method")["top1"].mean()
+    said = " ".join(README.split())
+    told = [f"{means[method]:.1f}" for method in ("none", "kd", "dkd", "afd")]
+    assert "goes from {} % to {} by KD, {} by DKD and {} by KD and AFD".format(*told) in said
+    alone = full.query("method == 'none' and seed == 0").iloc[0]
+    last = store.RunFolder(Path(alone["folder"])).metrics["test_top1"][-30:]
+    assert f"{alone['top1']:.2f} % after epoch 240, {last.min():.2f} to {last.max():.2f} over the last 30" in said
 
 
 def test_the_pieces_of_the_full_length_table_are_runs_of_full_length(tmp_path, monkeypatch):

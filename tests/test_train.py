@@ -312,9 +312,15 @@ def test_a_step_that_cannot_be_compiled_goes_on_as_it_is(teacher, tmp_path, monk
     of = {"method": "ce + crd:0.1 + afd:20", "teacher_weights": teacher}  # memories, random numbers, running means
     usual = train(tiny_run(tmp_path / "usual", **of), say=quiet)
     monkeypatch.setenv("CXX", "a compiler")
-    monkeypatch.setattr(
-        torch, "compile", lambda step, **_: lambda *batch: (Misled.apply((of := step(*batch))[0]), of[1])
-    )
+
+    def mislead(step, **_):
+        def compiled(*batch):
+            loss, measured = step(*batch)
+            return Misled.apply(loss), measured
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", mislead)
     broken = tiny_run(tmp_path / "broken", **of, compile="on")
     with pytest.warns(UserWarning, match="the step is not compiled.*: expected size 128==128, stride 9==1 at dim=1$"):
         break_off(broken, 8)
