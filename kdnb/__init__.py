@@ -16,12 +16,12 @@ with contextlib.suppress(ImportError):
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from kdnb.data import DATASETS, load_data
-from kdnb.data.stanford40 import Stanford40, photographs
-from kdnb.distiller import Distiller
+from kdnb.data.stanford40 import Stanford40
 from kdnb.errors import InputError
 from kdnb.losses import LOSSES, METHODS, Loss
 from kdnb.models import Output, create_model, load_weights, tapped
-from kdnb.plan import grid
-from kdnb.prepare import check, load_images, loaders
-from kdnb.run import Run
-from kdnb.train import train
+from kdnb.runs.grid import grid
+from kdnb.runs.run import Run
+from kdnb.training.distiller import Distiller
+from kdnb.training.loop import train
+from kdnb.training.setup import check, load_images, loaders, photographs

@@ -18,9 +18,9 @@ import traceback
 from functools import partial
 
 from kdnb.errors import InputError
-from kdnb.parameters import typed
-from kdnb.plan import grid
-from kdnb.train import Interrupted, train
+from kdnb.runs.grid import grid
+from kdnb.runs.parameters import typed
+from kdnb.training.loop import Interrupted, train
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,9 @@
-"""Where the project and its data lie, wherever a notebook was started."""
+"""Where the project, its data and the files of its packages lie, wherever Python was started."""
 
+import importlib
 import os
+import pkgutil
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -31,3 +34,9 @@ def run_folder(name: str | Path, outputs: str | Path = "") -> Path | None:
     root = output_folder(outputs)
     places = located(name), root / "runs" / name, root / "records" / name
     return next((Path(os.path.abspath(place)) for place in places if (place / "config.json").is_file()), None)
+
+
+def import_files(package: str, folders: Iterable[str]) -> None:
+    """Import every module of a package, so that each registers what it defines."""
+    for module in pkgutil.iter_modules(folders):
+        importlib.import_module(f"{package}.{module.name}")

@@ -11,8 +11,8 @@ from conftest import image_set
 
 from kdnb import Run, train
 from kdnb.data import DATASETS, Preset, register
-from kdnb.engine import Engine
-from kdnb.train import Interrupted
+from kdnb.training.loop import Interrupted
+from kdnb.training.step import Engine
 
 TINY = Preset(
     student="wrn_10_1",

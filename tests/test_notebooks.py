@@ -52,7 +52,7 @@ class TestEvery:
     def test_its_parameters_are_those_of_run_to_the_letter(self, path):
         tagged = [i for i, cell in enumerate(cells(path)) if "parameters" in cell["metadata"].get("tags", [])]
         lines = "".join(cells(path)[0]["source"]).splitlines()
-        told, fields = said(lines), said((ROOT / "kdnb/run.py").read_text().splitlines())
+        told, fields = said(lines), said((ROOT / "kdnb/runs/run.py").read_text().splitlines())
         fields = {name: fields[name] for name in Run.parameters()}
         assert tagged == [0] and len(told) == len(lines)
         own = {"results": {"outputs", "source"}, "methods": {"methods", "seeds"}}

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from kdnb import grid, results, store, tables
-from kdnb.parameters import typed
+from kdnb import grid, results
+from kdnb.results import tables
+from kdnb.runs import folder as store
+from kdnb.runs.parameters import typed
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -55,12 +57,12 @@ def test_the_readme_shows_the_tables_that_results_ipynb_made(name):
 
 
 def test_the_tables_are_those_of_the_records():
-    for name, page in tables.pages(results.frame(ROOT / "outputs/records")).items():
+    for name, page in tables.pages(results.load_frame(ROOT / "outputs/records")).items():
         assert page == (ROOT / f"outputs/tables/{name}.md").read_text(), name
 
 
 def test_the_accuracies_that_the_readme_says_in_words_are_those_of_the_records():
-    runs = results.frame(ROOT / "outputs/records").query("dataset == 'cifar100'")
+    runs = results.load_frame(ROOT / "outputs/records").query("dataset == 'cifar100'")
     few, full = runs[runs["train_images"] == 12_500], runs[(runs["changed"] == "") & (runs["network"] == "wrn_16_2")]
     means = few.groupby("method")["top1"].mean()
     said = " ".join(README.split())

@@ -1,4 +1,4 @@
-"""The package stays small, and its imports run one way."""
+"""The folders of the package and their order: docs/design.md describes them."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -8,48 +8,85 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "kdnb"
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
-PACKAGES = {name.split("/")[0] for name in FILES if "/" in name}
+TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
+GROUND = {"errors", "paths", "progress", "device"}
+FLOORS = [{"models", "data", "plots"}, {"losses"}, {"runs"}, {"training", "study"}, {"results"}, {"analysis"}]
+FOLDERS = set().union(*FLOORS)
+INITS = [name for name in FILES if name.endswith("__init__.py")]
+MOST_LINES = 250  # of a file: what is read in one sitting
+
+
+def module(name: str) -> str:
+    """ "models/wrn.py" -> "kdnb.models.wrn"."""
+    return f"kdnb/{name}".removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+MODULES = {module(name): name for name in FILES}
 
 
 def imports(tree: ast.AST) -> set[str]:
-    """The modules of kdnb that code imports when it runs, wherever in it that stands."""
-    if isinstance(tree, ast.If) and "TYPE_CHECKING" in ast.unparse(tree.test):
-        return set().union(*map(imports, tree.orelse))
-    found = set().union(*map(imports, ast.iter_child_nodes(tree)))
-    if isinstance(tree, ast.Import):
-        found |= {alias.name for alias in tree.names}
-    if isinstance(tree, ast.ImportFrom):
-        assert not tree.level, "imports are absolute here"
-        found |= {f"kdnb.{alias.name}" for alias in tree.names} if tree.module == "kdnb" else {tree.module}
-    return {name for name in found if name.startswith("kdnb.")}
+    """The modules of kdnb that a file imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute here"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (inner & MODULES.keys()) or {node.module}
+    return found & MODULES.keys()
 
 
-IMPORTS = {name: imports(ast.parse(path.read_text())) for name, path in FILES.items()}
+IMPORTS = {name: imports(tree) for name, tree in TREES.items()}
 
 
-def room(name: str) -> str:
-    """A package with its modules is one room: "models/wrn.py" and "kdnb.models.wrn" are in "models"."""
-    return name.removeprefix("kdnb.").replace("/", ".").removesuffix(".py").split(".")[0]
+def folder(name: str) -> str:
+    """The folder of a module, or the module itself on the ground floor."""
+    return name.removeprefix("kdnb.").split(".")[0]
 
 
-def test_rooms_stand_on_at_most_eight_floors():
-    rooms = {room(name): set() for name in FILES if name != "__init__.py"}
-    for name in FILES.keys() - {"__init__.py"}:
-        rooms[room(name)] |= {room(found) for found in IMPORTS[name]} - {room(name)}
-    assert set().union(*rooms.values()) <= rooms.keys()
-    floors = {}
-    for name in TopologicalSorter(rooms).static_order():  # raises CycleError for rooms that import each other
-        floors[name] = 1 + max((floors[below] for below in rooms[name]), default=-1)
-    assert max(floors.values()) < 8, sorted(floors.items(), key=lambda item: item[1])
+def floor(name: str) -> int:
+    if name in GROUND:
+        return 0
+    return 1 + next((i for i, names in enumerate(FLOORS) if name in names), len(FLOORS))
+
+
+def test_every_file_is_in_a_folder_or_on_the_ground_floor():
+    top = {name for name in FILES if "/" not in name}
+    assert top == {"__init__.py", "__main__.py", *(f"{name}.py" for name in GROUND)}
+    assert {name.split("/")[0] for name in FILES if "/" in name} == FOLDERS
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_imports_from_floors_below_its_own(name):
+    own = folder(module(name)) if "/" in name else name.removesuffix(".py")
+    others = {folder(found) for found in IMPORTS[name]} - {own}
+    wrong = {other for other in others if floor(other) >= floor(own)}
+    assert wrong <= (GROUND if own in GROUND else set())
+
+
+def test_no_two_files_import_each_other():
+    inits = {module(name) for name in INITS}
+    order = TopologicalSorter({module(name): found - inits for name, found in IMPORTS.items()})
+    order.prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("plots/")])
-def test_plots_take_arrays_and_know_no_run(name):
-    allowed = {"kdnb.progress"} if name == "plots/explorers.py" else set()
-    assert {found for found in IMPORTS[name] if room(found) != "plots"} <= allowed
+def test_plots_import_no_other_folder(name):
+    assert {folder(found) for found in IMPORTS[name]} <= {"plots"} | GROUND
 
 
-def test_the_package_is_small():
-    lines = {name: len(path.read_text().splitlines()) for name, path in FILES.items()}
-    assert {name: n for name, n in lines.items() if n > 220} == {}
-    assert sum(lines.values()) <= 7281  # 3,300 are promised: lower this with every line that goes
+@pytest.mark.parametrize("name", INITS)
+def test_init_files_hand_names_on_and_hide_no_module(name):
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+    assert not [node for node in TREES[name].body if isinstance(node, definitions)]
+    handed = {a.asname or a.name: node.module for node in ast.walk(TREES[name]) for a in getattr(node, "names", ())
+              if isinstance(node, ast.ImportFrom)}  # fmt: skip
+    hidden = [own for own, source in handed.items() if f"{module(name)}.{own}" in MODULES and source != module(name)]
+    assert hidden == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_read_in_one_sitting(name):
+    assert len(FILES[name].read_text().splitlines()) <= MOST_LINES
+    assert "TYPE_CHECKING" not in FILES[name].read_text()

@@ -10,8 +10,10 @@ import pytest
 from conftest import picture
 from helpers import same
 
-from kdnb import Run, store, tables, train
+from kdnb import Run, train
 from kdnb.__main__ import main
+from kdnb.results.__main__ import main as results_main
+from kdnb.runs import folder as store
 
 ROOT = Path(__file__).resolve().parent.parent
 BARE = """import sys
@@ -104,7 +106,7 @@ def test_pieces_that_are_stopped_carried_and_gone_on_with_fill_the_tables(
     code, said = ended(piece(other, **taught | {"method": ["none", "afd"], "seed": [0, 1]}))
     assert code == 0 and "going on after epoch 0, step 1" in said and said.count("epoch 1/1") == 4, said
 
-    assert tables.main([str(one), str(other), "--outputs", str(home)]) == 0
+    assert results_main([str(one), str(other), "--outputs", str(home)]) == 0
     said = capsys.readouterr().out
     assert said.count("new: folder-wrn_") == 5 and said.count("not finished: folder-wrn_10_1-afd") == 1
     assert len(list(home.glob("records/*/result.json"))) == 5 and not list(home.rglob("*.safetensors"))

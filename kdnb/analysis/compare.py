@@ -13,8 +13,8 @@ from scipy import special
 from torch import Tensor, nn
 
 from kdnb.data.loader import Loader
-from kdnb.intervals import difference, interval, share
 from kdnb.progress import counted
+from kdnb.results.intervals import difference, interval, share
 
 
 class Predictions(NamedTuple):

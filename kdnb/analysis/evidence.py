@@ -11,17 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.analysis import STUDENTS, Networks, Survey, joined, load, placing
 from kdnb.analysis.compare import cka
 from kdnb.analysis.maps import Gallery, look
-from kdnb.intervals import interval
+from kdnb.analysis.networks import STUDENTS, Networks, load_run
+from kdnb.analysis.survey import Survey, joined, placing
 from kdnb.losses.afd import AFD, energy
-from kdnb.methods import weight_at
+from kdnb.losses.mix import weight_at
 from kdnb.models import load_weights, read_state_dict
-from kdnb.prepare import ready
 from kdnb.progress import counted
-from kdnb.run import Run
-from kdnb.train import train
+from kdnb.results.intervals import interval
+from kdnb.runs.run import Run
+from kdnb.training.loop import train
+from kdnb.training.setup import ready
 
 
 def siblings(run: Run) -> list[Run]:
@@ -87,7 +88,7 @@ def links_and_cka(runs: Sequence[Run]) -> pd.DataFrame:
         needed = run.folder / "losses.safetensors", run.baseline.folder / "student.safetensors"
         if not all(path.is_file() for path in needed):
             continue
-        networks = load(run)
+        networks = load_run(run)
         links, alike = networks.history[-1], cka(networks.models, networks.loader)
         columns = {f"CKA with the {role}": alike[role] for role in STUDENTS}
         columns["closeness in depth"] = -np.abs(np.subtract.outer(*(np.linspace(0, 1, n) for n in links.shape)))

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from kdnb.analysis import Networks, Survey
+from kdnb.analysis.networks import Networks
+from kdnb.analysis.survey import Survey
 from kdnb.data.cache import central, read_image
 from kdnb.data.loader import Loader
 from kdnb.errors import InputError

@@ -24,7 +24,7 @@ import torch
 from filelock import FileLock
 from PIL import ExifTags, Image, ImageOps
 
-from kdnb.data import Images
+from kdnb.data.base import Images
 from kdnb.data.loader import centre_boxes
 from kdnb.errors import InputError
 from kdnb.progress import bar, watched

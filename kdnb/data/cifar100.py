@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torchvision.datasets import CIFAR100
 
-from kdnb.data import Images, Preset, register
+from kdnb.data.base import Images, Preset, register
 from kdnb.data.cache import fetching
 
 # The official recipe: 240 epochs, x 0.1 after epochs 150, 180 and 210; CRD's code trains three networks more slowly.

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from kdnb.data import Images, Preset, register
+from kdnb.data.base import Images, Preset, register
 
 # The student sees 10 labelled images of each digit, the teacher saw all 1,437: so that there is something to teach.
 # 16 pixels, so that the last maps are of 4 x 4; no flips, digits have a side. Chosen by measuring, see NOTES.md.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torchvision.datasets.folder import is_image_file, make_dataset
 
-from kdnb.data import Images, register
+from kdnb.data.base import Images, register
 from kdnb.data.cache import Files, decode, digest, listing
 from kdnb.data.stanford40 import PRESET
 from kdnb.errors import InputError

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.data import Batch, Images
+from kdnb.data.base import Batch, Images
 from kdnb.errors import InputError
 
 IN_CACHE = 2**20  # values: what a core's cache holds of bytes and floats

@@ -12,10 +12,9 @@ from torchvision.datasets import VisionDataset
 from torchvision.datasets.folder import pil_loader
 from torchvision.datasets.utils import download_and_extract_archive
 
-from kdnb.data import Images, Preset, register
+from kdnb.data.base import Images, Preset, register
 from kdnb.data.cache import Files, decode, digest, fetching, listing
 from kdnb.errors import InputError, choose
-from kdnb.paths import data_folder
 
 NETWORKS = {"student": "resnet18", "teacher": "resnet34", "teacher_weights": "imagenet"}
 SCHEDULE = {"epochs": 160, "batch_size": 100, "lr": 0.05, "milestones": (0.5, 0.75)}
@@ -161,11 +160,3 @@ def files(root: Path, download: bool = False) -> Files:
 def load(root: Path, size: int, *, skip_damaged: bool) -> tuple[Images, Images]:
     """Stanford 40 Actions, squashed to a square: 4,000 training and 5,532 test images."""
     return decode("stanford40", files(root, download=True), size, skip_damaged)
-
-
-def photographs(run, split: str = "train") -> Stanford40 | None:
-    """A run's photographs as they lie on disk, with their boxes; None for data sets without boxes, or their files."""
-    if run.dataset != "stanford40":
-        return None
-    found = Stanford40(data_folder(run.data_root), "train" if run.validation else split)
-    return Stanford40(found.root, found.split, boxes=True) if (found.folder / "XMLAnnotations").is_dir() else None

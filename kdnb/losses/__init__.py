@@ -1,9 +1,6 @@
-"""Distillation losses: a file each, after its public code. Adding one is adding a file; see kdnb.losses.base.Loss."""
-
-import importlib
-import pkgutil
+"""Distillation losses, a file each, after their published code; see kdnb.losses.base.Loss."""
 
 from kdnb.losses.base import LOSSES, METHODS, Loss
+from kdnb.paths import import_files
 
-for _module in pkgutil.iter_modules(__path__):  # each file registers its loss
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_files(__name__, __path__)

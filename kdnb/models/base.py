@@ -136,6 +136,10 @@ def create_model(name: str, num_classes: int) -> nn.Module:
     return find(name)[1](num_classes=num_classes)
 
 
+def parameter_count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
 def class_count(model: nn.Module) -> int:
     """How many classes a network of the study tells apart."""
     return model.get_submodule(model.classifier_name).out_features

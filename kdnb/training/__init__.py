@@ -1,0 +1,1 @@
+"""How a run is trained: the networks and losses it starts from, one step, the loop."""

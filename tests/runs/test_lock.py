@@ -1,0 +1,147 @@
+"""kdnb.lease: one process writes to a run's folder, whichever of them dies, hangs or wakes up."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from kdnb import InputError
+from kdnb.runs import lock as lease
+from kdnb.runs.folder import load_checkpoint, save_checkpoint, write_atomically
+from kdnb.runs.lock import locked
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from kdnb.runs import lock as lease
+with lease.locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def files(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def by_another(folder):
+    """The lease of this process becomes another machine's."""
+    held = lease.HELD[folder]
+    return held.rename(held.with_name("elsewhere,7,42,0123abcd"))
+
+
+def older(held, seconds=lease.LEASE_SECONDS + 60):
+    now = held.stat().st_mtime
+    os.utime(held, (now - seconds, now - seconds))
+
+
+def test_another_process_is_turned_away_until_it_is_gone(tmp_path):
+    folder = tmp_path / "r"
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    told = rf"r is being trained by another process \({other.pid} on {lease.platform.node()}\): wait for it, or stop it"
+    with pytest.raises(InputError, match=told), locked(folder):
+        raise AssertionError
+    other.kill()  # not even waited for: a process that has ended is gone, though its number is not
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+    held = next((folder / ".lease").iterdir())
+    (held / "checkpoint.123.part").write_bytes(b"half")
+    (held / "checkpoint.previous").write_bytes(b"whole")  # between its two renames
+    with locked(folder):
+        assert files(folder) == {".lease", "checkpoint.previous"} and not files(lease.HELD[folder])
+    assert files(folder) == {"checkpoint.previous"} and other.wait()
+
+
+@pytest.mark.parametrize("name", ["elsewhere,7,42,0123abcd", f"{lease.platform.node()},7,99999999,0123abcd"])
+def test_on_another_machine_or_in_another_container_only_time_tells(tmp_path, name):
+    held = tmp_path / ".lease" / name
+    held.mkdir(parents=True)
+    with pytest.raises(InputError, match="being trained by another process"), locked(tmp_path):
+        raise AssertionError
+    older(held)
+    with locked(tmp_path):
+        assert not held.exists()
+    assert not files(tmp_path)
+
+
+def test_who_hung_and_lost_the_lease_writes_nothing_any_more(tmp_path):
+    with locked(tmp_path):
+        save_checkpoint(tmp_path, {"epoch": 1})
+        by_another(tmp_path)
+        for _ in range(2):
+            with pytest.raises(InputError, match=r"no longer this process's to write to: it gave no sign of life"):
+                save_checkpoint(tmp_path, {"epoch": 2})
+    assert files(tmp_path) == {"checkpoint", ".lease"} and load_checkpoint(tmp_path) == {"epoch": 1}
+
+
+@pytest.mark.parametrize("call", range(4))
+def test_losing_the_lease_between_any_two_steps_of_a_write_loses_no_checkpoint(tmp_path, monkeypatch, call):
+    """Of a second checkpoint: it is written, the first is moved out of the way, then on, then the second comes."""
+    steps = []
+
+    def hang(function):
+        def step(*args, **more):
+            steps.append(args)
+            if len(steps) == 1 + call:
+                older(by_another(tmp_path))
+            return function(*args, **more)
+
+        return step
+
+    with locked(tmp_path):
+        save_checkpoint(tmp_path, {"epoch": 1, "weights": torch.ones(3)})
+        monkeypatch.setattr(os, "replace", hang(os.replace))
+        monkeypatch.setattr(os, "fsync", hang(os.fsync))
+        with pytest.raises(InputError, match="no longer this process's"):
+            save_checkpoint(tmp_path, {"epoch": 2, "weights": torch.ones(3)})
+        monkeypatch.undo()
+    with locked(tmp_path):
+        assert load_checkpoint(tmp_path)["epoch"] == 1
+        assert len(files(tmp_path) - {".lease"}) == 1 and not files(lease.HELD[tmp_path])
+
+
+def test_of_many_who_want_a_lease_that_is_over_one_gets_it(tmp_path):
+    held, start, got = tmp_path / ".lease" / "elsewhere,7,42,0123abcd", threading.Barrier(8), []
+    held.mkdir(parents=True)
+    older(held)
+
+    def want(number):
+        start.wait()
+        try:
+            lease.take(tmp_path / ".lease" / f"here,7,{number},0123abcd")
+            got.append(number)
+        except InputError:
+            pass
+
+    threads = [threading.Thread(target=want, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    left = files(tmp_path / ".lease")
+    assert len(left) == len(got) == 1 and files(tmp_path) == {".lease"} and int(left.pop().split(",")[2]) in got
+
+
+def test_the_lease_is_kept_alive(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.06)
+    with locked(tmp_path):
+        held = lease.HELD[tmp_path]
+        older(held)
+        was = held.stat().st_mtime
+        for _ in range(1000):
+            if held.stat().st_mtime > was:
+                break
+            threading.Event().wait(0.01)
+        assert held.stat().st_mtime > was
+
+
+def test_an_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write to .*file"), locked(tmp_path / "file" / "run"):
+        raise AssertionError
+    with locked(tmp_path / "run"):
+        write_atomically(tmp_path / "run" / "a", "one")
+    assert files(tmp_path / "run") == {"a"}

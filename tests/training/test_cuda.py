@@ -1,0 +1,80 @@
+"""What only a CUDA GPU can show; skipped where there is none."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from conftest import image_set
+from helpers import TINY, break_off, quiet, tiny, tiny_run, weights  # noqa: F401
+from torch.testing import assert_close
+
+from kdnb import METHODS, Distiller, Run, create_model, train
+from kdnb.data.loader import Loader, resample
+from kdnb.training.step import Engine
+
+STEPS = [*product(METHODS, ["eager", "replayed"]), ("afd", "compiled")]  # compiling each would take many minutes
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+def test_batches_are_those_of_the_cpu():
+    both = [
+        Loader(image_set(size=32), 20, 32, train=True, padding=2, flip=True, device=device)
+        for device in ("cpu", "cuda")
+    ]
+    for one, other in zip(*(loader.epoch(3) for loader in both), strict=True):
+        assert_close(one.images, other.images.cpu())
+        assert torch.equal(one.labels, other.labels.cpu()) and torch.equal(one.index, other.index.cpu())
+
+
+def test_crops_are_those_of_the_cpu():
+    images, index = image_set(n=6, size=32).images, torch.tensor([4, 1, 1])
+    boxes = torch.tensor([[0, 0, 1, 1], [0.1, 0.2, 0.5, 0.7], [0.4, 0.3, 0.3, 0.3]])
+    there = resample(images.cuda(), index.cuda(), boxes.cuda(), 24)
+    assert_close(there.cpu(), resample(images, index, boxes, 24), atol=0.1, rtol=0)
+
+
+@pytest.mark.filterwarnings("error:.*not (replayed|compiled)")
+@pytest.mark.parametrize("compile", ["auto", "on"])  # auto: replayed, and too short to be compiled
+def test_a_replayed_run_computes_what_an_eager_one_does(tmp_path, compile):
+    fixed = {"teacher": "wrn_16_1", "student": "wrn_10_1", "train_limit": 512, "epochs": 2, "device": "cuda"}
+    fixed |= {"lr": 0.01}  # at the preset's, rounding alone moves the second epoch's losses by a tenth
+    eager = train(Run(**fixed, precision="float32", compile="off", outputs=str(tmp_path / "eager")))
+    taught = {"teacher_weights": str(eager.teacher_run.folder), "outputs": str(tmp_path / "replayed")}
+    replayed = train(Run(**fixed, precision="float32", compile=compile, **taught))
+    for column in ("train_total", "train_afd"):
+        assert replayed.metrics[column].to_numpy() == pytest.approx(eager.metrics[column].to_numpy(), rel=0.02)
+    assert replayed.history["afd.links"] == pytest.approx(eager.history["afd.links"], abs=0.05)
+
+
+def test_a_run_of_a_gpu_goes_on_and_is_read_on_a_cpu(tmp_path):
+    run = tiny_run(tmp_path, device="cuda", compile="auto")
+    break_off(replace(run, method="none"), 8)
+    made = train(replace(run, method="none"), say=quiet)
+    assert made == Run.open(made.folder, device="cpu") and made.config["machines"][0]["device_type"] == "cuda"
+    assert made.metrics["epoch"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.filterwarnings("error:.*not (replayed|compiled)")
+@pytest.mark.parametrize(("method", "how"), STEPS)
+def test_no_step_waits_for_the_gpu(tiny, tmp_path, method, how):  # noqa: F811
+    teacher, student = (create_model(name, 4).cuda() for name in ("wrn_16_1", "wrn_10_1"))
+    images, example = image_set(n=160), torch.randn(2, 3, 8, 8, device="cuda")
+    distiller = Distiller(student, teacher, method, example, labels=images.labels)
+    loader = Loader(images, 16, 8, train=True, padding=1, device="cuda")
+    run = tiny_run(tmp_path, device="cuda", precision="bfloat16", compile="off" if how == "eager" else "auto")
+    engine = Engine(distiller, run, torch.device("cuda"), compiled=how == "compiled")
+    engine.start_epoch(0)
+    batches = list(loader.epoch())
+    for batch in batches[:6]:  # compiled, warmed up and recorded
+        engine(batch)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches[6:]:
+            engine.set_lr(0.005)
+            engine(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert not engine.first_bad_step() and engine.sums[-2].item() == 160
+    assert how == "eager" or engine.full_update.replay
