@@ -25,13 +25,30 @@ from kdnb.training.loop import Interrupted, train
 
 def main(argv: list[str] | None = None) -> int:
     """The exit status; see the top of this file."""
-    form = {"formatter_class": argparse.RawTextHelpFormatter, "allow_abbrev": False, "usage": "%(prog)s [options]"}
+    form = {
+        "formatter_class": argparse.RawTextHelpFormatter,
+        "allow_abbrev": False,
+        "usage": "%(prog)s [options]",
+    }
     parser = argparse.ArgumentParser("python -m kdnb", description=__doc__, **form)
-    add, late = parser.add_argument, "stop after so many with a checkpoint, and after one step at least"
-    add("-p", nargs=2, action="append", default=[], type=typed, metavar="", help="NAME VALUE of a parameter")
+    add, late = (
+        parser.add_argument,
+        "stop after so many with a checkpoint, and after one step at least",
+    )
+    add(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        type=typed,
+        metavar="",
+        help="NAME VALUE of a parameter",
+    )
     add("--minutes", type=float, default=math.inf, help=late)
     given = parser.parse_args(argv)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job starts with it ignored
     status, until = 0, time.monotonic() + 60 * given.minutes
     try:
         for run in grid(**{str(name): value for name, value in given.p}):

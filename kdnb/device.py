@@ -19,17 +19,28 @@ USUAL_THREADS = torch.get_num_threads()
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # From how many training pixels on compiling a step repays itself, about twice over: measured on two CPU cores, and on a
 # GPU in bf16 at 32 pixels (NOTES.md), where steps are replayed without it, too.
-REPAYS = {("cpu", "float32"): 5e8, ("cpu", "bfloat16"): 3e8, ("cuda", "float32"): 4e9, ("cuda", "bfloat16"): 4e9}
+REPAYS = {
+    ("cpu", "float32"): 5e8,
+    ("cpu", "bfloat16"): 3e8,
+    ("cuda", "float32"): 4e9,
+    ("cuda", "bfloat16"): 4e9,
+}
 
 
 def pick_device(name: str = "auto") -> torch.device:
     """ "auto", "cpu", "cuda", "cuda:N" or "mps" -> a device that is really there. Raises InputError."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
     kind, colon, index = name.partition(":")
     choose("device", kind, ["auto", *there])
-    known = not colon or (kind == "cuda" and index.isdigit() and int(index) < torch.cuda.device_count())
+    known = not colon or (
+        kind == "cuda" and index.isdigit() and int(index) < torch.cuda.device_count()
+    )
     if not (there[kind] and known):
         present = ", ".join(kind for kind, ok in there.items() if ok)
         raise InputError(f"device {name!r} is not on this machine: choose auto, {present}")
@@ -40,7 +51,9 @@ def pick_precision(name: str, device: torch.device) -> str:
     """ "auto" -> bfloat16 where the device multiplies it natively, else float32."""
     if name != "auto":
         return choose("precision", name, ["auto", *PRECISIONS])
-    native = device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    native = (
+        device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    )
     if device.type == "cuda":  # emulated bf16 is slower than float32: only with the instructions
         native = torch.cuda.get_device_capability(device) >= (8, 0)
     return "bfloat16" if native else "float32"
@@ -53,13 +66,20 @@ def pick_compile(name: str, device: torch.device, precision: str, pixels: float)
     computes the same. Raises InputError for "on" where there is none.
     """
     if name == "on" and not has_compiler():
-        raise InputError("compile is on: there is no C++ compiler here (c++, g++, clang++, or what CXX names)")
+        raise InputError(
+            "compile is on: there is no C++ compiler here (c++, g++, clang++, or what CXX names)"
+        )
     repays = pixels >= REPAYS.get((device.type, precision), float("inf"))
     return name == "on" or (name == "auto" and repays and has_compiler())
 
 
 def has_compiler() -> bool:
-    return bool(os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"))
+    return bool(
+        os.environ.get("CXX")
+        or shutil.which("c++")
+        or shutil.which("g++")
+        or shutil.which("clang++")
+    )
 
 
 @contextlib.contextmanager
@@ -69,8 +89,12 @@ def enough_memory() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         why = str(error).partition(". ")[0]
-        traceback.clear_frames(error.__traceback__)  # they hold what fills it, as long as somebody keeps the error
-        raise InputError(f"{why}: a smaller batch_size, image_size or network, or bfloat16, needs less") from None
+        traceback.clear_frames(
+            error.__traceback__
+        )  # they hold what fills it, as long as somebody keeps the error
+        raise InputError(
+            f"{why}: a smaller batch_size, image_size or network, or bfloat16, needs less"
+        ) from None
 
 
 def set_threads(threads: int) -> None:
@@ -96,7 +120,9 @@ def device_name(device: str) -> str:
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+        cpu = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu
+        )
     return f"{cpu}, {os.cpu_count()} cores" + ("" if device == "cpu" else f", {device}")
 
 
@@ -105,7 +131,9 @@ def commit() -> str:
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")

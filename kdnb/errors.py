@@ -8,7 +8,9 @@ class InputError(ValueError):
     reader nothing. Plain Python shows the usual traceback.
     """
 
-    def _render_traceback_(self) -> list[str]:  # IPython's protocol for exceptions that draw themselves
+    def _render_traceback_(
+        self,
+    ) -> list[str]:  # IPython's protocol for exceptions that draw themselves
         return [f"{type(self).__name__}: {self}"]
 
 

@@ -16,12 +16,18 @@ def project_root() -> Path:
 def located(path: str | Path) -> Path:
     """A path with ~ as the home folder; a relative one from the current folder or, if it is not there, the project."""
     given = Path(os.path.expanduser(path))  # which leaves ~somebody alone where pathlib raises
-    return given if given.exists() or not (project_root() / given).exists() else project_root() / given
+    return (
+        given if given.exists() or not (project_root() / given).exists() else project_root() / given
+    )
 
 
 def data_folder(root: str | Path = "") -> Path:
     """The folder that holds the data: `root`, or $KDNB_DATA, or data/ in the project."""
-    return located(root) if root else Path(os.path.expanduser(os.environ.get("KDNB_DATA") or project_root() / "data"))
+    return (
+        located(root)
+        if root
+        else Path(os.path.expanduser(os.environ.get("KDNB_DATA") or project_root() / "data"))
+    )
 
 
 def output_folder(root: str | Path = "") -> Path:
@@ -33,7 +39,10 @@ def run_folder(name: str | Path, outputs: str | Path = "") -> Path | None:
     """The folder of a run, by its path or by its name under the outputs folder; None if there is none."""
     root = output_folder(outputs)
     places = located(name), root / "runs" / name, root / "records" / name
-    return next((Path(os.path.abspath(place)) for place in places if (place / "config.json").is_file()), None)
+    return next(
+        (Path(os.path.abspath(place)) for place in places if (place / "config.json").is_file()),
+        None,
+    )
 
 
 def import_files(package: str, folders: Iterable[str]) -> None:

@@ -13,7 +13,9 @@ from tqdm import tqdm
 
 def watched() -> bool:
     """Whether a person is looking on: a terminal, or a notebook that was opened in JupyterLab and not by papermill."""
-    if "JPY_PARENT_PID" in os.environ:  # a Jupyter kernel; only a server with a page to show names the session
+    if (
+        "JPY_PARENT_PID" in os.environ
+    ):  # a Jupyter kernel; only a server with a page to show names the session
         return "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ
     return sys.stderr.isatty()
 
@@ -21,7 +23,13 @@ def watched() -> bool:
 @contextmanager
 def bar(total: int, description: str, unit: str) -> Iterator[tqdm]:
     """tqdm's bar if a person watches, which leaves nothing behind."""
-    look = {"total": total, "desc": description, "unit": unit, "leave": False, "disable": not watched()}
+    look = {
+        "total": total,
+        "desc": description,
+        "unit": unit,
+        "leave": False,
+        "disable": not watched(),
+    }
     if look["disable"] or "ipykernel" not in sys.modules:
         with tqdm(**look) as made:
             yield made
@@ -49,7 +57,11 @@ def counted(items: Iterable, total: int, description: str) -> Iterator:
 
 def epoch_line(row: dict, epochs: int) -> str:
     """A finished epoch in a line, for whoever reads it now or later; row: what metrics.csv has of it."""
-    terms = [name for name in row if name.startswith("train_") and name not in ("train_top1", "train_total")]
+    terms = [
+        name
+        for name in row
+        if name.startswith("train_") and name not in ("train_top1", "train_total")
+    ]
     losses = "  ".join(f"{name.removeprefix('train_')} {row[name]:.4g}" for name in terms)
     accuracy = f"train {row['train_top1']:.2f} %  test {row['test_top1']:.2f} %"
     return f"epoch {row['epoch']}/{epochs}  {losses}  {accuracy}  {row['seconds']:.1f} s"

@@ -5,7 +5,9 @@ import http.server
 import os
 import threading
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: see NOTES.md on threads that spin
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # several processes share the cores: see NOTES.md on threads that spin
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
@@ -15,7 +17,9 @@ from PIL import Image
 
 from kdnb.data import Images
 
-NOBODY = "http://127.0.0.1:9/"  # the discard port: refuses at once, as a machine without a network does
+NOBODY = (
+    "http://127.0.0.1:9/"  # the discard port: refuses at once, as a machine without a network does
+)
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +31,13 @@ def image_set(n=40, size=8, classes=4, aspect=None, seed=0):
     """Random bytes whose brightness gives the class away, so that a network can learn it."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % classes
-    images = torch.randint(0, 80, (n, 3, size, size), generator=generator) + 50 * labels.view(-1, 1, 1, 1)
+    images = torch.randint(0, 80, (n, 3, size, size), generator=generator) + 50 * labels.view(
+        -1, 1, 1, 1
+    )
     names = tuple(f"class {i}" for i in range(classes))
-    return Images(images.clamp(max=255).to(torch.uint8), labels, names, (0.5,) * 3, (0.25,) * 3, aspect)
+    return Images(
+        images.clamp(max=255).to(torch.uint8), labels, names, (0.5,) * 3, (0.25,) * 3, aspect
+    )
 
 
 def picture(width, height, seed, mode="RGB"):
@@ -39,11 +47,17 @@ def picture(width, height, seed, mode="RGB"):
 
 
 def squashed(path, size):
-    return np.asarray(Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+    return np.asarray(
+        Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    )
 
 
 def left_in(folder):
-    return sorted(path.name for path in folder.rglob("*") if path.suffix != ".lock") if folder.is_dir() else []
+    return (
+        sorted(path.name for path in folder.rglob("*") if path.suffix != ".lock")
+        if folder.is_dir()
+        else []
+    )
 
 
 @pytest.fixture

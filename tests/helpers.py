@@ -60,7 +60,9 @@ def same(one, other):
     """Whether two finished runs are equal bit by bit, but for the time they took."""
     rows = [run.metrics.drop(columns="seconds") for run in (one, other)]
     links = [run.history["afd.links"] for run in (one, other)]
-    return weights(one) == weights(other) and rows[0].equals(rows[1]) and (links[0] == links[1]).all()
+    return (
+        weights(one) == weights(other) and rows[0].equals(rows[1]) and (links[0] == links[1]).all()
+    )
 
 
 def edit(path, **entries):

@@ -33,14 +33,26 @@ pytest.importorskip("jupyterlab", reason="the browser tests need jupyterlab")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="the browser tests need chromium: apt-get install chromium"),
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="the browser tests need chromium: apt-get install chromium"
+    ),
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
-QUICK = {"teacher": "wrn_16_1", "student": "wrn_10_1", "image_size": 8, "precision": "float32", "compile": "off"}
+QUICK = {
+    "teacher": "wrn_16_1",
+    "student": "wrn_10_1",
+    "image_size": 8,
+    "precision": "float32",
+    "compile": "off",
+}
 # What keeps Chromium from asking other hosts for anything, at the start and later.
 FLAGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+FLAGS += [
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
 PATIENCE = 180  # seconds that anything may take on a slow and busy machine
 
 
@@ -57,29 +69,54 @@ class Lab:
     """A JupyterLab server of its own on a free port: own settings, own kernels, own copies of the notebooks."""
 
     def __init__(self, folder):
-        self.folder, self.notebooks, self.token = folder, folder / "notebooks", secrets.token_hex(16)
+        self.folder, self.notebooks, self.token = (
+            folder,
+            folder / "notebooks",
+            secrets.token_hex(16),
+        )
         self.notebooks.mkdir()
-        settings = folder / "config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+        settings = (
+            folder
+            / "config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+        )
         settings.parent.mkdir(parents=True)
-        settings.write_text('{"fetchNews": "false"}')  # else a question lies over the first notebook
+        settings.write_text(
+            '{"fetchNews": "false"}'
+        )  # else a question lies over the first notebook
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self):
-        folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "share", "JUPYTER_RUNTIME_DIR": "runtime"}
+        folders = {
+            "JUPYTER_CONFIG_DIR": "config",
+            "JUPYTER_DATA_DIR": "share",
+            "JUPYTER_RUNTIME_DIR": "runtime",
+        }
         folders |= {"IPYTHONDIR": "ipython", "MPLCONFIGDIR": "matplotlib"}
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "JPY_"))}
         environment |= {name: str(self.folder / folder) for name, folder in folders.items()}
         environment.setdefault("OMP_NUM_THREADS", "1")
-        options = [f"--ServerApp.{k}={v}" for k, v in {"ip": "127.0.0.1", "port": self.port, "port_retries": 0}.items()]
-        options += [f"--ServerApp.root_dir={self.notebooks}", f"--IdentityProvider.token={self.token}", "--no-browser"]
-        options += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--allow-root"]
+        options = [
+            f"--ServerApp.{k}={v}"
+            for k, v in {"ip": "127.0.0.1", "port": self.port, "port_retries": 0}.items()
+        ]
+        options += [
+            f"--ServerApp.root_dir={self.notebooks}",
+            f"--IdentityProvider.token={self.token}",
+            "--no-browser",
+        ]
+        options += [
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+            "--allow-root",
+        ]
         options += ["--LabApp.extension_manager=readonly"]
         self.log = open(self.folder / "server.log", "w")
         command = [sys.executable, "-m", "jupyterlab", *options]
-        self.server = subprocess.Popen(command, env=environment, cwd=self.folder, stdout=self.log, stderr=self.log)
+        self.server = subprocess.Popen(
+            command, env=environment, cwd=self.folder, stdout=self.log, stderr=self.log
+        )
         with contextlib.ExitStack() as failed:
             failed.push(self.__exit__)
             until(self.ready, "JupyterLab's server")
@@ -113,12 +150,18 @@ class Lab:
     def copy(self, name, last="", **parameters):
         """A copy of the notebook `name` with other defaults in its parameters cell, up to the cell that says `last`."""
         notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())
-        places = [i for i, cell in enumerate(notebook["cells"], 1) if last in "".join(cell["source"])]
+        places = [
+            i for i, cell in enumerate(notebook["cells"], 1) if last in "".join(cell["source"])
+        ]
         notebook["cells"] = notebook["cells"][: places[0] if last else None]
-        cell = next(cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", []))
+        cell = next(
+            cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])
+        )
         source = "".join(cell["source"])
         for parameter, value in parameters.items():
-            source, n = re.subn(rf"(?m)^({parameter}: \w+ = )[^#\n]*", lambda m, v=value: f"{m[1]}{v!r}  ", source)
+            source, n = re.subn(
+                rf"(?m)^({parameter}: \w+ = )[^#\n]*", lambda m, v=value: f"{m[1]}{v!r}  ", source
+            )
             assert n == 1, parameter
         cell["source"] = source
         (self.notebooks / f"{name}.ipynb").write_text(json.dumps(notebook))
@@ -130,7 +173,9 @@ class Notebook:
 
     def __init__(self, page, lab, path):
         self.page, self.path = page, path
-        page.goto(f"{lab.url}/lab/workspaces/{path.stem}/tree/{path.name}?token={lab.token}")  # no tabs of before
+        page.goto(
+            f"{lab.url}/lab/workspaces/{path.stem}/tree/{path.name}?token={lab.token}"
+        )  # no tabs of before
         until(lambda: [k for k in lab.ask("kernels") or [] if k["connections"]], "a kernel")
         page.locator("#jp-main-statusbar").get_by_text("Python 3 (ipykernel) | Idle").wait_for()
         self.cells = page.locator(".jp-Notebook .jp-CodeCell")
@@ -143,12 +188,18 @@ class Notebook:
         self.before = self.counts()[-1]
         self.menu("Run", "Run All Cells")
         last = self.cells.last.locator(".jp-InputArea-prompt")
-        until(lambda: "*" in last.text_content() or self.counts()[-1] > self.before, "the first cell", 30)
+        until(
+            lambda: "*" in last.text_content() or self.counts()[-1] > self.before,
+            "the first cell",
+            30,
+        )
 
     def counts(self):
         """The number before each code cell; 0: not run, or not yet."""
         prompts = self.cells.locator(".jp-InputArea-prompt").all_text_contents()
-        return [int(found[1]) if (found := re.search(r"\[(\d+)\]", prompt)) else 0 for prompt in prompts]
+        return [
+            int(found[1]) if (found := re.search(r"\[(\d+)\]", prompt)) else 0 for prompt in prompts
+        ]
 
     def finish(self):
         """Wait until the cells have run, or one has failed; save as a reader would; the outputs in the file by cell."""
@@ -170,7 +221,11 @@ class Explorer:
 
     def __init__(self, notebook, nth):
         pictures = notebook.page.locator("img.widget-image")
-        self.box = notebook.page.locator(".jp-OutputArea-output .widget-vbox").filter(has=pictures).nth(nth)
+        self.box = (
+            notebook.page.locator(".jp-OutputArea-output .widget-vbox")
+            .filter(has=pictures)
+            .nth(nth)
+        )
         self.image = self.box.locator("img.widget-image")
         self.image.scroll_into_view_if_needed()
 
@@ -183,7 +238,10 @@ class Explorer:
             const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
             return btoa(bytes.reduce((text, byte) => text + String.fromCharCode(byte), ""));
         }"""
-        until(lambda: self.image.evaluate("image => image.complete && image.naturalWidth > 0"), "a whole picture")
+        until(
+            lambda: self.image.evaluate("image => image.complete && image.naturalWidth > 0"),
+            "a whole picture",
+        )
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(self.image.evaluate(read)))))
 
     def moved(self, before):
@@ -202,7 +260,9 @@ def lab(tmp_path_factory):
 def browser():
     with sync_api.sync_playwright() as playwright:
         sandbox = os.geteuid() != 0  # Chromium has none for root
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, chromium_sandbox=sandbox)
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=FLAGS, chromium_sandbox=sandbox
+        )
         yield browser
         browser.close()
 
@@ -227,7 +287,9 @@ def flat(outputs):
 
 
 def text(outputs):
-    return "".join("".join(output["text"]) for output in flat(outputs) if output["output_type"] == "stream")
+    return "".join(
+        "".join(output["text"]) for output in flat(outputs) if output["output_type"] == "stream"
+    )
 
 
 def failures(outputs):
@@ -235,17 +297,23 @@ def failures(outputs):
 
 
 def figures(outputs):
-    return sum(bool({"image/png", "image/jpeg"} & set(output.get("data", {}))) for output in flat(outputs))
+    return sum(
+        bool({"image/png", "image/jpeg"} & set(output.get("data", {}))) for output in flat(outputs)
+    )
 
 
 def test_attention_runs_and_a_slider_moves_its_picture(lab, page, tmp_path):
-    run = train(Run(**QUICK, epochs=2, teacher_epochs=1, outputs=str(tmp_path)), say=lambda line: None)
+    run = train(
+        Run(**QUICK, epochs=2, teacher_epochs=1, outputs=str(tmp_path)), say=lambda line: None
+    )
     path = lab.copy("attention", last="map_explorer", run=str(run.folder), outputs=str(tmp_path))
     notebook = Notebook(page, lab, path)
     notebook.run_all()
     outputs = notebook.finish()
     assert failures(outputs) == []
-    assert len(list((tmp_path / "runs").glob("*/result.json"))) == 3  # the baseline was trained by the notebook
+    assert (
+        len(list((tmp_path / "runs").glob("*/result.json"))) == 3
+    )  # the baseline was trained by the notebook
     stills = figures(outputs)
     assert stills >= 9  # a figure or an explorer's still picture for each cell after the survey
 
@@ -280,7 +348,12 @@ def test_attention_runs_and_a_slider_moves_its_picture(lab, page, tmp_path):
     shown = again.cells.locator(".jp-OutputArea-child:visible img")
     until(lambda: shown.count() >= stills, "the pictures of the saved notebook")
     page.wait_for_timeout(4000)  # JupyterLab looks for a widget's model for two seconds
-    assert again.cells.locator(".jp-OutputArea-child:visible", has_text="Error displaying widget").count() == 0
+    assert (
+        again.cells.locator(
+            ".jp-OutputArea-child:visible", has_text="Error displaying widget"
+        ).count()
+        == 0
+    )
 
 
 def test_distill_is_stopped_and_goes_on(lab, page, tmp_path):
@@ -288,10 +361,15 @@ def test_distill_is_stopped_and_goes_on(lab, page, tmp_path):
     path = lab.copy("distill", **QUICK, **more, outputs=str(tmp_path))
     notebook = Notebook(page, lab, path)
     notebook.run_all()
-    until(lambda: "epoch 1/4" in notebook.cells.nth(5).text_content(), "the first epoch of the distilled student")
+    until(
+        lambda: "epoch 1/4" in notebook.cells.nth(5).text_content(),
+        "the first epoch of the distilled student",
+    )
     page.locator("[data-jp-item-name=interrupt]").click()
     outputs = notebook.finish()
-    sentence = r"Interrupted: stopped after step (\d+) of epoch ([2-4]); run it again to go on from there"
+    sentence = (
+        r"Interrupted: stopped after step (\d+) of epoch ([2-4]); run it again to go on from there"
+    )
     stopped = re.fullmatch(sentence, "; ".join(failures(outputs)))
     assert stopped, failures(outputs)
     shown = notebook.cells.nth(5).locator(".jp-OutputArea-output").last

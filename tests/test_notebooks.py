@@ -26,7 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[a-z]*.ipynb"))
 TINY = {"student": "wrn_10_1", "teacher": "wrn_10_1", "batch_size": 25, "image_size": 8}
 QUICK = TINY | {"epochs": 1, "teacher_epochs": 1}
-LINE = re.compile(r"(\w+): (\w+) = (?:field\(default=)?(.+?)(?:, compare=False\))?  # (.+)")  # name, type, default, why
+LINE = re.compile(
+    r"(\w+): (\w+) = (?:field\(default=)?(.+?)(?:, compare=False\))?  # (.+)"
+)  # name, type, default, why
 
 
 def cells(path, kind="code"):
@@ -35,7 +37,9 @@ def cells(path, kind="code"):
 
 def said(lines):
     """{name: (type, default, comment)} of a parameters cell, or of a dataclass."""
-    return {found[1]: found.groups()[1:] for line in lines if (found := LINE.fullmatch(line.strip()))}
+    return {
+        found[1]: found.groups()[1:] for line in lines if (found := LINE.fullmatch(line.strip()))
+    }
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -47,10 +51,17 @@ class TestEvery:
         assert kinds.count("markdown") >= kinds.count("code") - 1
         for cell in cells(path):
             tree = ast.parse("".join(cell["source"]))
-            assert not any(isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef) for node in ast.walk(tree))
+            assert not any(
+                isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef)
+                for node in ast.walk(tree)
+            )
 
     def test_its_parameters_are_those_of_run_to_the_letter(self, path):
-        tagged = [i for i, cell in enumerate(cells(path)) if "parameters" in cell["metadata"].get("tags", [])]
+        tagged = [
+            i
+            for i, cell in enumerate(cells(path))
+            if "parameters" in cell["metadata"].get("tags", [])
+        ]
         lines = "".join(cells(path)[0]["source"]).splitlines()
         told, fields = said(lines), said((ROOT / "kdnb/runs/run.py").read_text().splitlines())
         fields = {name: fields[name] for name in Run.parameters()}
@@ -70,7 +81,15 @@ class TestEvery:
 def papermill(notebook, output, **parameters):
     """The process, when it has ended; numbers and True reach the notebook as such."""
     words = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
-    command = [sys.executable, "-m", "papermill", notebook, str(output), *words, "--no-progress-bar"]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        notebook,
+        str(output),
+        *words,
+        "--no-progress-bar",
+    ]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT / "notebooks", env=env, capture_output=True, text=True)
 
@@ -114,7 +133,9 @@ def test_attention_draws_the_newest_run(outputs, tmp_path):
     own = {"outputs": outputs, "threads": 1, "photograph": tmp_path / "own.png"}
     done = papermill("attention.ipynb", tmp_path / "out.ipynb", **own)
     assert done.returncode == 0 and pictures(tmp_path / "out.ipynb") >= 19, done.stderr
-    kept = {path.name.removesuffix(f"-{folder.name}.png") for path in outputs.glob("runs/figures/*.png")}
+    kept = {
+        path.name.removesuffix(f"-{folder.name}.png") for path in outputs.glob("runs/figures/*.png")
+    }
     assert kept == {"links-and-likeness", "maps", "map-distances"}  # boxes are Stanford40's alone
 
 
@@ -128,7 +149,9 @@ def test_attention_draws_the_newest_run(outputs, tmp_path):
     ],
 )
 def test_the_others_draw_their_pictures(tmp_path, name, parameters, figures):
-    others = shutil.ignore_patterns("cifar100-*", "stanford40-*", "*epochs=20*")  # whose pictures take time
+    others = shutil.ignore_patterns(
+        "cifar100-*", "stanford40-*", "*epochs=20*"
+    )  # whose pictures take time
     shutil.copytree(ROOT / "outputs/records", tmp_path / "records", ignore=others)
     where = {} if name == "data" else {"outputs": str(tmp_path)}
     plt.close("all")
@@ -136,10 +159,21 @@ def test_the_others_draw_their_pictures(tmp_path, name, parameters, figures):
     assert len(plt.get_fignums()) == figures
     plt.close("all")
     if name == "speed":
-        assert [path.suffix for path in sorted(tmp_path.glob("runs/*/speed-digits*"))] == [".png", ".md"]
+        assert [path.suffix for path in sorted(tmp_path.glob("runs/*/speed-digits*"))] == [
+            ".png",
+            ".md",
+        ]
     if name == "results":
-        assert {path.stem for path in (tmp_path / "tables").iterdir()} == {"first", "headline", "results", "short-runs"}
-        assert list(tmp_path.glob("figures/learning-curves-digits*.png")) and (tmp_path / "figures/README.md").is_file()
+        assert {path.stem for path in (tmp_path / "tables").iterdir()} == {
+            "first",
+            "headline",
+            "results",
+            "short-runs",
+        }
+        assert (
+            list(tmp_path.glob("figures/learning-curves-digits*.png"))
+            and (tmp_path / "figures/README.md").is_file()
+        )
 
 
 def test_an_exported_page_has_sharp_figures_with_alternative_text(outputs):
@@ -147,7 +181,12 @@ def test_an_exported_page_has_sharp_figures_with_alternative_text(outputs):
     told = "Mean attention of each teacher block on the student's blocks – digits, wrn_10_1, afd"
     (image,) = (image for image in re.findall(r"<img[^>]*>", page) if told in unescape(image))
     assert "teacher block; student block" in unescape(image) and "No description" not in page
-    made = [output for cell in cells(outputs / "distill.ipynb") for output in cell["outputs"] if "data" in output]
+    made = [
+        output
+        for cell in cells(outputs / "distill.ipynb")
+        for output in cell["outputs"]
+        if "data" in output
+    ]
     (output,) = (output for output in made if told in "".join(output["data"].get("text/plain", "")))
     (kind,) = {"image/png", "image/jpeg"} & output["data"].keys()
     width = Image.open(BytesIO(b64decode(output["data"][kind]))).width

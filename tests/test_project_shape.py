@@ -10,7 +10,14 @@ PACKAGE = Path(__file__).resolve().parent.parent / "kdnb"
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 GROUND = {"errors", "paths", "progress", "device"}
-FLOORS = [{"models", "data", "plots"}, {"losses"}, {"runs"}, {"training", "study"}, {"results"}, {"analysis"}]
+FLOORS = [
+    {"models", "data", "plots"},
+    {"losses"},
+    {"runs"},
+    {"training", "study"},
+    {"results"},
+    {"analysis"},
+]
 FOLDERS = set().union(*FLOORS)
 INITS = [name for name in FILES if name.endswith("__init__.py")]
 MOST_LINES = 250  # of a file: what is read in one sitting
@@ -82,7 +89,11 @@ def test_init_files_hand_names_on_and_hide_no_module(name):
     assert not [node for node in TREES[name].body if isinstance(node, definitions)]
     handed = {a.asname or a.name: node.module for node in ast.walk(TREES[name]) for a in getattr(node, "names", ())
               if isinstance(node, ast.ImportFrom)}  # fmt: skip
-    hidden = [own for own, source in handed.items() if f"{module(name)}.{own}" in MODULES and source != module(name)]
+    hidden = [
+        own
+        for own, source in handed.items()
+        if f"{module(name)}.{own}" in MODULES and source != module(name)
+    ]
     assert hidden == []
 
 

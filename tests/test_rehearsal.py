@@ -37,7 +37,10 @@ STUDENT = PIECE | {"student": "wrn_10_1", "train_limit": 24}
 @pytest.fixture
 def photos(tmp_path):
     for number in range(120):
-        path = tmp_path / f"photos/{'train' if number < 96 else 'test'}/{'ab'[number % 2]}/{number}.jpg"
+        path = (
+            tmp_path
+            / f"photos/{'train' if number < 96 else 'test'}/{'ab'[number % 2]}/{number}.jpg"
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         picture(90, 70, seed=number).save(path)
     return tmp_path / "photos"
@@ -100,18 +103,31 @@ def test_pieces_that_are_stopped_carried_and_gone_on_with_fill_the_tables(
 
     taught = STUDENT | {"method": "afd", "teacher": "wrn_16_1", "teacher_weights": str(folder)}
     assert main(argv(one, "--minutes", "0", **taught)) == 3
-    assert capsys.readouterr().err == "stopped after step 1 of epoch 1; run it again to go on from there\n"
-    carry(one / "outputs", other / "outputs", tmp_path / "back")  # to a machine that was never there
+    assert (
+        capsys.readouterr().err
+        == "stopped after step 1 of epoch 1; run it again to go on from there\n"
+    )
+    carry(
+        one / "outputs", other / "outputs", tmp_path / "back"
+    )  # to a machine that was never there
     (one / "data").rename(other / "data")
     code, said = ended(piece(other, **taught | {"method": ["none", "afd"], "seed": [0, 1]}))
-    assert code == 0 and "going on after epoch 0, step 1" in said and said.count("epoch 1/1") == 4, said
+    assert (
+        code == 0 and "going on after epoch 0, step 1" in said and said.count("epoch 1/1") == 4
+    ), said
 
     assert results_main([str(one), str(other), "--outputs", str(home)]) == 0
     said = capsys.readouterr().out
-    assert said.count("new: folder-wrn_") == 5 and said.count("not finished: folder-wrn_10_1-afd") == 1
-    assert len(list(home.glob("records/*/result.json"))) == 5 and not list(home.rglob("*.safetensors"))
+    assert (
+        said.count("new: folder-wrn_") == 5 and said.count("not finished: folder-wrn_10_1-afd") == 1
+    )
+    assert len(list(home.glob("records/*/result.json"))) == 5 and not list(
+        home.rglob("*.safetensors")
+    )
     page = (home / "tables/short-runs.md").read_text()
-    assert "wrn_16_1 (folder)" in page and page.count("| 2       |") == 2  # two seeds of each method
+    assert (
+        "wrn_16_1 (folder)" in page and page.count("| 2       |") == 2
+    )  # two seeds of each method
 
     where = {"data_root": str(photos), "outputs": str(tmp_path / "undisturbed")}
     alone, student = Run(**TEACHER | where), Run(**taught | where)
@@ -120,7 +136,13 @@ def test_pieces_that_are_stopped_carried_and_gone_on_with_fill_the_tables(
 
 
 def test_a_run_that_cannot_be_made_does_not_stop_those_after_it(tmp_path, capsys):
-    small = {"student": "wrn_10_1", "method": "none", "epochs": 1, "image_size": 8, "train_limit": [10, 50]}
+    small = {
+        "student": "wrn_10_1",
+        "method": "none",
+        "epochs": 1,
+        "image_size": 8,
+        "train_limit": [10, 50],
+    }
     assert main(argv(tmp_path, **SAME, **small)) == 2  # of 10 images there is no batch of 25
     out, err = capsys.readouterr()
     assert "failed: digits-wrn_10_1-none-" in err and "epoch 1/1" in out
@@ -139,7 +161,11 @@ def test_a_run_that_cannot_be_made_does_not_stop_those_after_it(tmp_path, capsys
 def test_what_cannot_be_is_said_and_ends_with_2(tmp_path, capsys, argv, sentence):
     with pytest.raises(SystemExit) as end:
         main(["-p", "outputs", str(tmp_path / "o"), *argv])
-    assert end.value.code == 2 and sentence in capsys.readouterr().err and not (tmp_path / "o").exists()
+    assert (
+        end.value.code == 2
+        and sentence in capsys.readouterr().err
+        and not (tmp_path / "o").exists()
+    )
 
 
 def test_a_background_job_hears_an_interrupt_also_between_two_runs():

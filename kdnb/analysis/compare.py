@@ -49,7 +49,9 @@ def predict(models: Mapping[str, nn.Module], loader: Loader) -> Predictions:
         for name, model in models.items():
             logits[name].append(model(batch.images).logits.float().cpu())
     labels = loader.images.labels.numpy()
-    return Predictions(loader.images.classes, labels, {n: torch.cat(parts).numpy() for n, parts in logits.items()})
+    return Predictions(
+        loader.images.classes, labels, {n: torch.cat(parts).numpy() for n, parts in logits.items()}
+    )
 
 
 def fidelity(predictions: Predictions, teacher: str = "teacher") -> pd.DataFrame:
@@ -65,7 +67,10 @@ def fidelity(predictions: Predictions, teacher: str = "teacher") -> pd.DataFrame
         row = {"top-1 (%)": share(predictions.correct(name)), "cross-entropy": interval(of_labels)}
         row["ECE (%)"] = f"{100 * calibration(predictions, name)[1]:.3g}"
         if teacher in predictions.logits and name != teacher:
-            log_p, same = predictions.log_probabilities(teacher), predictions.top1(teacher) == predictions.top1(name)
+            log_p, same = (
+                predictions.log_probabilities(teacher),
+                predictions.top1(teacher) == predictions.top1(name),
+            )
             row["agreement with the teacher (%)"] = share(same)
             row["KL from the teacher"] = interval((np.exp(log_p) * (log_p - log_q)).sum(1))
         rows[name] = row
@@ -77,10 +82,14 @@ def calibration(predictions: Predictions, name: str, bins: int = 15) -> tuple[pd
 
     The table has confidence, accuracy and images of each bin that has any (Guo et al., ICML 2017).
     """
-    table = pd.DataFrame({"confidence": predictions.confidence(name), "accuracy": 1.0 * predictions.correct(name)})
+    table = pd.DataFrame(
+        {"confidence": predictions.confidence(name), "accuracy": 1.0 * predictions.correct(name)}
+    )
     place = np.minimum((table["confidence"] * bins).astype(int), bins - 1)
     table = table.groupby(place).agg(
-        confidence=("confidence", "mean"), accuracy=("accuracy", "mean"), images=("accuracy", "size")
+        confidence=("confidence", "mean"),
+        accuracy=("accuracy", "mean"),
+        images=("accuracy", "size"),
     )
     apart = (table["confidence"] - table["accuracy"]).abs()
     return table, float((apart * table["images"]).sum() / table["images"].sum())
@@ -94,7 +103,9 @@ def class_accuracy(predictions: Predictions, before: str, after: str) -> pd.Data
         one, other = (predictions.correct(name)[of_class] for name in (before, after))
         means = {before: 100 * one.mean(), after: 100 * other.mean()}
         own = difference(one, other)._asdict()
-        rows.append({"class": predictions.classes[label], "images": int(of_class.sum()), **means, **own})
+        rows.append(
+            {"class": predictions.classes[label], "images": int(of_class.sum()), **means, **own}
+        )
     return pd.DataFrame(rows)
 
 
@@ -104,11 +115,17 @@ def class_correlations(predictions: Predictions, teacher: str = "teacher") -> di
     Empty if the teacher knows other classes.
     """
     of = {name: np.corrcoef(logits.T) for name, logits in predictions.logits.items()}
-    return {name: matrix - of[teacher] for name, matrix in of.items() if name != teacher} if teacher in of else {}
+    return (
+        {name: matrix - of[teacher] for name, matrix in of.items() if name != teacher}
+        if teacher in of
+        else {}
+    )
 
 
 @torch.no_grad()
-def cka(models: Mapping[str, nn.Module], loader: Loader, teacher: str = "teacher", most: int = 1000) -> dict:
+def cka(
+    models: Mapping[str, nn.Module], loader: Loader, teacher: str = "teacher", most: int = 1000
+) -> dict:
     """Linear CKA of every teacher block with every block of each other network: {name: (T, S)}; 1: alike, 0: unrelated.
 
     From unbiased estimates over shuffled batches of up to `most` images of the loader (Kornblith et al., ICML 2019;
@@ -116,7 +133,9 @@ def cka(models: Mapping[str, nn.Module], loader: Loader, teacher: str = "teacher
     """
     size, order = loader.batch_size, np.random.default_rng(0).permutation(len(loader.images))[:most]
     sums = {name: [0.0, 0.0, 0.0] for name in models if name != teacher}
-    starts = range(0, max(len(order) - size, 0) + 1, size)  # the last, smaller batch would weigh as much as a whole one
+    starts = range(
+        0, max(len(order) - size, 0) + 1, size
+    )  # the last, smaller batch would weigh as much as a whole one
     for start in counted(starts, len(starts), "CKA"):
         images = loader.take(order[start : start + size]).images
         grams = {name: centred_grams(model(images).feats) for name, model in models.items()}
@@ -125,7 +144,8 @@ def cka(models: Mapping[str, nn.Module], loader: Loader, teacher: str = "teacher
             for i, part in enumerate((t @ s.T, t.square().sum(1), s.square().sum(1))):
                 parts[i] = parts[i] + part
     return {
-        name: (cross / (t[:, None] * s).sqrt().clamp(min=1e-12)).cpu().numpy() for name, (cross, t, s) in sums.items()
+        name: (cross / (t[:, None] * s).sqrt().clamp(min=1e-12)).cpu().numpy()
+        for name, (cross, t, s) in sums.items()
     }
 
 

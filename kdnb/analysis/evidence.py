@@ -28,13 +28,17 @@ from kdnb.training.setup import ready
 def siblings(run: Run) -> list[Run]:
     """The finished runs beside a run that differ from it in their seed alone, by seed; itself included."""
     pattern = f"{glob.escape(run.name.rpartition('-seed=')[0])}-seed=*/result.json"
-    where = {name: getattr(run, name) for name in ("device", "threads", "data_root", "teacher_weights")}
+    where = {
+        name: getattr(run, name) for name in ("device", "threads", "data_root", "teacher_weights")
+    }
     found = [Run.open(path.parent, **where) for path in run.folder.parent.glob(pattern)]
     return sorted((r for r in found if replace(r, seed=run.seed) == run), key=lambda r: r.seed)
 
 
 @torch.no_grad()
-def link_controls(networks: Networks, survey: Survey, seeds: Sequence[Run]) -> dict[str, np.ndarray]:
+def link_controls(
+    networks: Networks, survey: Survey, seeds: Sequence[Run]
+) -> dict[str, np.ndarray]:
     """The links (T, S) that were learned, and two that were not, as means over the test images, by name.
 
     seeds: of several runs the last epoch's links stand first, mean and standard deviation, of the training images.
@@ -46,7 +50,9 @@ def link_controls(networks: Networks, survey: Survey, seeds: Sequence[Run]) -> d
     loader, afd = networks.loader, networks.afd
     teacher, student = networks.models["teacher"], networks.models["distilled"]
     sums, fresh = {"untrained attention": 0.0, "the teacher sees another image": 0.0}, None
-    order = np.random.default_rng(0).permutation(len(loader.images))  # of its class alone, another would be much alike
+    order = np.random.default_rng(0).permutation(
+        len(loader.images)
+    )  # of its class alone, another would be much alike
     parts = np.array_split(order, -(-len(order) // loader.batch_size))  # none is one lone image
     for rows in counted(parts, len(parts), "controls"):
         images = loader.take(rows).images
@@ -62,7 +68,10 @@ def link_controls(networks: Networks, survey: Survey, seeds: Sequence[Run]) -> d
     found = {"this run": survey.links.mean(0), **means}
     if len(seeds) > 1:
         links = np.stack([run.links[0][-1] for run in seeds])
-        found = {f"mean of {len(seeds)} seeds": links.mean(0), "their standard deviation": links.std(0, ddof=1)} | found
+        found = {
+            f"mean of {len(seeds)} seeds": links.mean(0),
+            "their standard deviation": links.std(0, ddof=1),
+        } | found
     return found
 
 
@@ -91,9 +100,13 @@ def links_and_cka(runs: Sequence[Run]) -> pd.DataFrame:
         networks = load_run(run)
         links, alike = networks.history[-1], cka(networks.models, networks.loader)
         columns = {f"CKA with the {role}": alike[role] for role in STUDENTS}
-        columns["closeness in depth"] = -np.abs(np.subtract.outer(*(np.linspace(0, 1, n) for n in links.shape)))
+        columns["closeness in depth"] = -np.abs(
+            np.subtract.outer(*(np.linspace(0, 1, n) for n in links.shape))
+        )
         centred = {name: values - values.mean(1, keepdims=True) for name, values in columns.items()}
-        rows[f"seed {run.seed}"] = {name: np.corrcoef(links.flat, c.flat)[0, 1] for name, c in centred.items()}
+        rows[f"seed {run.seed}"] = {
+            name: np.corrcoef(links.flat, c.flat)[0, 1] for name, c in centred.items()
+        }
     table = pd.DataFrame.from_dict(rows, "index")
     told = table.round(3).astype(str)
     if len(table) > 1:
@@ -108,7 +121,9 @@ class Inside(NamedTuple):
 
     excess: dict[str, np.ndarray]  # (n, blocks), of the map's energy
     depth: dict[str, np.ndarray]  # (blocks,), from 0, the network's first, to 1, its last
-    right: dict[str, np.ndarray]  # (n,) by role, whether the prediction is right; without a teacher of other classes
+    right: dict[
+        str, np.ndarray
+    ]  # (n,) by role, whether the prediction is right; without a teacher of other classes
 
 
 @torch.no_grad()
@@ -120,7 +135,9 @@ def inside(networks: Networks, survey: Survey, photographs, most: int = 1000) ->
     if photographs is None:
         return None
     loader, told = networks.loader, survey.predictions
-    place = {name: i for i, name in enumerate(photographs.names)}  # damaged ones may have been left out of the loader
+    place = {
+        name: i for i, name in enumerate(photographs.names)
+    }  # damaged ones may have been left out of the loader
     own = [place[file.name] for file in loader.images.files]
     chosen = np.linspace(0, len(own) - 1, min(most, len(own))).round().astype(int)
     chosen = np.random.default_rng(0).permutation(chosen)  # other images are of other classes
@@ -128,16 +145,26 @@ def inside(networks: Networks, survey: Survey, photographs, most: int = 1000) ->
     cuts, parts = loader.plan(0)["box"].cpu().numpy(), []
     batches = np.array_split(chosen, -(-len(chosen) // loader.batch_size))  # none is one lone image
     for rows in counted(batches, len(batches), "boxes"):
-        boxes = np.stack([fractions(*photographs[own[i]]) for i in rows])  # b 4: left, top, right, bottom
+        boxes = np.stack(
+            [fractions(*photographs[own[i]]) for i in rows]
+        )  # b 4: left, top, right, bottom
         corner, size = np.tile(cuts[rows, :2], 2), np.tile(cuts[rows, 2:], 2)
         boxes = torch.from_numpy(((boxes - corner) / size).clip(0, 1)).float().to(loader.device)
         images = loader.take(rows).images
         feats = {role: model(images).feats for role, model in networks.models.items()}
-        within = {role: excess_inside([feats[role][i] for i in its], boxes) for role, its in places.items()}
+        within = {
+            role: excess_inside([feats[role][i] for i in its], boxes)
+            for role, its in places.items()
+        }
         parts.append((boxes, within))
     boxes, excess = map(joined, zip(*parts, strict=True))
-    seen = (boxes[:, 2:] > boxes[:, :2]).all(1)  # by the networks, who see the middle of each photograph
-    depth = {role: np.array(its) / max(len(networks.blocks[role != "teacher"]) - 1, 1) for role, its in places.items()}
+    seen = (boxes[:, 2:] > boxes[:, :2]).all(
+        1
+    )  # by the networks, who see the middle of each photograph
+    depth = {
+        role: np.array(its) / max(len(networks.blocks[role != "teacher"]) - 1, 1)
+        for role, its in places.items()
+    }
     right = {role: told.correct(role)[chosen][seen] for role in told.logits}
     return Inside({role: values[seen] for role, values in excess.items()}, depth, right)
 
@@ -158,7 +185,10 @@ def excess_inside(feats: Sequence[Tensor], boxes: Tensor) -> Tensor:
         for axis, cells in ((1, e.shape[1]), (0, e.shape[2])):
             starts = torch.arange(cells, device=e.device) / cells
             low = torch.maximum(boxes[:, axis, None], starts)
-            cover.append((torch.minimum(boxes[:, axis + 2, None], starts + 1 / cells) - low).clamp(min=0) * cells)
+            cover.append(
+                (torch.minimum(boxes[:, axis + 2, None], starts + 1 / cells) - low).clamp(min=0)
+                * cells
+            )
         own = e / e.sum((1, 2), keepdim=True).clamp(min=1e-12)
         others = (own.sum(0) - own) / max(len(own) - 1, 1)
         found.append(((own - others) * cover[0][:, :, None] * cover[1][:, None]).sum((1, 2)))
@@ -187,7 +217,10 @@ def loss_shares(run: Run) -> pd.DataFrame:
     """The share of each weighted term in the training loss: a row per epoch, a column per term, rows sum to 1."""
     terms, metrics = run.config["terms"], run.metrics.set_index("epoch")
     epochs = metrics.index.to_numpy() - 1
-    weighted = {t["loss"]: metrics[f"train_{t['loss']}"] * weight_at(t["loss"], t["weight"], epochs) for t in terms}
+    weighted = {
+        t["loss"]: metrics[f"train_{t['loss']}"] * weight_at(t["loss"], t["weight"], epochs)
+        for t in terms
+    }
     table = pd.DataFrame(weighted).abs()  # VID's may be below 0
     return table.div(table.sum(axis=1), axis=0)
 
@@ -209,7 +242,9 @@ def gradient_norms(run: Run, batches: int = 4) -> pd.DataFrame:
         for batch, _ in zip(start.train.epoch(), range(batches), strict=False):
             terms, _ = distiller(batch.images.float(), batch.labels, batch.index)
             for term, weight in zip(distiller.terms, distiller.weights, strict=True):
-                slopes = torch.autograd.grad(weight * terms[term.loss], weights, retain_graph=True, allow_unused=True)
+                slopes = torch.autograd.grad(
+                    weight * terms[term.loss], weights, retain_graph=True, allow_unused=True
+                )
                 norm = torch.stack([s.square().sum() for s in slopes if s is not None]).sum().sqrt()
                 rows.append((when, term.loss, float(norm)))
     table = pd.DataFrame(rows, columns=["when", "term", "norm"])

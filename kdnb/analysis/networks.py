@@ -14,7 +14,15 @@ from kdnb.data.loader import Loader
 from kdnb.device import pick_device
 from kdnb.errors import InputError
 from kdnb.losses.afd import AFD, energy
-from kdnb.models import Block, Output, blocks, example_output, load_weights, parameter_count, read_state_dict
+from kdnb.models import (
+    Block,
+    Output,
+    blocks,
+    example_output,
+    load_weights,
+    parameter_count,
+    read_state_dict,
+)
 from kdnb.paths import located, output_folder
 from kdnb.results.frame import or_warn
 from kdnb.runs import parameters
@@ -33,21 +41,31 @@ class Networks(NamedTuple):
 
     models: dict[str, nn.Module]  # by role or method, "teacher" first, in eval mode
     blocks: tuple[list[Block], list[Block]]  # the teacher's and the student's
-    loader: Loader  # the test images in order, whole, in float32, whatever the precision of training
+    loader: (
+        Loader  # the test images in order, whole, in float32, whatever the precision of training
+    )
     same_classes: bool = True  # whether the teacher knows the data set's classes
     afd: AFD | None = None  # of `load_run`: what links teacher and distilled student
-    history: np.ndarray | None = None  # (epochs, T, S), mean links over the training images of each epoch
+    history: np.ndarray | None = (
+        None  # (epochs, T, S), mean links over the training images of each epoch
+    )
 
     @property
     def classifiers(self) -> dict[str, nn.Module]:
         """Those that know the data set's classes."""
-        return {name: model for name, model in self.models.items() if self.same_classes or name != "teacher"}
+        return {
+            name: model
+            for name, model in self.models.items()
+            if self.same_classes or name != "teacher"
+        }
 
     def distances(self, outputs: Mapping[str, Output]) -> dict[str, Tensor]:
         """(n, T, S) of each student: 1 - cosine of teacher's and student's maps, pooled to the same size."""
         teacher = outputs["teacher"]
         # Of maps of length 1 the mean squared difference, AFD's distance, is 2 / hw times 1 - cosine.
-        half = torch.tensor([h[0, 0].numel() / 2 for h in teacher.feats], device=self.loader.device)[:, None]  # t 1
+        half = torch.tensor(
+            [h[0, 0].numel() / 2 for h in teacher.feats], device=self.loader.device
+        )[:, None]  # t 1
         return {role: half * self.afd.distances(outputs[role], teacher) for role in STUDENTS}
 
     def flat(self, outputs: Mapping[str, Output]) -> Tensor:
@@ -70,7 +88,9 @@ def run_from_notebook(namespace: Mapping) -> Run:
     given = parameters.from_notebook(namespace, known)
     if isinstance(given.get("run"), Run):  # the cell is run again, and the name is taken
         return given["run"]
-    where = {name: parameters.checked(name, value, known[name]) for name, value in given.items() if value}
+    where = {
+        name: parameters.checked(name, value, known[name]) for name, value in given.items() if value
+    }
     if (photograph := where.pop("photograph", "")) and not located(photograph).is_file():
         raise InputError(f"photograph {photograph!r}: no such file")
     if name := where.pop("run", ""):
@@ -78,7 +98,10 @@ def run_from_notebook(namespace: Mapping) -> Run:
     kept = output_folder(where.get("outputs", "")).glob("runs/*/losses.safetensors")
     newest_first = sorted(kept, key=lambda path: path.stat().st_mtime, reverse=True)
     runs = (or_warn("the search", partial(Run.open, **where), path.parent) for path in newest_first)
-    newest = next((run for run in runs if run and run.done and "afd" in {term.loss for term in run.terms}), None)
+    newest = next(
+        (run for run in runs if run and run.done and "afd" in {term.loss for term in run.terms}),
+        None,
+    )
     if newest is None:
         print("There is no finished run with AFD: one of the digits is trained first.")
     return newest or Run(**where)
@@ -90,7 +113,9 @@ def load_run(run: Run) -> Networks:
     Raises InputError for a run without AFD, and for one that did not keep its weights.
     """
     if "afd" not in {term.loss for term in run.terms}:
-        raise InputError(f"method {run.label!r} has no afd: nothing is linked; choose a run whose method has it")
+        raise InputError(
+            f"method {run.label!r} has no afd: nothing is linked; choose a run whose method has it"
+        )
     run, baseline = train(run), train(run.baseline)
     found = load_networks({"baseline": baseline, "distilled": run})
     images = found.loader.take([0, 1]).images
@@ -98,26 +123,38 @@ def load_run(run: Run) -> Networks:
     with torch.random.fork_rng([]):
         afd = AFD(*outputs, **next(term.options for term in run.terms if term.loss == "afd"))
     kept = read_state_dict(run.loss_weights)
-    afd.load_state_dict({key.removeprefix("afd."): kept[key] for key in kept if key.startswith("afd.")})
+    afd.load_state_dict(
+        {key.removeprefix("afd."): kept[key] for key in kept if key.startswith("afd.")}
+    )
     return found._replace(afd=afd.to(found.loader.device).eval(), history=run.history["afd.links"])
 
 
 def load_networks(runs: Mapping[str, Run]) -> Networks:
     """The students of finished runs of one student, by name, with the teacher of the first that has one."""
     taught = next(run for run in runs.values() if run.teacher)
-    teacher, (_, test), device = load_teacher(taught), load_images(taught), pick_device(taught.device)
-    models = {"teacher": teacher.model} | {name: load_weights(run.student, run.weights) for name, run in runs.items()}
+    teacher, (_, test), device = (
+        load_teacher(taught),
+        load_images(taught),
+        pick_device(taught.device),
+    )
+    models = {"teacher": teacher.model} | {
+        name: load_weights(run.student, run.weights) for name, run in runs.items()
+    }
     for model in models.values():
         model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     both = tuple(blocks(models[name], taught.image_size) for name in ("teacher", next(iter(runs))))
-    loader = Loader(test, 100, taught.image_size, device=device)  # few: several networks' maps at 224 pixels
+    loader = Loader(
+        test, 100, taught.image_size, device=device
+    )  # few: several networks' maps at 224 pixels
     return Networks(models, both, loader, teacher.same_classes(test.classes)[0])
 
 
 def teacher_table(run: Run) -> pd.DataFrame:
     """What the teacher of a run is and how good it is on the test images; it has to be trained. Raises InputError."""
     if not run.teacher:
-        raise InputError(f"method {run.label!r} has no teacher: choose one that has, or train.ipynb for one network")
+        raise InputError(
+            f"method {run.label!r} has no teacher: choose one that has, or train.ipynb for one network"
+        )
     teacher, images = load_teacher(run), load_images(run)
     _, test = loaders(run, images)
     model = teacher.model.to(test.device)
@@ -127,7 +164,9 @@ def teacher_table(run: Run) -> pd.DataFrame:
         "weights": teacher.about["weights"],
         "parameters": f"{parameter_count(model):,}",
         "blocks": len(model.block_names),
-        "top-1 (%)": f"{evaluate(model, test, run.precision)['top1']:.2f}" if same else "it knows other classes",
+        "top-1 (%)": f"{evaluate(model, test, run.precision)['top1']:.2f}"
+        if same
+        else "it knows other classes",
     }
     if changed := words(teacher.about["changes"] or {}):
         shown["trained with"] = changed

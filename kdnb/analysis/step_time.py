@@ -25,12 +25,16 @@ from kdnb.training.step import Engine, evaluate
 from kdnb.training.teacher import Teacher
 
 
-def alternate(functions: dict[str, Callable], device: torch.device, repeats: int = 10) -> dict[str, float]:
+def alternate(
+    functions: dict[str, Callable], device: torch.device, repeats: int = 10
+) -> dict[str, float]:
     """Median seconds of each function, called in turn, there and back, `repeats` times after two warm-ups each."""
     wait = partial(torch.accelerator.synchronize, device) if device.type != "cpu" else lambda: None
     seconds = {name: [] for name in functions}
     for turn in range(repeats + 2):
-        for name in list(functions)[:: 1 if turn % 2 else -1]:  # nobody always follows the same neighbour
+        for name in list(functions)[
+            :: 1 if turn % 2 else -1
+        ]:  # nobody always follows the same neighbour
             wait()
             start = time.perf_counter()
             functions[name]()
@@ -44,7 +48,9 @@ class Speed:
 
     def __init__(self, run: Run, repeats: int = 20):
         self.run, self.repeats, self.images = run, repeats, load_images(run)
-        self.trainings = ({run.label: run} if run.teacher else {}) | {ONLY: replace(run, method="none")}
+        self.trainings = ({run.label: run} if run.teacher else {}) | {
+            ONLY: replace(run, method="none")
+        }
         self.distiller, self.loader, self.test = self.fresh(run)
         self.device, self.batches = self.loader.device, list(islice(self.loader.epoch(), 4))
         found = environment(str(self.device))
@@ -53,12 +59,21 @@ class Speed:
         taught = f"{run.label}, {run.teacher} → {run.student}" if run.teacher else run.student
         how = f"{run.image_size} px, batch {run.batch_size}, {run.precision}, {found['device']}"
         self.title = f"{run.dataset}, {taught}, {how}"
-        words = ["speed", run.dataset, run.teacher, run.student, run.label.replace(" ", ""), self.device.type]
+        words = [
+            "speed",
+            run.dataset,
+            run.teacher,
+            run.student,
+            run.label.replace(" ", ""),
+            self.device.type,
+        ]
         self.name = "-".join(filter(None, words))  # of its table and figure
 
     def fresh(self, run: Run) -> tuple:
         """A new Distiller, whose teacher's weights are not looked for, and the batches of both splits."""
-        teacher = Teacher(create_model(run.teacher, len(self.images[0].classes))) if run.teacher else None
+        teacher = (
+            Teacher(create_model(run.teacher, len(self.images[0].classes))) if run.teacher else None
+        )
         return ready(run, self.images, teacher)[:3]
 
     def engine_step(self, run: Run, compiled: bool) -> Callable:
@@ -72,7 +87,9 @@ class Speed:
         distiller, preset = self.fresh(run)[0].train(), run.preset
         own = {"momentum": preset.momentum, "weight_decay": preset.weight_decay}
         optimizer = torch.optim.SGD(distiller.trained().parameters(), run.lr, **own)
-        batches = cycle([batch._replace(images=batch.images.float().contiguous()) for batch in self.batches])
+        batches = cycle(
+            [batch._replace(images=batch.images.float().contiguous()) for batch in self.batches]
+        )
 
         def step() -> None:
             optimizer.zero_grad()
@@ -87,9 +104,14 @@ class Speed:
         for training, run in self.trainings.items():
             steps[training, "reference, float32"] = self.reference_step(run)
             steps[training, engine] = self.engine_step(run, False)
-            steps |= {(training, f"{engine}, compiled"): self.engine_step(run, True)} if compiled else {}
+            steps |= (
+                {(training, f"{engine}, compiled"): self.engine_step(run, True)} if compiled else {}
+            )
         seconds, images = alternate(steps, self.device, self.repeats), len(self.batches[0].labels)
-        rows = [(*of, 1000 * s, images / s, seconds[of[0], "reference, float32"] / s) for of, s in seconds.items()]
+        rows = [
+            (*of, 1000 * s, images / s, seconds[of[0], "reference, float32"] / s)
+            for of, s in seconds.items()
+        ]
         return pd.DataFrame(rows, columns=["training", "step", "ms", "images/s", "speed-up"])
 
     def parts(self) -> pd.DataFrame:
@@ -97,9 +119,13 @@ class Speed:
         distiller, batch = self.fresh(self.run)[0], self.batches[0]
         distiller.to(self.device, memory_format=torch.channels_last).train()
         rows = {name: choice[: len(batch.labels)] for name, choice in self.loader.plan(0).items()}
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.run.precision == "bfloat16")
+        autocast = torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.run.precision == "bfloat16"
+        )
         student = partial(autocast(distiller.student), batch.images)
-        teacher = distiller.teacher and partial(torch.no_grad()(autocast(distiller.teacher)), batch.images)
+        teacher = distiller.teacher and partial(
+            torch.no_grad()(autocast(distiller.teacher)), batch.images
+        )
         of_student, of_teacher = Output(*leaves(student())), teacher and teacher()
 
         def loss(name: str) -> None:
@@ -107,10 +133,14 @@ class Speed:
 
         functions = {
             "batch": lambda: self.loader.make(rows),
-            "student": lambda: nn.functional.cross_entropy(student().logits.float(), batch.labels).backward(),
+            "student": lambda: nn.functional.cross_entropy(
+                student().logits.float(), batch.labels
+            ).backward(),
         }
         functions |= {"teacher": teacher} if teacher else {}
-        functions |= {name: partial(loss, name) for name in distiller.losses if name != "ce"}  # the student's has it
+        functions |= {
+            name: partial(loss, name) for name in distiller.losses if name != "ce"
+        }  # the student's has it
         seconds = alternate(functions, self.device, self.repeats)
         table = pd.DataFrame({"part": seconds.keys(), "ms": [1000 * s for s in seconds.values()]})
         return table.assign(**{"share (%)": 100 * table["ms"] / table["ms"].sum()})
@@ -119,7 +149,13 @@ class Speed:
         """The arithmetic of the convolutions at the best rate of a large matrix product: the least for a step."""
         images, n, rows = self.batches[0].images.float(), 2048, []
         a, b = torch.randn(2, n, n, device=self.device, dtype=PRECISIONS[self.run.precision])
-        rate = 2 * n**3 / min(alternate({"product": lambda: a @ b}, self.device, 1)["product"] for _ in range(10))
+        rate = (
+            2
+            * n**3
+            / min(
+                alternate({"product": lambda: a @ b}, self.device, 1)["product"] for _ in range(10)
+            )
+        )
         for training, run in self.trainings.items():
             with FlopCounterMode(display=False) as counted:
                 self.distiller.student(images).logits.sum().backward()
@@ -137,7 +173,10 @@ class Speed:
             "training batches": lambda: deque(islice(self.loader.epoch(), steps), maxlen=0),
             "evaluation": partial(evaluate, self.distiller.student, self.test, self.run.precision),
         }
-        rates = [n / s for n, s in zip(images, alternate(functions, self.device, 2).values(), strict=True)]
+        rates = [
+            n / s
+            for n, s in zip(images, alternate(functions, self.device, 2).values(), strict=True)
+        ]
         return pd.DataFrame({"what": list(functions), "images/s": rates})
 
     def page(self, *tables: pd.DataFrame) -> str:
@@ -154,7 +193,9 @@ def method_costs(runs: Mapping[str, Run]) -> pd.DataFrame:
     """
     speed = Speed(next(run for run in runs.values() if run.teacher))
     steps = {name: speed.engine_step(run, False) for name, run in runs.items()}
-    saved = {name: kept(step) / 1e6 for name, step in steps.items()}  # of their first, which no GPU replays
+    saved = {
+        name: kept(step) / 1e6 for name, step in steps.items()
+    }  # of their first, which no GPU replays
     seconds = alternate(steps, speed.device)
     rows = [(name, 1000 * s, s / seconds["none"], saved[name]) for name, s in seconds.items()]
     return pd.DataFrame(rows, columns=["method", "ms", "times", "MB saved"])

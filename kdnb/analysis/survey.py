@@ -17,12 +17,18 @@ LINKED = 0.1  # mean attention from which on two blocks are shown as a pair
 class Survey(NamedTuple):
     """What the networks make of every test image, in order; by role where it is a dictionary."""
 
-    links: np.ndarray  # (n, T, S), AFD's attention between teacher and distilled student, rows sum to one
-    distances: dict[str, np.ndarray]  # (n, T, S), 1 - cosine of teacher's and student's maps, pooled to the same size
+    links: (
+        np.ndarray
+    )  # (n, T, S), AFD's attention between teacher and distilled student, rows sum to one
+    distances: dict[
+        str, np.ndarray
+    ]  # (n, T, S), 1 - cosine of teacher's and student's maps, pooled to the same size
     flat: np.ndarray  # (n, T), the same of the teacher's maps and one that is even everywhere
     predictions: Predictions  # without a teacher that knows other classes
 
-    def pairs(self, blocks: tuple[list[Block], list[Block]], most: int = 8) -> list[tuple[int, int]]:
+    def pairs(
+        self, blocks: tuple[list[Block], list[Block]], most: int = 8
+    ) -> list[tuple[int, int]]:
         """Student blocks, shallow to deep, each with the teacher block that listens to it most: [(t, s)].
 
         blocks: the teacher's and the student's. Left out are those that show no place, and, unless all are, those to
@@ -44,14 +50,23 @@ def survey_images(networks: Networks) -> Survey:
     for batch in counted(loader.epoch(), len(loader), "survey"):
         outputs = {role: model(batch.images) for role, model in networks.models.items()}
         attention = afd.attention(outputs["distilled"], outputs["teacher"])
-        parts.append((attention, networks.distances(outputs), networks.flat(outputs), networks.logits(outputs)))
+        parts.append(
+            (
+                attention,
+                networks.distances(outputs),
+                networks.flat(outputs),
+                networks.logits(outputs),
+            )
+        )
     *found, logits = map(joined, zip(*parts, strict=True))
     return Survey(*found, Predictions(loader.images.classes, loader.images.labels.numpy(), logits))
 
 
 def placing(blocks: Sequence[Block]) -> list[int]:
     """Which blocks have maps of 4 x 4 pixels or more; smaller ones show no place. All, if none has."""
-    return [i for i, (_, shape) in enumerate(blocks) if min(shape[1:]) >= 4] or [*range(len(blocks))]
+    return [i for i, (_, shape) in enumerate(blocks) if min(shape[1:]) >= 4] or [
+        *range(len(blocks))
+    ]
 
 
 def joined(parts: Sequence) -> np.ndarray | dict:
@@ -73,7 +88,9 @@ class ClassLinks(NamedTuple):
 
 def by_class(survey: Survey, draws: int = 40) -> ClassLinks:
     """What the links are in each class; chance: from so many random `draws`."""
-    there, labels, sizes = np.unique(survey.predictions.labels, return_inverse=True, return_counts=True)
+    there, labels, sizes = np.unique(
+        survey.predictions.labels, return_inverse=True, return_counts=True
+    )
     shares = np.eye(len(there), dtype=np.float32)[labels] / sizes.astype(np.float32)  # n classes
     mean, rng = survey.links.mean(0), np.random.default_rng(0)
 
@@ -83,7 +100,9 @@ def by_class(survey: Survey, draws: int = 40) -> ClassLinks:
 
     links, deviation = means(shares)
     chance = np.quantile([means(rng.permutation(shares))[1] for _ in range(draws)], 0.95, axis=0)
-    return ClassLinks([survey.predictions.classes[c] for c in there], links, mean, deviation, chance)
+    return ClassLinks(
+        [survey.predictions.classes[c] for c in there], links, mean, deviation, chance
+    )
 
 
 def choose_images(survey: Survey, n: int) -> np.ndarray:
@@ -96,9 +115,15 @@ def mistakes(survey: Survey) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the images that only the distilled student, or only the baseline, gets right; the clearest first."""
     told = survey.predictions
     baseline, distilled = map(told.correct, STUDENTS)
-    of_label = {role: np.exp(told.log_probabilities(role))[range(len(told.labels)), told.labels] for role in STUDENTS}
+    of_label = {
+        role: np.exp(told.log_probabilities(role))[range(len(told.labels)), told.labels]
+        for role in STUDENTS
+    }
     gain = of_label["distilled"] - of_label["baseline"]
-    corrected, degraded = np.flatnonzero(distilled & ~baseline), np.flatnonzero(baseline & ~distilled)
+    corrected, degraded = (
+        np.flatnonzero(distilled & ~baseline),
+        np.flatnonzero(baseline & ~distilled),
+    )
     return corrected[np.argsort(-gain[corrected])], degraded[np.argsort(gain[degraded])]
 
 

@@ -26,7 +26,9 @@ class Batch(NamedTuple):
     index: Tensor
 
 
-@dataclass(frozen=True, eq=False, repr=False)  # tensors have no single truth to compare by, and long reprs
+@dataclass(
+    frozen=True, eq=False, repr=False
+)  # tensors have no single truth to compare by, and long reprs
 class Images:
     """One split of a data set, whole, as arrays.
 
@@ -37,7 +39,9 @@ class Images:
     images: Tensor  # uint8 (n, 3, size, size), 0..255
     labels: Tensor  # int64 (n,), indices into classes
     classes: tuple[str, ...]
-    mean: tuple[float, float, float]  # per channel, of pixels scaled to 0..1; what batches are normalised with
+    mean: tuple[
+        float, float, float
+    ]  # per channel, of pixels scaled to 0..1; what batches are normalised with
     std: tuple[float, float, float]
     aspect: Tensor | None = None  # float32 (n,)
     files: Sequence[Path] | None = None  # of photographs, in the same order
@@ -62,7 +66,14 @@ class Images:
             raise InputError(f"train_limit is {n}: there are only {len(self)} training images")
         if n <= 0 or n == len(self):
             return self
-        return self.take([index for turn in zip_longest(*self.of_class()) for index in turn if index is not None][:n])
+        return self.take(
+            [
+                index
+                for turn in zip_longest(*self.of_class())
+                for index in turn
+                if index is not None
+            ][:n]
+        )
 
     def split(self, share: float) -> tuple["Images", "Images"]:
         """All but the last images of each class; and those, a `share` of it, rounded up. Raises InputError."""
@@ -76,12 +87,17 @@ class Images:
 
     def of_class(self) -> list[list[int]]:
         """The places of the images of each class."""
-        return [(self.labels == label).nonzero().flatten().tolist() for label in range(len(self.classes))]
+        return [
+            (self.labels == label).nonzero().flatten().tolist()
+            for label in range(len(self.classes))
+        ]
 
     def take(self, index: list[int]) -> "Images":
         aspect = None if self.aspect is None else self.aspect[index]
         files = None if self.files is None else [self.files[i] for i in index]
-        return replace(self, images=self.images[index], labels=self.labels[index], aspect=aspect, files=files)
+        return replace(
+            self, images=self.images[index], labels=self.labels[index], aspect=aspect, files=files
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,18 +115,28 @@ class Preset:
     epochs: int
     batch_size: int
     lr: float
-    milestones: tuple[float, ...] = ()  # shares of the epochs after which lr is multiplied by gamma; none: one cycle
+    milestones: tuple[
+        float, ...
+    ] = ()  # shares of the epochs after which lr is multiplied by gamma; none: one cycle
     gamma: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
     train_limit: int = -1  # training images of the student, every class alike; -1: all
-    for_teacher: dict[str, float] = field(default_factory=dict)  # of a teacher, otherwise: {"epochs": 6}
-    lrs: dict[str, float] = field(default_factory=dict)  # of networks that are trained by another lr, by their names
-    methods: dict[str, str] = field(default_factory=dict)  # a method weighed otherwise: {"afd": "ce + kd:0.9 + afd:20"}
+    for_teacher: dict[str, float] = field(
+        default_factory=dict
+    )  # of a teacher, otherwise: {"epochs": 6}
+    lrs: dict[str, float] = field(
+        default_factory=dict
+    )  # of networks that are trained by another lr, by their names
+    methods: dict[str, str] = field(
+        default_factory=dict
+    )  # a method weighed otherwise: {"afd": "ce + kd:0.9 + afd:20"}
 
     def usual(self, network: str, teacher: bool) -> dict[str, float]:
         """What a run of a network takes from here where it says nothing; a teacher sees all images."""
-        own = {n: getattr(self, n) for n in ("epochs", "batch_size", "lr", "image_size", "train_limit")}
+        own = {
+            n: getattr(self, n) for n in ("epochs", "batch_size", "lr", "image_size", "train_limit")
+        }
         own["lr"] = self.lrs.get(network, self.lr)
         return own | ({"train_limit": -1, **self.for_teacher} if teacher else {})
 
@@ -139,7 +165,9 @@ class Preset:
 
 
 Load = Callable[..., tuple[Images, Images]]  # (root, size, *, skip_damaged): see load_data
-Digest = Callable[[Path], str]  # of root: eight hex digits that tell other images apart; "": none there, or always same
+Digest = Callable[
+    [Path], str
+]  # of root: eight hex digits that tell other images apart; "": none there, or always same
 
 
 class Dataset(NamedTuple):
@@ -154,7 +182,9 @@ class Dataset(NamedTuple):
 DATASETS: dict[str, Dataset] = {}
 
 
-def register(name: str, preset: Preset, digest: Digest = lambda root: "", test_images=0) -> Callable[[Load], Load]:
+def register(
+    name: str, preset: Preset, digest: Digest = lambda root: "", test_images=0
+) -> Callable[[Load], Load]:
     """Makes a load function a data set."""
 
     def add(load: Load) -> Load:
@@ -164,7 +194,9 @@ def register(name: str, preset: Preset, digest: Digest = lambda root: "", test_i
     return add
 
 
-def load_data(name: str, root: str | Path = "", size: int = 0, skip_damaged: bool = False) -> tuple[Images, Images]:
+def load_data(
+    name: str, root: str | Path = "", size: int = 0, skip_damaged: bool = False
+) -> tuple[Images, Images]:
     """A data set's training and test images, stored at `size` x `size` pixels (0: the preset's).
 
     name: `digits` (scikit-learn's, always there), `cifar100` and `stanford40` (downloaded where missing), `folder`

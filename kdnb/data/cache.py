@@ -54,7 +54,10 @@ def digest(files: Callable[[Path], Files], root: Path) -> str:
 
 def decode(kind: str, files: Files, size: int, skip_damaged: bool) -> tuple[Images, Images]:
     """The training and test images at size x size, from the cache or into it; see `kdnb.data.load_data`."""
-    names = [*files.names[0], *files.names[1]]  # together, so that one pass finds everything that is wrong with either
+    names = [
+        *files.names[0],
+        *files.names[1],
+    ]  # together, so that one pass finds everything that is wrong with either
     pixels, aspect = _cached(kind, files.folder, names, size)
     whole = aspect > 0
     if damaged := [name for name, fine in zip(names, whole, strict=True) if not fine]:
@@ -67,12 +70,19 @@ def decode(kind: str, files: Files, size: int, skip_damaged: bool) -> tuple[Imag
         print(f"{text} and are left out: {listing(damaged)}", flush=True)
     labels = torch.tensor([*files.labels[0], *files.labels[1]], dtype=torch.int64)[whole]
     first, aspect = int(whole[: len(files.names[0])].sum()), aspect[whole]
-    paths, about = [files.folder / name for name in compress(names, whole)], (tuple(files.classes), *IMAGENET_STATS)
+    paths, about = (
+        [files.folder / name for name in compress(names, whole)],
+        (tuple(files.classes), *IMAGENET_STATS),
+    )
     train, test = (
         Images(torch.from_numpy(pixels[part]), labels[part], *about, aspect[part], paths[part])
         for part in (slice(first), slice(first, None))
     )
-    lacking = [f"training images of {name}" for label, name in enumerate(files.classes) if label not in train.labels]
+    lacking = [
+        f"training images of {name}"
+        for label, name in enumerate(files.classes)
+        if label not in train.labels
+    ]
     if lacking or not len(test):
         raise InputError(f"{files.folder} has no {listing(lacking) or 'test images'}")
     return train, test
@@ -80,11 +90,19 @@ def decode(kind: str, files: Files, size: int, skip_damaged: bool) -> tuple[Imag
 
 def _cached(kind, folder, names, size) -> tuple[np.ndarray, torch.Tensor]:
     """The pixels (m, 3, size, size) of the photographs that are whole, and the aspects (n,) of all."""
-    cache = os.environ.get("KDNB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "kdnb"
+    cache = (
+        os.environ.get("KDNB_CACHE")
+        or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "kdnb"
+    )
     source = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
     path = Path(cache).expanduser() / f"{kind}-{size}-{source}.images"
     made_of = VERSION, size, [(name, *_stamp(folder, name)) for name in names]
-    of = path, hashlib.sha256(json.dumps(made_of).encode()).digest(), [folder / name for name in names], size
+    of = (
+        path,
+        hashlib.sha256(json.dumps(made_of).encode()).digest(),
+        [folder / name for name in names],
+        size,
+    )
     opened = _open(*of)  # without the lock: also from a read-only folder
     try:
         if not opened:
@@ -110,10 +128,15 @@ def _stamp(folder: Path, name: str) -> tuple[int, int]:
 
 def _open(path, fingerprint, photographs, size) -> tuple[np.ndarray, torch.Tensor] | None:
     """What `_cached` returns if the file is there, whole and made of these very photographs; else None."""
-    with suppress(OSError, ValueError), open(path, "rb") as file:  # ValueError: it is shorter than it has to be
+    with (
+        suppress(OSError, ValueError),
+        open(path, "rb") as file,
+    ):  # ValueError: it is shorter than it has to be
         if file.read(32) == fingerprint:
             aspect = np.fromfile(file, np.float32, len(photographs))
-            pixels = np.memmap(file, np.uint8, "c", file.tell(), (np.count_nonzero(aspect), 3, size, size))
+            pixels = np.memmap(
+                file, np.uint8, "c", file.tell(), (np.count_nonzero(aspect), 3, size, size)
+            )
             # what could not be read then, for want of permission or a network, may be whole by now
             healed = any(read_image(photographs[i], size) for i in np.flatnonzero(aspect == 0))
             return None if healed else (pixels, torch.from_numpy(aspect))
@@ -122,15 +145,23 @@ def _open(path, fingerprint, photographs, size) -> tuple[np.ndarray, torch.Tenso
 
 def _build(path, fingerprint, photographs, size) -> None:
     start, n, label = time.perf_counter(), len(photographs), f"{path.stem} in {path.parent}"
-    part = path.with_suffix(".part")  # one name, under the lock: what a killed process left is overwritten
+    part = path.with_suffix(
+        ".part"
+    )  # one name, under the lock: what a killed process left is overwritten
     aspect = np.zeros(n, np.float32)
     try:
         # PIL lets go of the GIL; the threads end with the `with`, on Ctrl-C too
-        with open(part, "wb") as file, ThreadPoolExecutor() as pool, bar(n, label, "image") as shown:
+        with (
+            open(part, "wb") as file,
+            ThreadPoolExecutor() as pool,
+            bar(n, label, "image") as shown,
+        ):
             file.seek(32 + aspect.nbytes)
             # in pieces: results must not pile up in memory where the disk is slower than the cores
             pieces = (photographs[first : first + 256] for first in range(0, n, 256))
-            squares = (square for piece in pieces for square in pool.map(read_image, piece, repeat(size)))
+            squares = (
+                square for piece in pieces for square in pool.map(read_image, piece, repeat(size))
+            )
             for i, square in enumerate(squares):
                 if square is not None:
                     # written rather than mapped: on a full disk a write raises, a map kills the process (SIGBUS)
@@ -159,12 +190,16 @@ def read_image(path: Path | BinaryIO, size: int) -> tuple[np.ndarray, float] | N
     try:
         with Image.open(path) as image:
             width, height = image.size
-            if width * height > (Image.MAX_IMAGE_PIXELS or math.inf) or image.mode.startswith(("I", "F")):
+            if width * height > (Image.MAX_IMAGE_PIXELS or math.inf) or image.mode.startswith(
+                ("I", "F")
+            ):
                 return None  # up to twice as many pixels PIL only warns
             # JPEGs of camera size decode several times faster at 1/2, 1/4 or 1/8; twice the size asked for leaves
             # the last word to the antialiasing. The box cuts off what rounding up adds at the right and bottom.
             reduced = image.draft(None, (2 * size, 2 * size))
-            pixels = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box=reduced and reduced[1])
+            pixels = image.convert("RGB").resize(
+                (size, size), Image.Resampling.BILINEAR, box=reduced and reduced[1]
+            )
             with suppress(Exception):  # damaged EXIF beside a whole image is no reason to refuse it
                 on_its_side = pixels.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
                 pixels = ImageOps.exif_transpose(pixels)
@@ -181,7 +216,12 @@ def central(path: Path | BinaryIO, most: int = 320) -> np.ndarray:
     with Image.open(path) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")
     left, top, width, height = centre_boxes(np.array([upright.width / upright.height]))[0]
-    box = left * upright.width, top * upright.height, (left + width) * upright.width, (top + height) * upright.height
+    box = (
+        left * upright.width,
+        top * upright.height,
+        (left + width) * upright.width,
+        (top + height) * upright.height,
+    )
     side = min(most, round(width * upright.width))
     return np.asarray(upright.resize((side, side), Image.Resampling.LANCZOS, box))
 
@@ -190,7 +230,9 @@ def central(path: Path | BinaryIO, most: int = 320) -> np.ndarray:
 def fetching(what: str, urls: Sequence[str], folder: Path) -> Iterator[None]:
     """Around a download into `folder`: one process at a time, no endless waiting, one sentence if it fails."""
     timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(60)  # torchvision sets none: a silent server would hold a headless run for ever
+    socket.setdefaulttimeout(
+        60
+    )  # torchvision sets none: a silent server would hold a headless run for ever
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{folder.name}.lock"):
@@ -206,4 +248,6 @@ def fetching(what: str, urls: Sequence[str], folder: Path) -> Iterator[None]:
 
 def listing(names: Sequence[str], most: int = 10) -> str:
     """The first ten names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+    return ", ".join(names[:most]) + (
+        f" and {len(names) - most:,} more" if len(names) > most else ""
+    )

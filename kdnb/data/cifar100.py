@@ -9,7 +9,12 @@ from kdnb.data.base import Images, Preset, register
 from kdnb.data.cache import fetching
 
 # The official recipe: 240 epochs, x 0.1 after epochs 150, 180 and 210; CRD's code trains three networks more slowly.
-SCHEDULE = {"epochs": 240, "batch_size": 64, "lr": 0.05, "milestones": (150 / 240, 180 / 240, 210 / 240)}
+SCHEDULE = {
+    "epochs": 240,
+    "batch_size": 64,
+    "lr": 0.05,
+    "milestones": (150 / 240, 180 / 240, 210 / 240),
+}
 SLOWER = dict.fromkeys(("cifar_mobilenetv2", "cifar_shufflenetv1", "cifar_shufflenetv2"), 0.01)
 IMAGES = {"image_size": 32, "fixed_size": True, "padding": 4, "flip": True}
 PRESET = Preset(student="wrn_16_2", teacher="wrn_40_2", lrs=SLOWER, **IMAGES, **SCHEDULE)
@@ -23,9 +28,14 @@ def load(root: Path, size: int, **_) -> tuple[Images, Images]:
     # but those very files is ever unpickled: go through it, and never open them here.
     try:
         splits = CIFAR100(root, train=True), CIFAR100(root, train=False)
-    except RuntimeError:  # missing or damaged; not asked for at once because looking twice costs half a second
+    except (
+        RuntimeError
+    ):  # missing or damaged; not asked for at once because looking twice costs half a second
         with fetching("CIFAR-100", [CIFAR100.url], root / CIFAR100.base_folder):
             splits = CIFAR100(root, train=True, download=True), CIFAR100(root, train=False)
     pixels = [torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous() for split in splits]
     about = tuple(splits[0].classes), *STATS
-    return tuple(Images(own, torch.tensor(split.targets), *about) for own, split in zip(pixels, splits, strict=True))
+    return tuple(
+        Images(own, torch.tensor(split.targets), *about)
+        for own, split in zip(pixels, splits, strict=True)
+    )

@@ -14,7 +14,9 @@ from kdnb.errors import InputError
 
 def files(root: Path) -> Files:
     """The images of `root/train` and of the first of `root/{valid,val,test}`. Raises InputError."""
-    splits = [root / name for name in ("train", "valid", "val", "test") if (root / name).is_dir()][:2]
+    splits = [root / name for name in ("train", "valid", "val", "test") if (root / name).is_dir()][
+        :2
+    ]
     if len(splits) < 2 or splits[0].name != "train":
         raise InputError(
             f"data_root is needed: {root} is no folder with train and one of valid, val and test in it, and a folder "
@@ -23,17 +25,23 @@ def files(root: Path) -> Files:
     classes, names, labels = [], [], []
     for split in splits:
         # what is hidden is no class and no image: Jupyter leaves .ipynb_checkpoints behind, macOS ._x.jpg
-        found = sorted(entry.name for entry in split.iterdir() if entry.is_dir() and entry.name[0] != ".")
+        found = sorted(
+            entry.name for entry in split.iterdir() if entry.is_dir() and entry.name[0] != "."
+        )
         classes = classes or found
         if strangers := [name for name in found if name not in classes]:
             raise InputError(f"{split} has classes that {splits[0]} lacks: {listing(strangers)}")
         if not found:
             raise InputError(f"{split} has no class folders")
-        images = make_dataset(split, {name: classes.index(name) for name in found}, None, _is_visible_image, True)
+        images = make_dataset(
+            split, {name: classes.index(name) for name in found}, None, _is_visible_image, True
+        )
         names.append([Path(path).relative_to(root).as_posix() for path, _ in images])
         labels.append([label for _, label in images])
         if empty := sorted(set(found) - {classes[label] for label in labels[-1]}):
-            raise InputError(f"there are no images in these class folders of {split}: {listing(empty)}")
+            raise InputError(
+                f"there are no images in these class folders of {split}: {listing(empty)}"
+            )
     return Files(root, classes, names, labels)
 
 

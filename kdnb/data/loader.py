@@ -34,7 +34,9 @@ class Loader:
     _: KW_ONLY
     train: bool = False
     seed: int = 0
-    padding: int = 0  # black pixels around images to train with, of which a crop is taken; none with `aspect`
+    padding: int = (
+        0  # black pixels around images to train with, of which a crop is taken; none with `aspect`
+    )
     flip: bool = False  # of training images, left to right, with probability 1/2
     device: str | torch.device = "cpu"
     dtype: torch.dtype = torch.float32  # of the pixels
@@ -42,16 +44,24 @@ class Loader:
     def __post_init__(self):
         images, size = self.images, self.size
         if self.train and len(images) < self.batch_size:
-            raise InputError(f"batch_size {self.batch_size}: there are only {len(images)} training images")
+            raise InputError(
+                f"batch_size {self.batch_size}: there are only {len(images)} training images"
+            )
         if images.aspect is None and size != images.size:
-            raise InputError(f"image_size is {size}: the stored images are of {images.size} x {images.size} pixels")
+            raise InputError(
+                f"image_size is {size}: the stored images are of {images.size} x {images.size} pixels"
+            )
         self.device = torch.device(self.device)
         self.resized = images.aspect is not None
         self.padding *= self.train and not self.resized
-        pixels = F.pad(images.images, [self.padding] * 4) if self.padding else images.images  # 0, black, not the mean
+        pixels = (
+            F.pad(images.images, [self.padding] * 4) if self.padding else images.images
+        )  # 0, black, not the mean
         # A memory map stays one on the CPU; an accelerator takes everything once, and nothing waits for data again.
         self.pixels, self.labels = pixels.to(self.device), images.labels.to(self.device)
-        mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (images.mean, images.std))
+        mean, std = (
+            torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (images.mean, images.std)
+        )
         self.scale, self.shift = 1 / (255 * std), -mean / std
 
     def __len__(self) -> int:
@@ -93,11 +103,15 @@ class Loader:
             cut = resample_each if self.device.type == "cpu" else resample
             pixels = cut(self.pixels, index, plan["box"], self.size)
         elif self.padding:
-            windows = self.pixels.unfold(2, self.size, 1).unfold(3, self.size, 1)  # n 3 y x size size, a view
+            windows = self.pixels.unfold(2, self.size, 1).unfold(
+                3, self.size, 1
+            )  # n 3 y x size size, a view
             pixels = windows[index, :, plan["corner"][:, 0], plan["corner"][:, 1]]
         else:
             pixels = self.pixels[index]
-        images = torch.empty(pixels.shape, dtype=self.dtype, device=self.device, memory_format=torch.channels_last)
+        images = torch.empty(
+            pixels.shape, dtype=self.dtype, device=self.device, memory_format=torch.channels_last
+        )
         # A CPU normalises a few images at a time, so that they stay in its cache; they end up the same.
         few = max(1, IN_CACHE // pixels[0].numel()) if self.device.type == "cpu" else len(pixels)
         for part in (slice(i, i + few) for i in range(0, len(pixels), few)):
@@ -138,9 +152,13 @@ def resample_each(images: Tensor, index: Tensor, boxes: Tensor, size: int) -> Te
 def filters(start: Tensor, length: Tensor, out: int, size: int) -> Tensor:
     """Weights (batch, out, size) of each of `size` pixels in each of `out` samples of [start, start + length)."""
     scale = (length * size / out)[:, None, None].float()  # pixels a sample
-    centre = (start * size)[:, None, None].float() + scale * (torch.arange(out, device=start.device) + 0.5)[:, None]
+    centre = (start * size)[:, None, None].float() + scale * (
+        torch.arange(out, device=start.device) + 0.5
+    )[:, None]
     pixel = torch.arange(size, device=start.device) + 0.5
-    weight = (1 - (pixel - centre).abs() / scale.clamp(min=1)).clamp(min=0)  # the triangle that Pillow uses
+    weight = (1 - (pixel - centre).abs() / scale.clamp(min=1)).clamp(
+        min=0
+    )  # the triangle that Pillow uses
     return weight / weight.sum(-1, keepdim=True)
 
 

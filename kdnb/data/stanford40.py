@@ -46,7 +46,11 @@ class Stanford40(VisionDataset):
     """
 
     url = "http://vision.stanford.edu/Datasets/"
-    parts = ("JPEGImages", "ImageSplits", "XMLAnnotations")  # folders; their archives are Stanford40_PART.zip
+    parts = (
+        "JPEGImages",
+        "ImageSplits",
+        "XMLAnnotations",
+    )  # folders; their archives are Stanford40_PART.zip
     official = (4000, 5532)  # images of the two splits that a download has to hold
 
     def __init__(
@@ -61,7 +65,9 @@ class Stanford40(VisionDataset):
     ) -> None:
         super().__init__(Path(root).expanduser(), transforms, transform, target_transform)
         self.split, self.boxes = choose("split", split, ("train", "test")), boxes
-        self._target = self.root if self.root.name.lower() == "stanford40" else self.root / "stanford40"
+        self._target = (
+            self.root if self.root.name.lower() == "stanford40" else self.root / "stanford40"
+        )
         self._urls = [f"{self.url}Stanford40_{part}.zip" for part in self.parts]
         if download and not self._find():
             self._download()
@@ -80,7 +86,9 @@ class Stanford40(VisionDataset):
         listed = []
         for name, label in self.class_to_idx.items():
             # the official lists have had CRLF ends and blank last lines; strip() takes both
-            text = (self.folder / "ImageSplits" / f"{name}_{split}.txt").read_text("utf-8-sig", errors="replace")
+            text = (self.folder / "ImageSplits" / f"{name}_{split}.txt").read_text(
+                "utf-8-sig", errors="replace"
+            )
             listed += [(line.strip(), label) for line in text.splitlines() if line.strip()]
         self.names, self.targets = [name for name, _ in listed], [label for _, label in listed]
         self._require("JPEGImages", self.names)
@@ -105,12 +113,17 @@ class Stanford40(VisionDataset):
             box = ElementTree.parse(path).find("object/bndbox")
             edges = [float(box.findtext(edge)) for edge in ("xmin", "ymin", "xmax", "ymax")]
         except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
-            raise InputError(f"{path} holds no object/bndbox with xmin, ymin, xmax and ymax") from error
+            raise InputError(
+                f"{path} holds no object/bndbox with xmin, ymin, xmax and ymax"
+            ) from error
         return torch.tensor(edges, dtype=torch.float32)
 
     def _classes(self, split: str) -> list[str]:
         # "*_" leaves out the overall train.txt and test.txt; dot files are what macOS adds to archives
-        return sorted(path.name.rsplit("_", 1)[0] for path in (self.folder / "ImageSplits").glob(f"[!.]*_{split}.txt"))
+        return sorted(
+            path.name.rsplit("_", 1)[0]
+            for path in (self.folder / "ImageSplits").glob(f"[!.]*_{split}.txt")
+        )
 
     def _require(self, part: str, names: list[str]) -> None:
         # by listing, not by path, so that a name with ../ in it is missing too
@@ -121,7 +134,9 @@ class Stanford40(VisionDataset):
 
     def _find(self) -> Path | None:
         folders = self.root, self.root / "stanford40", self.root / "Stanford40"
-        return next((f for f in folders if all((f / part).is_dir() for part in self.parts[:2])), None)
+        return next(
+            (f for f in folders if all((f / part).is_dir() for part in self.parts[:2])), None
+        )
 
     def _download(self) -> None:
         target = self._target
@@ -139,9 +154,14 @@ class Stanford40(VisionDataset):
                 (part / "whole").mkdir()
                 for name in self.parts:  # these alone: archives made on a Mac also hold __MACOSX
                     (part / "unpacked" / name).rename(part / "whole" / name)
-                found = tuple(len(type(self)(part / "whole", split, boxes=True)) for split in ("train", "test"))
+                found = tuple(
+                    len(type(self)(part / "whole", split, boxes=True))
+                    for split in ("train", "test")
+                )
                 if found != self.official:
-                    raise InputError(f"it holds {found} images to train and to test, not {self.official}")
+                    raise InputError(
+                        f"it holds {found} images to train and to test, not {self.official}"
+                    )
                 if target.is_dir():
                     target.rmdir()  # empty; Windows would not rename over it
                 (part / "whole").rename(target)

@@ -22,7 +22,9 @@ class Statistics(torch.autograd.Function):
     @staticmethod
     def forward(ctx, feat: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(feat)
-        return feat.square().sum(1).float() / feat.shape[1], feat.sum((2, 3)).float() / feat[0, 0].numel()
+        return feat.square().sum(1).float() / feat.shape[1], feat.sum((2, 3)).float() / feat[
+            0, 0
+        ].numel()
 
     @staticmethod
     def backward(ctx, of_energy: Tensor, of_average: Tensor) -> Tensor:
@@ -53,7 +55,9 @@ class AFD(Loss, name="afd", method="ce + kd:0.9 + afd:200"):
         self.qk_dim = qk_dim
         T, S = len(teacher.feats), len(student.feats)
         self.queries = nn.ModuleList(projection(f.shape[1], qk_dim) for f in teacher.feats)
-        self.keys = nn.ModuleList(projection(f.shape[1], qk_dim).append(nn.ReLU()) for f in student.feats)
+        self.keys = nn.ModuleList(
+            projection(f.shape[1], qk_dim).append(nn.ReLU()) for f in student.feats
+        )
         self.bilinear = projection(qk_dim, qk_dim * T)
         self.p_t = nn.Parameter(nn.init.xavier_normal_(torch.empty(T, qk_dim)))
         self.p_s = nn.Parameter(nn.init.xavier_normal_(torch.empty(S, qk_dim)))
@@ -61,28 +65,44 @@ class AFD(Loss, name="afd", method="ce + kd:0.9 + afd:200"):
 
     def attention(self, student: Output, teacher: Output) -> Tensor:
         """Which student map each teacher map teaches: (batch, T, S), rows sum to one (eq. 1 to 3)."""
-        return self._attention(*([Statistics.apply(h)[1] for h in output.feats] for output in (student, teacher)))
+        return self._attention(
+            *([Statistics.apply(h)[1] for h in output.feats] for output in (student, teacher))
+        )
 
     def distances(self, student: Output, teacher: Output) -> Tensor:
         """Mean squared difference of the normalised energies of every pair of maps: (batch, T, S) (eq. 4 and 5)."""
-        return self._distances(*([energy(h) for h in output.feats] for output in (student, teacher)))
+        return self._distances(
+            *([energy(h) for h in output.feats] for output in (student, teacher))
+        )
 
-    def _attention(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:  # averages, each b c
+    def _attention(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor]
+    ) -> Tensor:  # averages, each b c
         T, S, d = len(self.p_t), len(self.p_s), self.qk_dim
         q = torch.stack([f(h) for f, h in zip(self.queries, teacher, strict=True)], 1)  # b t d
         k = torch.stack([f(h) for f, h in zip(self.keys, student, strict=True)], 1)  # b s d
         K = self.bilinear(k.flatten(0, 1)).view(-1, S, T, d)  # b s t d
-        scores = (K.float() * q.float()[:, None]).sum(-1).mT  # b t s; in float32 also under autocast, as the softmax is
+        scores = (
+            (K.float() * q.float()[:, None]).sum(-1).mT
+        )  # b t s; in float32 also under autocast, as the softmax is
         return F.softmax((scores + self.p_t @ self.p_s.T) / math.sqrt(d), dim=-1)
 
     @staticmethod
-    def _distances(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:  # energies, each b h w
+    def _distances(
+        student: Sequence[Tensor], teacher: Sequence[Tensor]
+    ) -> Tensor:  # energies, each b h w
         rows = []
-        for size, group in groupby(teacher, key=lambda e: e.shape[1:]):  # all teacher maps of one size at once
+        for size, group in groupby(
+            teacher, key=lambda e: e.shape[1:]
+        ):  # all teacher maps of one size at once
             m_t = F.normalize(torch.stack([*group], 1).flatten(2), dim=2)  # b t hw
-            resized = [e if e.shape[1:] == size else F.adaptive_avg_pool2d(e, size) for e in student]
+            resized = [
+                e if e.shape[1:] == size else F.adaptive_avg_pool2d(e, size) for e in student
+            ]
             m_s = F.normalize(torch.stack(resized, 1).flatten(2), dim=2)  # b s hw
-            with torch.autocast(m_t.device.type, enabled=False):  # a small difference of large terms: in float32
+            with torch.autocast(
+                m_t.device.type, enabled=False
+            ):  # a small difference of large terms: in float32
                 dots = m_t @ m_s.mT  # b t s
             # |m_t - m_s|^2 without a T x S stack of difference maps; the squares are 1, or 0 where a map is.
             squares = m_t.square().sum(-1)[:, :, None] + m_s.square().sum(-1)[:, None, :]

@@ -67,11 +67,18 @@ class Loss(nn.Module):
 
     def running_buffers(self) -> dict[str, Tensor]:
         """What `means` are computed from: zeroed by the loop before an epoch, kept in its checkpoints."""
-        return {f"{n}_{part}": getattr(self, f"{n}_{part}") for n in self.averaged for part in ("sum", "count")}
+        return {
+            f"{n}_{part}": getattr(self, f"{n}_{part}")
+            for n in self.averaged
+            for part in ("sum", "count")
+        }
 
     def means(self) -> dict[str, Tensor]:
         """The running means since they were last zeroed."""
-        return {name: getattr(self, f"{name}_sum") / getattr(self, f"{name}_count") for name in self.averaged}
+        return {
+            name: getattr(self, f"{name}_sum") / getattr(self, f"{name}_count")
+            for name in self.averaged
+        }
 
 
 def paired(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

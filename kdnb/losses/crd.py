@@ -20,7 +20,14 @@ class CRD(Loss, name="crd", method="ce + crd:0.8"):
     not as many outside of a class. T: temperature. momentum: how much of a memory's row stays when its image is seen.
     """
 
-    def __init__(self, *examples: Output, dim: int = 128, K: int = 16384, T: float = 0.07, momentum: float = 0.5):
+    def __init__(
+        self,
+        *examples: Output,
+        dim: int = 128,
+        K: int = 16384,
+        T: float = 0.07,
+        momentum: float = 0.5,
+    ):
         super().__init__()
         self.dim, self.K, self.T, self.momentum = dim, K, T, momentum
         self.embed_s, self.embed_t = (nn.Linear(output.pooled.shape[1], dim) for output in examples)
@@ -29,17 +36,23 @@ class CRD(Loss, name="crd", method="ce + crd:0.8"):
     def remember(self, labels: Tensor) -> None:
         others = len(labels) - int(labels.bincount().max())
         if not others:
-            raise InputError("crd tells images of different classes apart, and all of these are of one: choose another")
+            raise InputError(
+                "crd tells images of different classes apart, and all of these are of one: choose another"
+            )
         self.replacement = others < self.K
         self.register_buffer("labels", labels.clone())
         bound = 1 / math.sqrt(self.dim / 3)
         for side in "st":
-            self.register_buffer(f"memory_{side}", torch.empty(len(labels), self.dim).uniform_(-bound, bound))
+            self.register_buffer(
+                f"memory_{side}", torch.empty(len(labels), self.dim).uniform_(-bound, bound)
+            )
             self.register_buffer(f"Z_{side}", torch.tensor(-1.0))  # not known yet
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         if self.labels is None or batch.index is None:
-            raise InputError("crd remembers training images: it needs all labels beforehand, and each batch's index")
+            raise InputError(
+                "crd remembers training images: it needs all labels beforehand, and each batch's index"
+            )
         places = torch.cat([batch.index[:, None], self.negatives(batch.labels)], 1)  # b 1+k
         return self.contrast(student.pooled, teacher.pooled, batch.index, places)
 
@@ -57,8 +70,13 @@ class CRD(Loss, name="crd", method="ce + crd:0.8"):
         """The loss of pooled features (batch, channels) of the images index (batch,), against what is remembered of the
         images places (batch, 1 + K), the first of which they are themselves."""
         with torch.autocast(student.device.type, enabled=False):
-            e_s, e_t = F.normalize(self.embed_s(student.float())), F.normalize(self.embed_t(teacher.float()))  # b d
-            loss = self.half(e_s, self.memory_t, self.Z_s, places) + self.half(e_t, self.memory_s, self.Z_t, places)
+            e_s, e_t = (
+                F.normalize(self.embed_s(student.float())),
+                F.normalize(self.embed_t(teacher.float())),
+            )  # b d
+            loss = self.half(e_s, self.memory_t, self.Z_s, places) + self.half(
+                e_t, self.memory_s, self.Z_t, places
+            )
         if self.training:
             for memory, e in ((self.memory_s, e_s), (self.memory_t, e_t)):
                 rows = self.momentum * memory[index] + (1 - self.momentum) * e.detach()

@@ -21,12 +21,22 @@ class DIST(Loss, name="dist", method="ce + dist:2"):
 
     same_classes = True
 
-    def __init__(self, student: Output, teacher: Output, *, beta: float = 1.0, gamma: float = 1.0, T: float = 4.0):
+    def __init__(
+        self,
+        student: Output,
+        teacher: Output,
+        *,
+        beta: float = 1.0,
+        gamma: float = 1.0,
+        T: float = 4.0,
+    ):
         super().__init__()
         self.beta, self.gamma, self.T = beta, gamma, T
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        p_s, p_t = (F.softmax(output.logits.float() / self.T, dim=1) for output in (student, teacher))  # b c
+        p_s, p_t = (
+            F.softmax(output.logits.float() / self.T, dim=1) for output in (student, teacher)
+        )  # b c
         inter = 1 - correlation(p_s, p_t).mean()
         intra = 1 - correlation(p_s.T, p_t.T).mean()
         return (self.beta * inter + self.gamma * intra) * self.T**2

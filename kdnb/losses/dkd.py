@@ -22,7 +22,14 @@ class DKD(Loss, name="dkd", method="ce + dkd"):
 
     same_classes, warmup = True, 20
 
-    def __init__(self, *_: Output, alpha: float = 1.0, beta: float = 6.0, T: float = 4.0, standardise: bool = False):
+    def __init__(
+        self,
+        *_: Output,
+        alpha: float = 1.0,
+        beta: float = 6.0,
+        T: float = 4.0,
+        standardise: bool = False,
+    ):
         super().__init__()
         self.alpha, self.beta, self.T, self.standardise = alpha, beta, T, standardise
 
@@ -39,5 +46,7 @@ class DKD(Loss, name="dkd", method="ce + dkd"):
         """Log probabilities (batch, 2) of the label's class and of all others, (batch, classes) among the others."""
         z = logits.float() / self.T  # b c
         others = non_target(z, labels)  # b c
-        binary = torch.cat([z.gather(1, labels[:, None]), others.logsumexp(1, keepdim=True)], 1)  # b 2
+        binary = torch.cat(
+            [z.gather(1, labels[:, None]), others.logsumexp(1, keepdim=True)], 1
+        )  # b 2
         return F.log_softmax(binary, dim=1), F.log_softmax(others, dim=1)

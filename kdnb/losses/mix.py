@@ -30,19 +30,27 @@ def parse(method: str, named: Mapping[str, str] | None = None) -> tuple[Term, ..
     method: a name in METHODS or a mix. named: mixes that a data set gives to names in place of METHODS'.
     Raises InputError for an unknown name, loss or option, and for a mix that cannot be read.
     """
-    return parse_mix(method, ({**METHODS, **(named or {})}).get(method.strip(), method), tuple(LOSSES.values()))
+    return parse_mix(
+        method, ({**METHODS, **(named or {})}).get(method.strip(), method), tuple(LOSSES.values())
+    )
 
 
 @lru_cache(1024)  # thousands of runs have few methods
 def parse_mix(method: str, text: str, losses: tuple[type, ...]) -> tuple[Term, ...]:
     """The terms of `text`, which `method` stands for; losses: those that there are, some may have come since."""
     if not re.search(r"[:+(]", text) and text.strip() not in LOSSES:
-        raise InputError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}, or {EXAMPLE}")
+        raise InputError(
+            f"unknown method {method!r}: choose one of {', '.join(METHODS)}, or {EXAMPLE}"
+        )
     terms = [parse_term(part.strip(), text) for part in re.split(r"(?<!\de)\+(?![^(]*\))", text)]
     names = [term.loss for term in terms]
     if twice := {name for name in names if names.count(name) > 1}:
         raise InputError(f"method {text!r} names {', '.join(sorted(twice))} twice")
-    return tuple(sorted(terms, key=lambda t: (LOSSES[t.loss].taught, not LOSSES[t.loss].same_classes, t.loss)))
+    return tuple(
+        sorted(
+            terms, key=lambda t: (LOSSES[t.loss].taught, not LOSSES[t.loss].same_classes, t.loss)
+        )
+    )
 
 
 def listed(text: str) -> list[str]:
@@ -61,7 +69,9 @@ def parse_term(part: str, text: str) -> Term:
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number > 0):
-        raise InputError(f"method {text!r}: the weight of {name} is {weight}: it must be a number above 0")
+        raise InputError(
+            f"method {text!r}: the weight of {name} is {weight}: it must be a number above 0"
+        )
     known, given = options_of(name), {}
     for pair in filter(None, (option.strip() for option in (options or "").split(","))):
         key, _, value = (word.strip() for word in pair.partition("="))
@@ -76,8 +86,12 @@ def parse_term(part: str, text: str) -> Term:
             if kind in (int, float) and not 0 < given[key] < math.inf:
                 raise ValueError
         except (KeyError, ValueError, TypeError):
-            due = {float: "a number above 0, such as", int: "a whole number above 0, such as"}.get(kind, "like")
-            raise InputError(f"method {text!r}: {key} of {name} is {value!r}: it must be {due} {known[key]}") from None
+            due = {float: "a number above 0, such as", int: "a whole number above 0, such as"}.get(
+                kind, "like"
+            )
+            raise InputError(
+                f"method {text!r}: {key} of {name} is {value!r}: it must be {due} {known[key]}"
+            ) from None
     return Term(name, number, {k: v for k, v in sorted(given.items()) if v != known[k]})
 
 
@@ -107,7 +121,9 @@ def spell(terms: Sequence[Term]) -> str:
         return f"{term.loss}{weight}" + (f"({options})" if options else "")
 
     mix = " + ".join(map(one, terms))
-    return f"{mix}:1" if mix in METHODS else mix  # a loss by itself: its name alone would be the method's
+    return (
+        f"{mix}:1" if mix in METHODS else mix
+    )  # a loss by itself: its name alone would be the method's
 
 
 def label(mix: str, named: Mapping[str, str] | None = None) -> str:
@@ -121,7 +137,9 @@ def spelt(known: tuple[tuple[str, str], ...], losses: tuple[type, ...]) -> dict[
     return {spell(parse(text)): name for name, text in known}
 
 
-def serving(terms: Sequence[Term], same_classes: bool, partly: bool) -> tuple[tuple[Term, ...], tuple[str, ...]]:
+def serving(
+    terms: Sequence[Term], same_classes: bool, partly: bool
+) -> tuple[tuple[Term, ...], tuple[str, ...]]:
     """The terms that a teacher can serve, and the names of those it cannot: comparing predictions needs its classes.
 
     partly: leave the others out, as long as something of the teacher is left. Raises InputError otherwise.
@@ -129,7 +147,9 @@ def serving(terms: Sequence[Term], same_classes: bool, partly: bool) -> tuple[tu
     lost = [t for t in terms if LOSSES[t.loss].same_classes and not same_classes]
     kept = tuple(t for t in terms if t not in lost)
     if lost and not (partly and taught(kept)):
-        features = ", ".join(name for name, loss in LOSSES.items() if loss.taught and not loss.same_classes)
+        features = ", ".join(
+            name for name, loss in LOSSES.items() if loss.taught and not loss.same_classes
+        )
         instead = spell(kept) if taught(kept) else "ce + afd:200"
         raise InputError(
             f"{', '.join(t.loss for t in lost)} compares predictions, and this teacher knows other classes: choose "

@@ -23,6 +23,11 @@ class NKD(Loss, name="nkd", method="ce + nkd"):
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         z_s, z_t, label = student.logits.float(), teacher.logits.float(), batch.labels[:, None]
-        target = F.softmax(z_t, dim=1).gather(1, label) * F.log_softmax(z_s, dim=1).gather(1, label)  # b 1
+        target = F.softmax(z_t, dim=1).gather(1, label) * F.log_softmax(z_s, dim=1).gather(
+            1, label
+        )  # b 1
         others_s, others_t = (non_target(z / self.T, batch.labels) for z in (z_s, z_t))  # b c
-        return self.gamma * self.T**2 * F.cross_entropy(others_s, F.softmax(others_t, dim=1)) - target.mean()
+        return (
+            self.gamma * self.T**2 * F.cross_entropy(others_s, F.softmax(others_t, dim=1))
+            - target.mean()
+        )

@@ -19,7 +19,9 @@ class NST(Loss, name="nst", method="ce + nst:50"):
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         loss = 0
-        with torch.autocast(student.logits.device.type, enabled=False):  # a small difference of large terms
+        with torch.autocast(
+            student.logits.device.type, enabled=False
+        ):  # a small difference of large terms
             for maps in paired(student.stages, teacher.stages):
                 x, y = (F.normalize(h.flatten(2), dim=2) for h in match_size(*maps))  # b c hw
                 loss = loss + kernel(y, y) + kernel(x, x) - 2 * kernel(x, y)

@@ -48,7 +48,9 @@ def hierarchical(h_s: Tensor, h_t: Tensor) -> Tensor:
 def levels(student: Output, teacher: Output) -> list[tuple[Tensor, Tensor]]:
     """What is compared, from deep to shallow: pooled features as maps of one pixel, then the stages."""
     pooled_s, pooled_t = (output.pooled[:, :, None, None] for output in (student, teacher))
-    return paired((*student.stages, pooled_s), (*(teacher.preacts or teacher.stages), pooled_t))[::-1]
+    return paired((*student.stages, pooled_s), (*(teacher.preacts or teacher.stages), pooled_t))[
+        ::-1
+    ]
 
 
 class ReviewKD(Loss, name="reviewkd", method="ce + reviewkd:5"):
@@ -60,7 +62,9 @@ class ReviewKD(Loss, name="reviewkd", method="ce + reviewkd:5"):
     def __init__(self, student: Output, teacher: Output):
         super().__init__()
         pairs, c_mid = levels(student, teacher), min(WIDEST, student.pooled.shape[1])
-        self.fusions = nn.ModuleList(Fusion(s.shape[1], c_mid, t.shape[1], not i) for i, (s, t) in enumerate(pairs))
+        self.fusions = nn.ModuleList(
+            Fusion(s.shape[1], c_mid, t.shape[1], not i) for i, (s, t) in enumerate(pairs)
+        )
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         loss, deeper = 0, None

@@ -10,7 +10,9 @@ from kdnb.losses.base import Batch, Loss, Output
 def distances(x: Tensor) -> Tensor:
     """Euclidean distances of all pairs of rows, divided by their mean: (batch, features) -> (batch, batch)."""
     squares, n = x.square().sum(1), len(x)
-    d = (squares[:, None] + squares - 2 * (x @ x.T)).clamp(min=1e-12).sqrt()  # its root has a slope, also of 0
+    d = (
+        (squares[:, None] + squares - 2 * (x @ x.T)).clamp(min=1e-12).sqrt()
+    )  # its root has a slope, also of 0
     d = d * (1 - torch.eye(n, device=x.device))
     return d * (n * (n - 1) / d.sum())
 
@@ -27,7 +29,9 @@ class RKD(Loss, name="rkd", method="ce + rkd"):
     distance, angle: the weights of both parts.
     """
 
-    def __init__(self, student: Output, teacher: Output, *, distance: float = 25.0, angle: float = 50.0):
+    def __init__(
+        self, student: Output, teacher: Output, *, distance: float = 25.0, angle: float = 50.0
+    ):
         super().__init__()
         self.distance, self.angle = distance, angle
 

@@ -26,7 +26,9 @@ class VID(Loss, name="vid", method="ce + vid"):
 
     def __init__(self, student: Output, teacher: Output, *, variance: float = 5.0):
         super().__init__()
-        widths = [(h_s.shape[1], h_t.shape[1]) for h_s, h_t in paired(student.stages, teacher.stages)]
+        widths = [
+            (h_s.shape[1], h_t.shape[1]) for h_s, h_t in paired(student.stages, teacher.stages)
+        ]
         first = max(variance - EPS, EPS)
         first += math.log(-math.expm1(-first))  # what softplus makes that of
         self.regressors = nn.ModuleList(regressor(c_s, c_t) for c_s, c_t in widths)
@@ -38,5 +40,8 @@ class VID(Loss, name="vid", method="ce + vid"):
         for regressor, scale, pair in zip(self.regressors, self.scales, pairs, strict=True):
             h_s, h_t = match_size(*pair)
             variance = F.softplus(scale)[:, None, None] + EPS  # c 1 1
-            loss = loss + ((regressor(h_s).float() - h_t).square() / variance + variance.log()).mean() / 2
+            loss = (
+                loss
+                + ((regressor(h_s).float() - h_t).square() / variance + variance.log()).mean() / 2
+            )
         return loss

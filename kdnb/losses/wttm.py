@@ -23,5 +23,7 @@ class WTTM(Loss, name="wttm", method="ce + wttm:4"):
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         log_p_s = F.log_softmax(student.logits.float(), dim=1)  # b c
         powers = self.gamma * F.log_softmax(teacher.logits.float(), dim=1)  # b c
-        divergence = F.kl_div(log_p_s, F.log_softmax(powers, dim=1), reduction="none", log_target=True).sum(1)  # b
+        divergence = F.kl_div(
+            log_p_s, F.log_softmax(powers, dim=1), reduction="none", log_target=True
+        ).sum(1)  # b
         return (powers.exp().sum(1) * divergence).mean()

@@ -62,18 +62,26 @@ class Grouped(nn.Module):
             preacts.append(preact)
         pooled = self.head(x).mean((2, 3))
         logits = self.get_submodule(self.classifier_name)(pooled)
-        return Output(logits, tuple(feats), tuple(stages), pooled, tuple(preacts) if self.activates else ())
+        return Output(
+            logits, tuple(feats), tuple(stages), pooled, tuple(preacts) if self.activates else ()
+        )
 
     @property
     def block_names(self) -> list[str]:
         """A name per tap, for the axes of plots: group.block, counted from 1."""
         groups = enumerate(([*group] for group in self.block_groups()), 1)
-        return [f"{g}.{b}" for g, group in groups for b in range(self.every, len(group) + 1, self.every)]
+        return [
+            f"{g}.{b}" for g, group in groups for b in range(self.every, len(group) + 1, self.every)
+        ]
 
 
-def conv(in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+def conv(
+    in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, groups: int = 1
+) -> nn.Conv2d:
     """A convolution that keeps the size (at stride 1), without bias: batch norm follows."""
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Conv2d(
+        in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
+    )
 
 
 def initialise(model: nn.Module, linear: float = 0) -> None:
@@ -94,7 +102,9 @@ class Block(NamedTuple):
     shape: tuple[int, int, int]
 
 
-FAMILIES: dict[str, tuple[re.Pattern, str, Callable[..., nn.Module]]] = {}  # by how people spell them
+FAMILIES: dict[
+    str, tuple[re.Pattern, str, Callable[..., nn.Module]]
+] = {}  # by how people spell them
 
 
 def register(pattern: str, template: str = "", spelt: str = "") -> Callable:
@@ -155,7 +165,9 @@ def example_output(model: nn.Module, images: Tensor) -> Output:
         raise
     except (RuntimeError, AssertionError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"images of {images.shape[-1]} pixels do not pass through this network: {why}") from error
+        raise InputError(
+            f"images of {images.shape[-1]} pixels do not pass through this network: {why}"
+        ) from error
     finally:
         model.train(was_training)
 
@@ -164,4 +176,7 @@ def blocks(model: nn.Module, image_size: int) -> list[Block]:
     """Name and shape of each block's map for square images of so many pixels a side; leaves the model as it was."""
     device = next(model.parameters()).device
     feats = example_output(model, torch.zeros(2, 3, image_size, image_size, device=device)).feats
-    return [Block(name, tuple(feat.shape[1:])) for name, feat in zip(model.block_names, feats, strict=True)]
+    return [
+        Block(name, tuple(feat.shape[1:]))
+        for name, feat in zip(model.block_names, feats, strict=True)
+    ]

@@ -28,26 +28,46 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no weights file at {path}")
-    numpy_scalars = [np._core.multiarray.scalar, np.dtype, *(type(np.dtype(t)) for t in ("f4", "f8", "i4", "i8"))]
+    numpy_scalars = [
+        np._core.multiarray.scalar,
+        np.dtype,
+        *(type(np.dtype(t)) for t in ("f4", "f8", "i4", "i8")),
+    ]
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
             with torch.serialization.safe_globals(numpy_scalars):
                 state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+    except (
+        SafetensorError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        KeyError,
+        ValueError,
+        OSError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         wanted = "safetensors, or torch's with tensors alone"
         raise InputError(f"{path} is not a readable weights file ({wanted}): {reason}") from None
-    while isinstance(state, dict) and not any(isinstance(v, Tensor) and v.ndim for v in state.values()):
+    while isinstance(state, dict) and not any(
+        isinstance(v, Tensor) and v.ndim for v in state.values()
+    ):
         wrappings = ("model", "state_dict", "net", "student", "teacher")
         inner = [state[k] for k in wrappings if isinstance(state.get(k), dict)]
         if not inner:
-            raise InputError(f"{path} holds no weights: expected a state dict, or one under 'model' or 'state_dict'")
+            raise InputError(
+                f"{path} holds no weights: expected a state dict, or one under 'model' or 'state_dict'"
+            )
         state = inner[0]
     if not isinstance(state, dict):
         raise InputError(f"{path} holds a {type(state).__name__}, not a state dict")
-    tensors = {current(str(k).removeprefix("module.")): v for k, v in state.items() if isinstance(v, Tensor)}
+    tensors = {
+        current(str(k).removeprefix("module.")): v
+        for k, v in state.items()
+        if isinstance(v, Tensor)
+    }
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 
 
@@ -74,19 +94,31 @@ def load_weights(name: str, path: str | Path) -> nn.Module:
     Raises InputError if the file is of another network.
     """
     state = read_state_dict(path)
-    with torch.device("meta"):  # without memory or random draws: only to learn how its classifier is called
+    with torch.device(
+        "meta"
+    ):  # without memory or random draws: only to learn how its classifier is called
         classifier = f"{create_model(name, 2).classifier_name}.weight"
     if classifier not in state or state[classifier].ndim != 2:
         raise InputError(f"{path} has no classifier {classifier!r}: is it a {model_name(name)}?")
     model = create_model(name, num_classes=len(state[classifier]))
     expected = {k: v.shape for k, v in model.state_dict().items()}
     # Old checkpoints lack batch norm's counters.
-    wrong = [f"{k} is missing" for k in expected if k not in state and not k.endswith("num_batches_tracked")]
-    shapes = [(k, tuple(state[k].shape), tuple(s)) for k, s in expected.items() if k in state and state[k].shape != s]
+    wrong = [
+        f"{k} is missing"
+        for k in expected
+        if k not in state and not k.endswith("num_batches_tracked")
+    ]
+    shapes = [
+        (k, tuple(state[k].shape), tuple(s))
+        for k, s in expected.items()
+        if k in state and state[k].shape != s
+    ]
     wrong = [f"{k} is {has}, not {wanted}" for k, has, wanted in shapes] + wrong
     wrong += [f"{k} has no place" for k in state if k not in expected]
     if wrong:
-        raise InputError(f"{path} does not fit {model_name(name)}: {wrong[0]} ({len(wrong)} differences in all)")
+        raise InputError(
+            f"{path} does not fit {model_name(name)}: {wrong[0]} ({len(wrong)} differences in all)"
+        )
     model.load_state_dict(state, strict=False)
     return model
 

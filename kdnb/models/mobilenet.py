@@ -5,7 +5,15 @@ from torch import Tensor, nn
 from kdnb.models.base import Grouped, conv, initialise, register
 
 EXPAND = 6
-BLOCKS = [(8, 1, 1), (12, 2, 1), (16, 3, 2), (32, 4, 2), (48, 3, 1), (80, 3, 2), (160, 1, 1)]  # width, count, stride
+BLOCKS = [
+    (8, 1, 1),
+    (12, 2, 1),
+    (16, 3, 2),
+    (32, 4, 2),
+    (48, 3, 1),
+    (80, 3, 2),
+    (160, 1, 1),
+]  # width, count, stride
 
 
 class InvertedResidual(nn.Module):
@@ -17,7 +25,9 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and in_channels == out_channels
         expansion = [conv(in_channels, width), nn.BatchNorm2d(width), nn.ReLU()]
         depthwise = [conv(width, width, 3, stride, groups=width), nn.BatchNorm2d(width), nn.ReLU()]
-        self.conv = nn.Sequential(*expansion, *depthwise, conv(width, out_channels), nn.BatchNorm2d(out_channels))
+        self.conv = nn.Sequential(
+            *expansion, *depthwise, conv(width, out_channels), nn.BatchNorm2d(out_channels)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(x) if self.residual else self.conv(x)

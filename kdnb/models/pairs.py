@@ -8,4 +8,8 @@ STUDENTS = {  # of each teacher
     "cifar_vgg13": ["cifar_vgg8", "cifar_mobilenetv2"],
     "cifar_resnet50": ["cifar_mobilenetv2", "cifar_vgg8"],
 }
-PAIRS = {f"{teacher}-{student}": (teacher, student) for teacher, students in STUDENTS.items() for student in students}
+PAIRS = {
+    f"{teacher}-{student}": (teacher, student)
+    for teacher, students in STUDENTS.items()
+    for student in students
+}

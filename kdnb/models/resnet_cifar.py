@@ -35,7 +35,15 @@ class CifarResNet(Grouped):
     the pre-activations the sums before it.
     """
 
-    def __init__(self, block: type[nn.Module], stem: int, widths, counts, num_classes: int, classifier: str = "fc"):
+    def __init__(
+        self,
+        block: type[nn.Module],
+        stem: int,
+        widths,
+        counts,
+        num_classes: int,
+        classifier: str = "fc",
+    ):
         super().__init__()
         self.conv1, self.bn1 = conv(3, stem, 3), nn.BatchNorm2d(stem)
         self.channels = stem
@@ -49,11 +57,17 @@ class CifarResNet(Grouped):
     def block(self, block: type[nn.Module], width: int, stride: int) -> nn.Module:
         before, self.channels = self.channels, width * block.expansion
         equal = stride == 1 and before == self.channels
-        shortcut = nn.Sequential(conv(before, self.channels, 1, stride), nn.BatchNorm2d(self.channels))
+        shortcut = nn.Sequential(
+            conv(before, self.channels, 1, stride), nn.BatchNorm2d(self.channels)
+        )
         return block(before, width, stride, None if equal else shortcut)
 
 
-@register(r"resnet(8|14|20|32|44|56|110|8x4|32x4)", "resnet{}", "resnet8, 14, 20, 32, 44, 56, 110, 8x4, 32x4")
+@register(
+    r"resnet(8|14|20|32|44|56|110|8x4|32x4)",
+    "resnet{}",
+    "resnet8, 14, 20, 32, 44, 56, 110, 8x4, 32x4",
+)
 def build(size: str, num_classes: int) -> CifarResNet:
     depth, _, widen = size.partition("x")
     stem, widths = (32, [64, 128, 256]) if widen else (16, [16, 32, 64])

@@ -29,8 +29,12 @@ class Unit1(Normed):
     def __init__(self, in_channels: int, out_channels: int, halve: bool):
         added = out_channels - in_channels if halve else out_channels
         width = added // 4
-        first = conv(in_channels, width, groups=1 if in_channels == STEM else 3)  # the stem has too few channels
-        super().__init__(first, conv(width, width, 3, 1 + halve, groups=width), conv(width, added, groups=3))
+        first = conv(
+            in_channels, width, groups=1 if in_channels == STEM else 3
+        )  # the stem has too few channels
+        super().__init__(
+            first, conv(width, width, 3, 1 + halve, groups=width), conv(width, added, groups=3)
+        )
         self.halve = halve
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,7 +62,9 @@ class Down2(Normed):
     def __init__(self, channels: int, out_channels: int):
         half = out_channels // 2
         left = conv(channels, channels, 3, 2, groups=channels), conv(channels, half)
-        super().__init__(*left, conv(channels, half), conv(half, half, 3, 2, groups=half), conv(half, half))
+        super().__init__(
+            *left, conv(channels, half), conv(half, half, 3, 2, groups=half), conv(half, half)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         left = self.bn2(self.conv2(self.bn1(self.conv1(x))))
@@ -66,7 +72,9 @@ class Down2(Normed):
         return channel_shuffle(torch.cat([left, self.bn5(self.conv5(right))], 1), 2)
 
 
-@register("cifar_shufflenetv([12])", "cifar_shufflenetv{}", "cifar_shufflenetv1, cifar_shufflenetv2")
+@register(
+    "cifar_shufflenetv([12])", "cifar_shufflenetv{}", "cifar_shufflenetv1, cifar_shufflenetv2"
+)
 class ShuffleNet(Grouped):
     """V2 has a convolution before the pixel mean."""
 
@@ -76,9 +84,13 @@ class ShuffleNet(Grouped):
         super().__init__()
         widths, last = {"1": ([240, 480, 960], 0), "2": ([116, 232, 464], 1024)}[version]
         self.conv1, self.bn1 = conv(3, STEM), nn.BatchNorm2d(STEM)
-        for g, (before, width, count) in enumerate(zip([STEM, *widths], widths, COUNTS, strict=False), 1):
+        for g, (before, width, count) in enumerate(
+            zip([STEM, *widths], widths, COUNTS, strict=False), 1
+        ):
             first = Down2(before, width) if last else Unit1(before, width, halve=True)
-            others = [Unit2(width) if last else Unit1(width, width, halve=False) for _ in range(count - 1)]
+            others = [
+                Unit2(width) if last else Unit1(width, width, halve=False) for _ in range(count - 1)
+            ]
             self.add_module(f"layer{g}", nn.Sequential(first, *others))
         self.last = last
         if last:

@@ -15,18 +15,26 @@ from kdnb.models import resnet
 from kdnb.models.base import Output, register
 
 NAMES = [name for name in list_models(module=torchvision.models) if name not in resnet.LAYERS]
-Forwards = dict[bool, Callable[[nn.Module, Tensor], tuple]]  # what makes an Output, by whether in train mode
+Forwards = dict[
+    bool, Callable[[nn.Module, Tensor], tuple]
+]  # what makes an Output, by whether in train mode
 SIZE = 224  # pixels a side of ImageNet's images
 
 
 class Tapped(nn.Module):
     """A network that returns Output, made by `tapped`. Its layers are those of `module`, under the same keys."""
 
-    def __init__(self, module: nn.Module, forwards: Forwards, block_names: Sequence[str], classifier: str):
+    def __init__(
+        self, module: nn.Module, forwards: Forwards, block_names: Sequence[str], classifier: str
+    ):
         super().__init__()
         self.__dict__.update(vars(module))  # not a child, whose name would be in front of every key
         self._version = module._version  # of its state dict
-        self.forwards, self.block_names, self.classifier_name = forwards, list(block_names), classifier
+        self.forwards, self.block_names, self.classifier_name = (
+            forwards,
+            list(block_names),
+            classifier,
+        )
 
     def forward(self, x: Tensor) -> Output:
         """Images (batch, 3, height, width), normalised -> Output."""
@@ -42,12 +50,18 @@ def tapped(module: nn.Module, taps: Sequence[str], classifier: str) -> nn.Module
     """
     linear = dict(module.named_modules()).get(classifier)
     if not isinstance(linear, nn.Linear):
-        raise InputError(f"classifier {classifier!r} of {type(module).__name__} is no torch.nn.Linear")
+        raise InputError(
+            f"classifier {classifier!r} of {type(module).__name__} is no torch.nn.Linear"
+        )
     return Tapped(module, forwards(module, trace(module), taps, classifier), taps, classifier)
 
 
 def forwards(
-    module: nn.Module, graphs: dict[bool, fx.Graph], taps: Sequence[str], classifier: str, turn: Sequence[str] = ()
+    module: nn.Module,
+    graphs: dict[bool, fx.Graph],
+    taps: Sequence[str],
+    classifier: str,
+    turn: Sequence[str] = (),
 ) -> Forwards:
     """The traced forward passes, cut off at the classifier; turn: taps whose channels are last."""
     found = {}
@@ -56,7 +70,9 @@ def forwards(
         graph.erase_node(graph.output_node())
         nodes |= {tap: graph.call_method("permute", (nodes[tap], 0, 3, 1, 2)) for tap in turn}
         maps = tuple(nodes.values())
-        graph.output((logits, maps, maps, logits.all_input_nodes[0]))  # plain: torch 2.11's code does not know Output
+        graph.output(
+            (logits, maps, maps, logits.all_input_nodes[0])
+        )  # plain: torch 2.11's code does not know Output
         made = fx.GraphModule(module, graph)
         graph.eliminate_dead_code()
         made.recompile()
@@ -69,13 +85,19 @@ def trace(module: nn.Module) -> dict[bool, fx.Graph]:
     was, graphs = module.training, {}
     try:
         for mode in (True, False):
-            graphs[mode] = fx.Tracer(autowrap_modules=(math, torchvision.ops)).trace(module.train(mode))
+            graphs[mode] = fx.Tracer(autowrap_modules=(math, torchvision.ops)).trace(
+                module.train(mode)
+            )
     except Exception as error:  # of any kind: its own code runs on what is no tensor
         raise InputError(f"{type(module).__name__} cannot be traced by torch.fx: {error}") from None
     finally:
         module.train(was)
-    if any(node.op == "get_attr" and "_tensor_constant" in node.target for node in graphs[False].nodes):
-        raise InputError(f"{type(module).__name__} makes tensors in its forward pass: they have to be its buffers")
+    if any(
+        node.op == "get_attr" and "_tensor_constant" in node.target for node in graphs[False].nodes
+    ):
+        raise InputError(
+            f"{type(module).__name__} makes tensors in its forward pass: they have to be its buffers"
+        )
     return graphs
 
 
@@ -89,7 +111,9 @@ def last(graph: fx.Graph, name: str) -> fx.Node:
     inside = [node for node in graph.nodes if name == node.name or name in layers(node)]
     if not inside:
         known = dict.fromkeys(layers(node)[0] for node in graph.nodes if layers(node))
-        raise InputError(f"no layer {name!r} takes part: choose from {', '.join(known)}, or layers within them")
+        raise InputError(
+            f"no layer {name!r} takes part: choose from {', '.join(known)}, or layers within them"
+        )
     return inside[-1]
 
 
@@ -135,26 +159,37 @@ def plan(name: str) -> tuple[Forwards, list[str], str]:
     """
     with torch.device("meta"):
         module = bare(name, 2).eval()
-        classifier = [None, *(key for key, layer in module.named_modules() if isinstance(layer, nn.Linear))][-1]
+        classifier = [
+            None,
+            *(key for key, layer in module.named_modules() if isinstance(layer, nn.Linear)),
+        ][-1]
         graphs = trace(module)
         ends = [graph.output_node().args[0] for graph in graphs.values()]
         if any(getattr(end, "target", "") != classifier for end in ends):
-            raise InputError(f"{name} does not end in one linear layer: it cannot be told what its features are")
+            raise InputError(
+                f"{name} does not end in one linear layer: it cannot be told what its features are"
+            )
         ShapeProp(fx.GraphModule(module, graphs[False])).propagate(torch.zeros(2, 3, SIZE, SIZE))
         sides = {}  # the last operation of each size
         for node in trunk(graphs[False], ends[1])[1:]:
-            pool = node.op == "call_module" and isinstance(module.get_submodule(node.target), nn.AdaptiveAvgPool2d)
+            pool = node.op == "call_module" and isinstance(
+                module.get_submodule(node.target), nn.AdaptiveAvgPool2d
+            )
             pixels, last_channels = side(node)
             if pixels > 1 and not pool:  # VGG's fits maps of any size to its classifier
                 sides[pixels] = node, last_channels
         if len(sides) < 2:
-            raise InputError(f"{name} has no feature maps of several sizes (batch, channels, height, width) to distil")
+            raise InputError(
+                f"{name} has no feature maps of several sizes (batch, channels, height, width) to distil"
+            )
         nodes = [node for node, _ in sides.values()]
         turn = [node.name for node, last_channels in sides.values() if last_channels]
         made = forwards(module, graphs, [node.name for node in nodes], classifier, turn)
     return made, [(layers(node) or [node.name])[-1] for node in nodes], classifier
 
 
-@register(f"({'|'.join(NAMES)})", "{}", "any of torchvision's such as mobilenet_v3_small or convnext_tiny")
+@register(
+    f"({'|'.join(NAMES)})", "{}", "any of torchvision's such as mobilenet_v3_small or convnext_tiny"
+)
 def build(name: str, num_classes: int) -> Tapped:
     return Tapped(bare(name, num_classes), *plan(name))

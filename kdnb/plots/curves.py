@@ -29,37 +29,74 @@ def learning_curves(table: pd.DataFrame, title: str = "") -> Figure | None:
     parts = {"all epochs": table, "the last third, enlarged": table[table["epoch"] > last * 2 / 3]}
     parts = parts if last >= 6 else {"": table}
     what = "Test accuracy over epochs" + (f", mean ± sd of up to {runs} runs" if runs > 1 else "")
-    fig, axes = figure(what, title, 4.2, ncols=len(parts), width_ratios=(3, 2)[: len(parts)], squeeze=False)
+    fig, axes = figure(
+        what, title, 4.2, ncols=len(parts), width_ratios=(3, 2)[: len(parts)], squeeze=False
+    )
     for ax, (name, part) in zip(axes[0], parts.items(), strict=True):
-        sns.lineplot(part, x="epoch", y="test_top1", errorbar="sd", legend=ax is axes[0, 0], ax=ax, **looks(table))
+        sns.lineplot(
+            part,
+            x="epoch",
+            y="test_top1",
+            errorbar="sd",
+            legend=ax is axes[0, 0],
+            ax=ax,
+            **looks(table),
+        )
         for line, epochs in part.groupby("line"):
             if epochs["epoch"].nunique() == 1:  # a line of one point is none
                 look = looks(table)["palette"][line]
-                ax.errorbar(epochs["epoch"].iloc[0], epochs["test_top1"].mean(), fmt="o", color=look, markersize=4)
+                ax.errorbar(
+                    epochs["epoch"].iloc[0],
+                    epochs["test_top1"].mean(),
+                    fmt="o",
+                    color=look,
+                    markersize=4,
+                )
         ax.set(xlabel="epoch", ylabel=TOP1)
         ax.set_title(name, fontsize=9)
         ax.xaxis.get_major_locator().set_params(integer=True)
         drops = [epoch for epoch in lr_drops(table) if epoch >= part["epoch"].min()]
         for i, epoch in enumerate(drops):
-            ax.axvline(epoch, color="0.6", linewidth=0.6, zorder=0, label="_" if i else "learning rate drops")
+            ax.axvline(
+                epoch,
+                color="0.6",
+                linewidth=0.6,
+                zorder=0,
+                label="_" if i else "learning rate drops",
+            )
     if "classes" in table and table["classes"].nunique() == 1:
         chance = 100 / table["classes"].iloc[0]
-        axes[0, 0].axhline(chance, color="0.6", linewidth=1, linestyle=":", zorder=0, label=f"chance ({chance:g} %)")
+        axes[0, 0].axhline(
+            chance,
+            color="0.6",
+            linewidth=1,
+            linestyle=":",
+            zorder=0,
+            label=f"chance ({chance:g} %)",
+        )
     legend_below(fig, axes[0, 0])
     return fig
 
 
 def panel_each(table: pd.DataFrame, title: str) -> Figure:
     """`learning_curves` of many lines, but for the first third of the epochs, in which most rise."""
-    last, first, network = table["epoch"].max(), table["order"] <= 1, table["line"].str.partition(",")[0]
+    last, first, network = (
+        table["epoch"].max(),
+        table["order"] <= 1,
+        table["line"].str.partition(",")[0],
+    )
     lines = (table[~first] if (~first).any() else table).sort_values("order")["line"].unique()
     what = "Test accuracy of each method after a third of the epochs, mean ± sd of the seeds, beside the baseline"
     fig, axes = panels(dict.fromkeys(lines), f"{what} (orange, dashed)", title, 1.4, 1.5)
     for ax, line in zip(axes, lines, strict=True):
         beside = first & (network == line.partition(",")[0])
         part = table[(beside | (table["line"] == line)) & (table["epoch"] > last / 3)]
-        sns.lineplot(part, x="epoch", y="test_top1", errorbar="sd", legend=False, ax=ax, **looks(table))
-        ax.set(xlabel="", ylabel="", ylim=(table["test_top1"][table["epoch"] > last / 2].min(), 100))
+        sns.lineplot(
+            part, x="epoch", y="test_top1", errorbar="sd", legend=False, ax=ax, **looks(table)
+        )
+        ax.set(
+            xlabel="", ylabel="", ylim=(table["test_top1"][table["epoch"] > last / 2].min(), 100)
+        )
         ax.set_title(line.replace(", ", ",\n", 1), fontsize=8)
         ax.tick_params(labelsize=7)
     fig.supxlabel("epoch", fontsize=8)
@@ -88,10 +125,21 @@ def accuracy_over_time(table: pd.DataFrame, title: str = "") -> Figure | None:
     if "device" in table and table["device"].nunique() > 1:
         table = table.assign(line=table["line"] + ", " + table["device"])
     units = {"hours": 3600, "minutes": 60, "seconds": 1}
-    unit = next((unit for unit, seconds in units.items() if table["spent"].max() > 2 * seconds), "seconds")
+    unit = next(
+        (unit for unit, seconds in units.items() if table["spent"].max() > 2 * seconds), "seconds"
+    )
     table = table.assign(time=table["spent"] / units[unit])
     fig, ax = figure("Test accuracy over time, to the last epoch", title, 4.2)
-    sns.lineplot(table, x="time", y="test_top1", units="run", estimator=None, linewidth=1.2, ax=ax, **looks(table))
+    sns.lineplot(
+        table,
+        x="time",
+        y="test_top1",
+        units="run",
+        estimator=None,
+        linewidth=1.2,
+        ax=ax,
+        **looks(table),
+    )
     ax.set(xlabel=f"time spent on training this network ({unit})", ylabel=TOP1, xlim=(0, None))
     legend_below(fig, ax)
     return fig
@@ -105,28 +153,47 @@ def with_published(table: pd.DataFrame, title: str = "") -> Figure | None:
     """
     if table.empty:
         return None
-    what = "Test accuracy here and as published" if table["study"].nunique() > 1 else "Test accuracy"
+    what = (
+        "Test accuracy here and as published" if table["study"].nunique() > 1 else "Test accuracy"
+    )
     names = [*table["line"].unique()]
     fig, ax = figure(what, title, 1.4 + 0.4 * len(names))
-    looks = {"this study": (NEUTRAL, "o"), "published": ("black", "D"), "earlier study": (PALE, "s")}
+    looks = {
+        "this study": (NEUTRAL, "o"),
+        "published": ("black", "D"),
+        "earlier study": (PALE, "s"),
+    }
     looks |= {"published, best epoch": ("black", "$\u25c7$")}
     for study, rows in table.groupby("study"):
         colour, mark = looks[study]
         at = rows["line"].map(names.index) + (0 if study == "this study" else 0.25)
         if study == "this study":
             told = rows.groupby(at)["top1"].agg(["mean", "std"])
-            ax.errorbar(told["mean"], told.index, xerr=told["std"].fillna(0), fmt=mark, color=colour, label=study)
+            ax.errorbar(
+                told["mean"],
+                told.index,
+                xerr=told["std"].fillna(0),
+                fmt=mark,
+                color=colour,
+                label=study,
+            )
         else:
             ax.scatter(rows["top1"], at, marker=mark, color=colour, s=30, label=study)
-    ax.update_datalim([(table["top1"].mean() + points, 0) for points in (-1, 1)])  # hundredths must not look like much
+    ax.update_datalim(
+        [(table["top1"].mean() + points, 0) for points in (-1, 1)]
+    )  # hundredths must not look like much
     ax.set_yticks(range(len(names)), names)
-    ax.set(xlabel=f"{TOP1}; here: last epoch, mean ± sd of the seeds", ylim=(len(names) - 0.4, -0.6))
+    ax.set(
+        xlabel=f"{TOP1}; here: last epoch, mean ± sd of the seeds", ylim=(len(names) - 0.4, -0.6)
+    )
     ax.grid(axis="x", alpha=0.3)
     legend_below(fig, ax)
     return fig
 
 
-def step_times(whole: pd.DataFrame, parts: pd.DataFrame, floor: pd.DataFrame, title: str = "") -> Figure:
+def step_times(
+    whole: pd.DataFrame, parts: pd.DataFrame, floor: pd.DataFrame, title: str = ""
+) -> Figure:
     """The parts of a training step stacked, beside whole steps and the least that the machine could need for each.
 
     whole: columns training (what is trained), step, ms and images/s; parts, of the first training: part and ms; floor:
@@ -137,10 +204,21 @@ def step_times(whole: pd.DataFrame, parts: pd.DataFrame, floor: pd.DataFrame, ti
     shades = sns.color_palette(SEQUENTIAL, len(parts))
     for part, ms, end, shade in zip(parts["part"], parts["ms"], ends, shades, strict=True):
         label = f"{part} ({ms:.1f} ms)"
-        ax.barh(f"parts of {whole['training'][0]}", ms, left=end - ms, color=shade, edgecolor="white", label=label)
+        ax.barh(
+            f"parts of {whole['training'][0]}",
+            ms,
+            left=end - ms,
+            color=shade,
+            edgecolor="white",
+            label=label,
+        )
     bars = ax.barh(whole["training"] + ": " + whole["step"], whole["ms"], color=PALE)
-    ax.bar_label(bars, [f"{rate:,.0f} images/s" for rate in whole["images/s"]], padding=4, fontsize=8)
-    ax.vlines(least, whole.index + 0.6, whole.index + 1.4, "black", "--", linewidth=1, label="floor")
+    ax.bar_label(
+        bars, [f"{rate:,.0f} images/s" for rate in whole["images/s"]], padding=4, fontsize=8
+    )
+    ax.vlines(
+        least, whole.index + 0.6, whole.index + 1.4, "black", "--", linewidth=1, label="floor"
+    )
     ax.invert_yaxis()
     ax.set(xlabel="milliseconds a step", xlim=(0, 1.22 * max(ends.max(), whole["ms"].max())))
     legend_below(fig, ax)
@@ -150,6 +228,14 @@ def step_times(whole: pd.DataFrame, parts: pd.DataFrame, floor: pd.DataFrame, ti
 def looks(table: pd.DataFrame) -> dict:
     """How seaborn is to draw each line: with marks only where epochs are few."""
     styles = line_styles(dict(zip(table["line"], table["order"], strict=True)))
-    colours, dashes, markers = ({line: style[i] for line, style in styles.items()} for i in range(3))
+    colours, dashes, markers = (
+        {line: style[i] for line, style in styles.items()} for i in range(3)
+    )
     markers = markers if table["epoch"].max() < 6 else False
-    return {"hue": "line", "style": "line", "palette": colours, "dashes": dashes, "markers": markers}
+    return {
+        "hue": "line",
+        "style": "line",
+        "palette": colours,
+        "dashes": dashes,
+        "markers": markers,
+    }

@@ -15,10 +15,14 @@ def image_grid(images, title: str = "", columns: int = 10, rows: int = 2) -> Fig
     """The first images of `columns` classes spread over the set, `rows` of each, under their names."""
     classes = spread(len(images.classes), columns)
     shown = "" if len(classes) == len(images.classes) else f", {len(classes)} of which are shown"
-    fig, axes = pictures(rows, len(classes), f"{len(images):,} images in {len(images.classes)} classes{shown}", title)
+    fig, axes = pictures(
+        rows, len(classes), f"{len(images):,} images in {len(images.classes)} classes{shown}", title
+    )
     for column, label in zip(axes.T, classes, strict=True):
         column[0].set_title(in_lines(images.classes[label]), fontsize=7)
-        for ax, member in zip(column, np.flatnonzero(np.asarray(images.labels) == label), strict=False):
+        for ax, member in zip(
+            column, np.flatnonzero(np.asarray(images.labels) == label), strict=False
+        ):
             show_stored(ax, images, member)
     return fig
 
@@ -30,17 +34,25 @@ def class_balance(train, test, title: str = "") -> Figure:
     drawn = [many <= 12 or count.min() < count.max() for count in counts]
     names = (0.06 * max(map(len, classes)) if many > 12 else 0.1) * any(drawn)
     heights = [1.5 if bars else 0.3 for bars in drawn]
-    fig, axes = figure("Images of each class", title, 0.4 + names + sum(heights), nrows=2, height_ratios=heights)
+    fig, axes = figure(
+        "Images of each class", title, 0.4 + names + sum(heights), nrows=2, height_ratios=heights
+    )
     for ax, split, count, bars in zip(axes, ("train", "test"), counts, drawn, strict=True):
         each = f"{count.min()}" if count.min() == count.max() else f"{count.min()} to {count.max()}"
-        ax.set_title(f"{split}: {count.sum():,} images in {many} classes, {each} in each", fontsize=8, loc="left")
+        ax.set_title(
+            f"{split}: {count.sum():,} images in {many} classes, {each} in each",
+            fontsize=8,
+            loc="left",
+        )
         ax.set_axis_off()
         if bars:
             ax.set_axis_on()
             ax.bar(range(many), count, color=NEUTRAL)
             ax.set(ylabel="images", xlim=(-0.6, many - 0.4), xticks=[])
     for ax in axes[drawn][-1:]:
-        ax.set_xticks(range(many), classes, rotation=90 if many > 12 else 0, fontsize=8 if many <= 40 else 5.5)
+        ax.set_xticks(
+            range(many), classes, rotation=90 if many > 12 else 0, fontsize=8 if many <= 40 else 5.5
+        )
         ax.set_xlabel("class")
     return fig
 
@@ -58,21 +70,33 @@ def image_sizes(images, photographs=None, title: str = "") -> Figure | None:
         return fig
     sizes = []
     for name in photographs.names:
-        with Image.open(photographs.folder / "JPEGImages" / name) as image:  # reads the header alone
+        with Image.open(
+            photographs.folder / "JPEGImages" / name
+        ) as image:  # reads the header alone
             sizes.append(image.size)
     ax.scatter(*zip(*sizes, strict=True), s=8, alpha=0.4, color=NEUTRAL, edgecolor="none")
     ax.axline((0, 0), slope=1, **square)
-    ax.set(xlabel="width (pixels; dashed: square)", ylabel="height (pixels)", xlim=(0, None), ylim=(0, None))
+    ax.set(
+        xlabel="width (pixels; dashed: square)",
+        ylabel="height (pixels)",
+        xlim=(0, None),
+        ylim=(0, None),
+    )
     return fig
 
 
 def augmentations(loader, title: str = "", columns: int = 9, rows: int = 3) -> Figure:
     """The first training images of a few classes as they are stored, and as the first epochs' batches show them."""
-    labels, plans = np.asarray(loader.images.labels), [loader.plan(epoch) for epoch in range(columns - 1)]
+    labels, plans = (
+        np.asarray(loader.images.labels),
+        [loader.plan(epoch) for epoch in range(columns - 1)],
+    )
     done = ["random-resized crops"] if "box" in plans[0] else []
     done += [f"crops shifted by up to {loader.padding} px"] if "corner" in plans[0] else []
     done += ["flipped with probability ½" if "flip" in plans[0] else "never flipped"]
-    what = f"What a network sees of an image, {loader.size} × {loader.size} pixels: {', '.join(done)}"
+    what = (
+        f"What a network sees of an image, {loader.size} × {loader.size} pixels: {', '.join(done)}"
+    )
     chosen = [np.flatnonzero(labels == c)[0] for c in np.unique(labels)[:rows]]
     fig, axes = pictures(len(chosen), columns, what, title, gap=0.1)
     for row, index in zip(axes, chosen, strict=True):
@@ -95,12 +119,23 @@ def person_boxes(photographs, title: str = "", columns: int = 6, rows: int = 2) 
     """
     if photographs is None:
         return None
-    fig, axes = pictures(rows, columns, "The box around the person who acts, and its share of the photograph", title)
+    fig, axes = pictures(
+        rows, columns, "The box around the person who acts, and its share of the photograph", title
+    )
     for ax, label in zip(axes.flat, spread(len(photographs.classes), columns * rows), strict=False):
         image, (_, box) = photographs[list(photographs.targets).index(label)]
         left, top, right, bottom = map(float, box)
         ax.imshow(image)
-        ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="#ffb000", linewidth=2))
+        ax.add_patch(
+            Rectangle(
+                (left, top),
+                right - left,
+                bottom - top,
+                fill=False,
+                edgecolor="#ffb000",
+                linewidth=2,
+            )
+        )
         share = (right - left) * (bottom - top) / (image.width * image.height)
         name = in_lines(photographs.classes[label], 22)
         ax.set_title(f"{name}\n{share:.0%} of {image.width} × {image.height}", fontsize=7)

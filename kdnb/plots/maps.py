@@ -18,12 +18,17 @@ from kdnb.plots.style import in_lines, pictures, size, words
 __all__ = ["map_depth", "map_grid"]
 
 ENERGY = "inferno"  # stands out from what photographs show
-MOST = 1.5, 2.5  # between which a figure's colours of spatial maps end, in units of a map's RMS; they begin at 1
+MOST = (
+    1.5,
+    2.5,
+)  # between which a figure's colours of spatial maps end, in units of a map's RMS; they begin at 1
 OPACITY = 0.85  # of a map over its image, where it has most energy
 SMALLEST = 256  # pixels of a picture's side: a digit's few are enlarged
 
 
-def map_depth(gallery, pairs: Sequence[tuple[int, int]], image: int = 0, title: str = "") -> Figure | None:
+def map_depth(
+    gallery, pairs: Sequence[tuple[int, int]], image: int = 0, title: str = ""
+) -> Figure | None:
     """One image of a gallery, a column per pair of blocks (t, s), a row per network, by depth; None for no gallery."""
     if gallery is None:
         return None
@@ -51,20 +56,30 @@ def map_grid(gallery, pair: tuple[int, int], title: str = "", said: bool = False
         return None
     what = "What each network says, and where it looks" if said else "Where each network looks"
     few, shape = len(gallery.pixels) <= 2, (1 + len(gallery.maps), len(gallery.pixels))
-    fig, axes = pictures(*(reversed(shape) if few else shape), what, title, gap=0.4 if few else 0.16)
+    fig, axes = pictures(
+        *(reversed(shape) if few else shape), what, title, gap=0.4 if few else 0.16
+    )
     axes, most = axes.T if few else axes, strongest(gallery, [pair])  # networks, images
-    call_network, call_image = (Axes.set_title, Axes.set_ylabel) if few else (Axes.set_ylabel, Axes.set_title)
+    call_network, call_image = (
+        (Axes.set_title, Axes.set_ylabel) if few else (Axes.set_ylabel, Axes.set_title)
+    )
     call_network(axes[0, 0], "image", fontsize=8)
     for ax, pixels, name in zip(axes[0], gallery.pixels, gallery.names, strict=True):
         ax.imshow(pixels, interpolation="bicubic")
         call_image(ax, in_lines(name, 16), fontsize=8)
     for row, network in zip(axes[1:], gallery.maps, strict=True):
         (name, _), maps, captions = seen(gallery, network, pair)
-        captions = [f"“{in_lines(word, 16)}”" for word in gallery.said.get(network, ())] if said else captions
+        captions = (
+            [f"“{in_lines(word, 16)}”" for word in gallery.said.get(network, ())]
+            if said
+            else captions
+        )
         call_network(row[0], f"{network}\n{name}", fontsize=8)
         for ax, pixels, energies in zip(row, gallery.pixels, maps, strict=True):
             ax.imshow(blend(pixels, energies, most))
-        for ax, caption in zip(row, captions, strict=False):  # none of a teacher that knows other classes
+        for ax, caption in zip(
+            row, captions, strict=False
+        ):  # none of a teacher that knows other classes
             ax.set_xlabel(caption, fontsize=7, labelpad=2)
     map_bar(fig, axes, gallery.quantity, most)
     return fig
@@ -92,18 +107,29 @@ def blend(pixels: np.ndarray, energies: np.ndarray, most: float = MOST[1]) -> np
     most: where the colours end.
     """
     side = (max(len(pixels), SMALLEST),) * 2
-    in_rms = Image.fromarray((energies * np.sqrt(energies.size)).astype(np.float32))  # comparable from size to size
+    in_rms = Image.fromarray(
+        (energies * np.sqrt(energies.size)).astype(np.float32)
+    )  # comparable from size to size
     image = np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BICUBIC)) / 255
-    return (255 * over(np.asarray(in_rms.resize(side, Image.Resampling.BICUBIC)), image, most)).astype(np.uint8)
+    return (
+        255 * over(np.asarray(in_rms.resize(side, Image.Resampling.BICUBIC)), image, most)
+    ).astype(np.uint8)
 
 
 def over(in_rms: np.ndarray, ground: np.ndarray | float, most: float) -> np.ndarray:
     """The colours (..., 3) of energies over a ground, from 0 to 1."""
     share = np.clip((in_rms - 1) / (most - 1), 0, 1)[..., None]
-    return OPACITY * share * plt.get_cmap(ENERGY)(share[..., 0])[..., :3] + (1 - OPACITY * share) * ground
+    return (
+        OPACITY * share * plt.get_cmap(ENERGY)(share[..., 0])[..., :3]
+        + (1 - OPACITY * share) * ground
+    )
 
 
 def map_bar(fig: Figure, axes, quantity: str, most: float = MOST[1]) -> None:
     """The colours of maps of some quantity, over mid-grey."""
-    mappable = ScalarMappable(Normalize(1, most), ListedColormap(over(np.linspace(1, most, 256), 0.5, most)))
-    fig.colorbar(mappable, ax=axes, label=f"{quantity} / map's RMS", extend="both", pad=0.01, aspect=30)
+    mappable = ScalarMappable(
+        Normalize(1, most), ListedColormap(over(np.linspace(1, most, 256), 0.5, most))
+    )
+    fig.colorbar(
+        mappable, ax=axes, label=f"{quantity} / map's RMS", extend="both", pad=0.01, aspect=30
+    )

@@ -44,17 +44,31 @@ ROLES = {  # a role looks alike in every figure, also to a colour-blind reader a
     "distilled": Style("#0173b2", "", "o"),
 }
 COLOURS = ["#029e73", "#cc78bc", "#7a3fa0", "#d55e00", "#949494", "#8c613c", "#b5b000", "#56b4e9"]
-DASHES = [(6, 1.5, 1.2, 1.5), (2.5, 1), (6, 1.5, 1.2, 1.5, 1.2, 1.5), (8, 2), (3, 1, 1.2, 1), (1, 2), (5, 3), (9, 1)]
+DASHES = [
+    (6, 1.5, 1.2, 1.5),
+    (2.5, 1),
+    (6, 1.5, 1.2, 1.5, 1.2, 1.5),
+    (8, 2),
+    (3, 1, 1.2, 1),
+    (1, 2),
+    (5, 3),
+    (9, 1),
+]
 # The roles, then every colour with four of the dashes: 35 looks, no two alike.
 STYLES = [*ROLES.values()]
-STYLES += [Style(COLOURS[i % 8], DASHES[(i + i // 8) % 8], "^vPX<>*h"[(i + 3 * (i // 8)) % 8]) for i in range(32)]
+STYLES += [
+    Style(COLOURS[i % 8], DASHES[(i + i // 8) % 8], "^vPX<>*h"[(i + 3 * (i // 8)) % 8])
+    for i in range(32)
+]
 
 
 def line_styles(lines: Mapping[str, int]) -> dict[str, Style]:
     """{line: number} -> {line: Style}: that of `STYLES`; for the second line of a number a free one, from the end; of
     more lines than there are styles some look alike."""
     first = {number: line for line, number in reversed(lines.items())}
-    free = cycle([style for number, style in reversed([*enumerate(STYLES)]) if number not in first] or STYLES)
+    free = cycle(
+        [style for number, style in reversed([*enumerate(STYLES)]) if number not in first] or STYLES
+    )
     own = {line: STYLES[number % len(STYLES)] for number, line in first.items()}
     return {line: own[line] if line in own else next(free) for line in lines}
 
@@ -72,24 +86,36 @@ class Picture(Figure):
         self.set_size_inches(width, self.get_figheight() * max(width / before, 0.75))
         for text in self.findobj(Text):
             text.set_fontsize(text.get_fontsize() * smaller / small)
-        self.suptitle(textwrap.fill(self.title, round(11.5 * width / smaller)), fontsize=10 * smaller)
+        self.suptitle(
+            textwrap.fill(self.title, round(11.5 * width / smaller)), fontsize=10 * smaller
+        )
 
     def _ipython_display_(self) -> None:
         from IPython.core.pylabtools import retina_figure
 
         png, size = retina_figure(self)
-        show(np.asarray(Image.open(BytesIO(png)).convert("RGB")), size["width"], described(self, self.title))
+        show(
+            np.asarray(Image.open(BytesIO(png)).convert("RGB")),
+            size["width"],
+            described(self, self.title),
+        )
 
 
 def show(pixels: np.ndarray, width: int, text: str) -> None:
     """A picture in a notebook, so many pixels wide on the page; `text` stands for it where it is not seen."""
     from IPython.display import display
 
-    kind, data = min(((k, encoded(pixels, k)) for k in ("png", "jpeg")), key=lambda both: len(both[1]))
-    data = b64encode(data).decode()  # twice: the pages of nbconvert take no alternative text from metadata
+    kind, data = min(
+        ((k, encoded(pixels, k)) for k in ("png", "jpeg")), key=lambda both: len(both[1])
+    )
+    data = b64encode(
+        data
+    ).decode()  # twice: the pages of nbconvert take no alternative text from metadata
     html = f'<img alt="{escape(text)}" width="{width}" src="data:image/{kind};base64,{data}">'
     about = {f"image/{kind}": {"alt": text, "width": width}}
-    display({"text/html": html, f"image/{kind}": data, "text/plain": text}, metadata=about, raw=True)
+    display(
+        {"text/html": html, f"image/{kind}": data, "text/plain": text}, metadata=about, raw=True
+    )
 
 
 def encoded(pixels: np.ndarray, kind: str) -> bytes:
@@ -108,7 +134,9 @@ def described(fig: Figure, title: str = "") -> str:
     return "; ".join(" ".join(text.split()) for text in said if text)
 
 
-def figure(what: str, title: str, height: float, width: float = WIDTH, parts=(), **grid) -> tuple[Picture, Axes]:
+def figure(
+    what: str, title: str, height: float, width: float = WIDTH, parts=(), **grid
+) -> tuple[Picture, Axes]:
     """A figure under what it shows, and of which data set or run, if that is said; and its axes, see matplotlib.
 
     parts: heights of parts to be filled one by one, which are returned in place of the axes.
@@ -121,11 +149,15 @@ def figure(what: str, title: str, height: float, width: float = WIDTH, parts=(),
     return fig, axes
 
 
-def pictures(rows: int, columns: int, what: str, title: str, gap: float = 0.3) -> tuple[Figure, np.ndarray]:
+def pictures(
+    rows: int, columns: int, what: str, title: str, gap: float = 0.3
+) -> tuple[Figure, np.ndarray]:
     """A figure of square pictures without frames, and their axes (rows, columns); `gap` inches between the rows."""
     side = (WIDTH - 1.2) / max(columns, 4)  # a lone image need not fill the page
     width = 1.2 + side * max(columns, 2)
-    fig, axes = figure(what, title, 0.5 + rows * (side + gap), width, nrows=rows, ncols=columns, squeeze=False)
+    fig, axes = figure(
+        what, title, 0.5 + rows * (side + gap), width, nrows=rows, ncols=columns, squeeze=False
+    )
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[], frame_on=False)
     return fig, axes
@@ -140,9 +172,14 @@ def legend_below(fig: Figure, ax: Axes) -> None:
     fig.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
 
 
-def each(draw: Callable[[object, str], Figure | None], things: Mapping[str, object]) -> dict[str, Figure | None]:
+def each(
+    draw: Callable[[object, str], Figure | None], things: Mapping[str, object]
+) -> dict[str, Figure | None]:
     """{"learning-curves-TITLE": figure} of what `draw` makes of each of {title: thing}."""
-    return {f"{draw.__name__.replace('_', '-')}-{short(title)}": draw(thing, title) for title, thing in things.items()}
+    return {
+        f"{draw.__name__.replace('_', '-')}-{short(title)}": draw(thing, title)
+        for title, thing in things.items()
+    }
 
 
 def short(title: str, most: int = 48) -> str:
@@ -152,7 +189,9 @@ def short(title: str, most: int = 48) -> str:
     return name if len(name) <= most else f"{cut}-{hashlib.sha256(title.encode()).hexdigest()[:6]}"
 
 
-def save(figures: Mapping[str, Picture | None], folder: str | Path, kind="png", width: float = WIDTH) -> list[Path]:
+def save(
+    figures: Mapping[str, Picture | None], folder: str | Path, kind="png", width: float = WIDTH
+) -> list[Path]:
     """Keep {name: figure} as NAME.png in `folder`, without those that are None.
 
     kind: png, or pdf or svg for a paper. width: inches, such as a column's, which no figure is to exceed.
@@ -161,14 +200,23 @@ def save(figures: Mapping[str, Picture | None], folder: str | Path, kind="png", 
     folder.mkdir(parents=True, exist_ok=True)
     for name, fig in drawn.items():
         fig.fit(width)
-        with plt.rc_context({"pdf.fonttype": 42}):  # journals refuse matplotlib's usual Type 3 fonts
-            fig.savefig(folder / f"{name}.{kind}", dpi=150 if kind == "png" else 300, metadata={"Title": fig.title})
+        with plt.rc_context(
+            {"pdf.fonttype": 42}
+        ):  # journals refuse matplotlib's usual Type 3 fonts
+            fig.savefig(
+                folder / f"{name}.{kind}",
+                dpi=150 if kind == "png" else 300,
+                metadata={"Title": fig.title},
+            )
     return [folder / f"{name}.{kind}" for name in drawn]
 
 
 def contents(folder: str | Path) -> None:
     """Write README.md of a folder of figures, which shows all of its PNGs, their titles for who does not see them."""
-    titles = {path.name: Image.open(path).info.get("Title", path.stem) for path in sorted(Path(folder).glob("*.png"))}
+    titles = {
+        path.name: Image.open(path).info.get("Title", path.stem)
+        for path in sorted(Path(folder).glob("*.png"))
+    }
     page = ["# Figures", *(f"![{title}]({name})" for name, title in titles.items())]
     (Path(folder) / "README.md").write_text("\n\n".join(page) + "\n", "utf-8")
 
@@ -202,7 +250,9 @@ def words(name: str) -> str:
 @cache
 def font_with(letter: str) -> str:
     """The installed font that has a letter, the usual one before all others; "" if none has."""
-    for font in sorted(fontManager.ttflist, key=lambda font: (font.name != "DejaVu Sans", font.style != "normal")):
+    for font in sorted(
+        fontManager.ttflist, key=lambda font: (font.name != "DejaVu Sans", font.style != "normal")
+    ):
         with suppress(RuntimeError, OSError):  # bitmaps alone, or removed since
             if "Last Resort" not in font.name and get_font(font.fname).get_char_index(ord(letter)):
                 return font.name

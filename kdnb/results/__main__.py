@@ -27,7 +27,9 @@ def gather(folders: list[Path], outputs: Path) -> int:
     for path in sorted(found for folder in folders for found in folder.rglob("config.json")):
         try:
             run, name = RunFolder(path.parent), path.parent.name
-            kept, measured = (place / "result.json" for place in (outputs / "records" / name, run.folder))
+            kept, measured = (
+                place / "result.json" for place in (outputs / "records" / name, run.folder)
+            )
             if not run.done:
                 print(f"not finished: {name}")
             elif not kept.is_file() or kept.read_bytes() != measured.read_bytes():
@@ -45,7 +47,13 @@ def main(argv: list[str] | None = None) -> int:
     form = {"formatter_class": argparse.RawTextHelpFormatter}
     parser = argparse.ArgumentParser("python -m kdnb.results", description=__doc__, **form)
     add = parser.add_argument
-    add("folders", nargs="*", type=Path, metavar="FOLDER", help="under which runs lie; none: only the tables")
+    add(
+        "folders",
+        nargs="*",
+        type=Path,
+        metavar="FOLDER",
+        help="under which runs lie; none: only the tables",
+    )
     add("--outputs", default="", help="folder of records/ and tables/ (outputs/)")
     given = parser.parse_args(argv)
     try:

@@ -27,9 +27,14 @@ def epochs(runs: pd.DataFrame) -> pd.DataFrame:
     None of a run whose file is damaged, with a warning.
     """
     names, empty = ("epoch", "test_top1", "lr", "seconds"), np.empty(0)
-    read = [or_warn("the curves", read_columns, Path(folder, "metrics.csv"), names) for folder in runs["folder"]]
+    read = [
+        or_warn("the curves", read_columns, Path(folder, "metrics.csv"), names)
+        for folder in runs["folder"]
+    ]
     read = [its or dict.fromkeys(names, empty) for its in read]
-    rows = runs.iloc[np.repeat(np.arange(len(runs)), [len(its["epoch"]) for its in read])].reset_index(drop=True)
+    rows = runs.iloc[
+        np.repeat(np.arange(len(runs)), [len(its["epoch"]) for its in read])
+    ].reset_index(drop=True)
     told = {name: np.concatenate([empty, *(its[name] for its in read)]) for name in names[:3]}
     spent = np.concatenate([empty, *(its["seconds"].cumsum() for its in read)])
     return rows.assign(**told, spent=spent).astype({"epoch": int})
@@ -37,8 +42,13 @@ def epochs(runs: pd.DataFrame) -> pd.DataFrame:
 
 def run_curves(runs: Mapping[str, RunFolder]) -> pd.DataFrame:
     """The `epochs` of {role: run}."""
-    rows = [(role, ROLES.index(role), str(run.folder), len(run.config["classes"])) for role, run in runs.items()]
-    return epochs(pd.DataFrame(rows, columns=["line", "order", "folder", "classes"]).assign(run=list(runs)))
+    rows = [
+        (role, ROLES.index(role), str(run.folder), len(run.config["classes"]))
+        for role, run in runs.items()
+    ]
+    return epochs(
+        pd.DataFrame(rows, columns=["line", "order", "folder", "classes"]).assign(run=list(runs))
+    )
 
 
 def look(method: str) -> int:
@@ -54,7 +64,9 @@ def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     expect them.
     """
     out, kind, runs = {}, ["dataset", "own", "precision"], once(runs)
-    own = [", ".join(f"{name} {value}" for name, (value, _) in its.items()) for its in runs["changes"]]
+    own = [
+        ", ".join(f"{name} {value}" for name, (value, _) in its.items()) for its in runs["changes"]
+    ]
     runs = runs.assign(run=runs["folder"], own=pd.Series(own, runs.index, dtype=object))
     other_images = runs.groupby(kind)["data_id"].transform("nunique") > 1
     runs["images"] = ("images " + runs["data_id"]).where(other_images, "")
@@ -63,7 +75,9 @@ def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
         line = part["network"] + ", " + (part["method"] + " from " + teacher).mask(alone, ONLY)
         line += (" (without " + part["left_out"] + ")").where(part["left_out"] != "", "")
         teaches = alone & (part["network"] + " (" + part["dataset"] + ")").isin(part["teacher"])
-        part = part.assign(line=told_apart(part, line), order=part["method"].map(look).mask(teaches, 0))
+        part = part.assign(
+            line=told_apart(part, line), order=part["method"].map(look).mask(teaches, 0)
+        )
         title = ", ".join(filter(None, [key[0], key[1], key[2] * (key[2] != "float32"), key[3]]))
         out[title] = part.sort_values(["order", "line", "seed"])
     return out
@@ -74,7 +88,11 @@ def pictures(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     out = {}
     for title, part in lines(runs).items():
         many = part["line"].nunique() > MOST
-        out |= {f"{title}, {name}": its for name, its in part.groupby("network")} if many else {title: part}
+        out |= (
+            {f"{title}, {name}": its for name, its in part.groupby("network")}
+            if many
+            else {title: part}
+        )
     return out
 
 
@@ -83,8 +101,14 @@ def links_by_protocol(runs: pd.DataFrame) -> dict[str, tuple]:
     out = {}
     for title, part in lines(runs).items():
         for line, alike in part.groupby("line", sort=False):
-            read = (or_warn("the links", attrgetter("links"), run) for run in map(RunFolder, alike["folder"]))
+            read = (
+                or_warn("the links", attrgetter("links"), run)
+                for run in map(RunFolder, alike["folder"])
+            )
             if found := [links for links in read if links]:
                 seeds = f", mean of {len(found)} seeds" if len(found) > 1 else ""
-                out[f"{title}, {line}{seeds}"] = np.mean([means for means, *_ in found], axis=0), *found[0][1:]
+                out[f"{title}, {line}{seeds}"] = (
+                    np.mean([means for means, *_ in found], axis=0),
+                    *found[0][1:],
+                )
     return out

@@ -21,9 +21,22 @@ COLUMNS = """
 
 ONLY = "labels only"  # how a network is trained that nobody teaches
 KEY = ["dataset", "network", "method", "teacher"]  # what a citation and a run have in common
-APART = {"mix": " ({})", "precision": " ({})", "teacher_sha256": " (weights {:.4})", "data_id": " (images {:.4})"}
-APART |= {"train_images": " ({:,} images)"}  # what also tells trainings apart that one name stands for
-TRAINING = [*KEY, "left_out", "changed", "teacher_changed", *APART]  # what runs that may be averaged have in common
+APART = {
+    "mix": " ({})",
+    "precision": " ({})",
+    "teacher_sha256": " (weights {:.4})",
+    "data_id": " (images {:.4})",
+}
+APART |= {
+    "train_images": " ({:,} images)"
+}  # what also tells trainings apart that one name stands for
+TRAINING = [
+    *KEY,
+    "left_out",
+    "changed",
+    "teacher_changed",
+    *APART,
+]  # what runs that may be averaged have in common
 
 
 def from_notebook(namespace: Mapping) -> tuple[list[Path], Path]:
@@ -32,7 +45,9 @@ def from_notebook(namespace: Mapping) -> tuple[list[Path], Path]:
     source: "records", what is committed, whose tables stand in the outputs folder itself; "runs", what was run here,
     beside the records, whose tables stand with the runs. Raises InputError for another, or a folder that is not there.
     """
-    given = {"outputs": "", "source": "runs"} | parameters.from_notebook(namespace, ("outputs", "source"))
+    given = {"outputs": "", "source": "runs"} | parameters.from_notebook(
+        namespace, ("outputs", "source")
+    )
     root = output_folder(parameters.checked("outputs", given["outputs"], ""))
     if not root.is_dir():
         raise InputError(f"outputs {str(root)!r}: no such folder")
@@ -48,7 +63,11 @@ def load_frame(*places: str | Path) -> pd.DataFrame:
     and `teacher_changed`, the same of its teacher, are empty for a full-length run. A damaged run is named in a warning
     and left out.
     """
-    found = {path.parent.name: path.parent for place in places for path in Path(place).glob("*/result.json")}
+    found = {
+        path.parent.name: path.parent
+        for place in places
+        for path in Path(place).glob("*/result.json")
+    }
     rows = []
     for name in sorted(found):
         try:
@@ -63,16 +82,25 @@ def row(run: RunFolder) -> dict[str, object]:
     config, result = run.config, run.result
     try:
         asked, teacher, machines = config["run"], config["teacher"] or {}, config["machines"]
-        own = {n: both for n, both in config["changes"].items() if not n.startswith("teacher_")}  # told of by its own
-        count, official = result["test_images"], getattr(DATASETS.get(asked["dataset"]), "test_images", 0)
-        if official not in (0, count) and not asked.get("validation"):  # a tree of one's own in the same layout
+        own = {
+            n: both for n, both in config["changes"].items() if not n.startswith("teacher_")
+        }  # told of by its own
+        count, official = (
+            result["test_images"],
+            getattr(DATASETS.get(asked["dataset"]), "test_images", 0),
+        )
+        if official not in (0, count) and not asked.get(
+            "validation"
+        ):  # a tree of one's own in the same layout
             own["test_images"] = [count, official]
         return {
             **{name: asked[name] for name in ("dataset", "seed", "epochs", "precision", "data_id")},
             **result,
             "folder": str(run.folder),
             "network": asked["student"],
-            "teacher": f"{teacher['network']} ({teacher['dataset'] or teacher['weights']})" if teacher else "",
+            "teacher": f"{teacher['network']} ({teacher['dataset'] or teacher['weights']})"
+            if teacher
+            else "",
             "teacher_sha256": teacher.get("sha256", ""),
             "method": config["label"],
             "mix": asked["method"],
@@ -95,8 +123,12 @@ def of_teacher(changes: Mapping[str, list], teachers: Mapping[str, list]) -> str
     """What was not as in the preset in training the teacher of a student for which `changes` were not."""
     if not teachers:
         return ""
-    values, others = ({name: value for name, (value, _) in its.items()} for its in (changes, teachers))
-    return "its teacher likewise" if values == others else f"its teacher: {parameters.words(teachers)}"
+    values, others = (
+        {name: value for name, (value, _) in its.items()} for its in (changes, teachers)
+    )
+    return (
+        "its teacher likewise" if values == others else f"its teacher: {parameters.words(teachers)}"
+    )
 
 
 def record(run: RunFolder, outputs: Path) -> Path:

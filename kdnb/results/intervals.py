@@ -39,7 +39,10 @@ class Difference(NamedTuple):
 def difference(before: np.ndarray, after: np.ndarray) -> Difference:
     """Of two boolean arrays (n,), whether each image is right: how much better the second is."""
     gained, lost, n = int((after & ~before).sum()), int((before & ~after).sum()), len(before)
-    middle, error = (gained - lost) / (n + 2), np.sqrt(gained + lost + 1 - (gained - lost) ** 2 / (n + 2)) / (n + 2)
+    middle, error = (
+        (gained - lost) / (n + 2),
+        np.sqrt(gained + lost + 1 - (gained - lost) ** 2 / (n + 2)) / (n + 2),
+    )
     p = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
     ends = 100 * (middle + stats.norm.ppf([0.025, 0.975]) * error)
     return Difference(100 * (gained - lost) / n, *map(float, ends), float(p))

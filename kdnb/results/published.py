@@ -17,7 +17,9 @@ def read_published() -> pd.DataFrame:
     about += ("; " + rows["reproduced"]).where(rows["reproduced"] != "", "")
     study = rows["source"].where(rows["source"] == "earlier study", "published")
     study = study.mask(rows["epoch"] == "best", "published, best epoch")
-    return rows.assign(study=study, **{CITED: (rows["top1"] + " (" + about + ")").where(rows["top1"] != "", "")})
+    return rows.assign(
+        study=study, **{CITED: (rows["top1"] + " (" + about + ")").where(rows["top1"] != "", "")}
+    )
 
 
 def kept(name: str) -> pd.DataFrame:
@@ -26,8 +28,14 @@ def kept(name: str) -> pd.DataFrame:
 
 def beside_published(runs: pd.DataFrame) -> pd.DataFrame:
     """Full-length runs, and below them what was published of the same, a row a citation; runs: with `line`, `order`."""
-    cited = read_published().query("top1 != ''").merge(runs[[*KEY, "line", "order"]].drop_duplicates(), on=KEY)
-    return pd.concat([runs.assign(study="this study"), cited.astype({"top1": float})], ignore_index=True)
+    cited = (
+        read_published()
+        .query("top1 != ''")
+        .merge(runs[[*KEY, "line", "order"]].drop_duplicates(), on=KEY)
+    )
+    return pd.concat(
+        [runs.assign(study="this study"), cited.astype({"top1": float})], ignore_index=True
+    )
 
 
 def with_published(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:

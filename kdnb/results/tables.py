@@ -11,32 +11,68 @@ from kdnb.results.published import CITED, kept, read_published
 from kdnb.runs.folder import RunFolder, write_atomically
 from kdnb.runs.run import Run
 
-ORDER = {"place": True, "changed": True, "taught": True, "network": False, "rank": True, "method": True}  # ascending?
+ORDER = {
+    "place": True,
+    "changed": True,
+    "taught": True,
+    "network": False,
+    "rank": True,
+    "method": True,
+}  # ascending?
 TOP1, GAIN, REMARK = "top-1 (%)", "gain over labels only", "remark"
-MAIN = ["data set", "network", "trained with", "teacher", TOP1, "seeds", GAIN, REMARK, CITED]  # columns of the headline
+MAIN = [
+    "data set",
+    "network",
+    "trained with",
+    "teacher",
+    TOP1,
+    "seeds",
+    GAIN,
+    REMARK,
+    CITED,
+]  # columns of the headline
 
 
 def placed(runs: pd.DataFrame) -> pd.DataFrame:  # with each data set's place on a page
-    return runs.assign(place=runs["dataset"].map({"digits": 0, "cifar100": 1, "stanford40": 2}).fillna(3))
+    return runs.assign(
+        place=runs["dataset"].map({"digits": 0, "cifar100": 1, "stanford40": 2}).fillna(3)
+    )
 
 
 def gain(group: pd.DataFrame, runs: pd.DataFrame) -> str:
     """What a teacher added, as `interval` of the seeds that were also trained on labels only: they have the first
     weights and the batches in common. "" for fewer than two."""
-    like = ["dataset", "network", "changed", "epochs", "precision", "train_images", "data_id", "seed"]
+    like = [
+        "dataset",
+        "network",
+        "changed",
+        "epochs",
+        "precision",
+        "train_images",
+        "data_id",
+        "seed",
+    ]
     alone = runs[runs["method"] == "none"].drop_duplicates(like)
-    both = group[group["method"] != "none"].merge(alone[[*like, "top1"]], on=like, suffixes=("", "_alone"))
+    both = group[group["method"] != "none"].merge(
+        alone[[*like, "top1"]], on=like, suffixes=("", "_alone")
+    )
     return interval((both["top1"] - both["top1_alone"]).to_numpy(), "+.2f") if len(both) > 1 else ""
 
 
 def table(runs: pd.DataFrame) -> pd.DataFrame:
     """A row for all runs of a frame that are one training but for its seed, in words and numbers for people."""
     runs, cited, rows = placed(once(runs)), read_published(), []
-    rank = pd.Index(cited["method"].unique()).get_indexer(runs["method"]) % 1000  # of a mix -1: it comes last
+    rank = (
+        pd.Index(cited["method"].unique()).get_indexer(runs["method"]) % 1000
+    )  # of a mix -1: it comes last
     runs = runs.assign(taught=runs["method"] != "none", rank=rank)
     shown = runs["dataset"].str.cat(runs[[*KEY[1:], "changed", "teacher_changed"]])
-    runs["apart"] = [own.removeprefix(s).strip() for s, own in zip(shown, told_apart(runs, shown), strict=True)]
-    for _, group in runs.sort_values([*ORDER], ascending=[*ORDER.values()]).groupby(TRAINING, sort=False):
+    runs["apart"] = [
+        own.removeprefix(s).strip() for s, own in zip(shown, told_apart(runs, shown), strict=True)
+    ]
+    for _, group in runs.sort_values([*ORDER], ascending=[*ORDER.values()]).groupby(
+        TRAINING, sort=False
+    ):
         first = group.iloc[0]
         quiet = group[~group["shared"].astype(bool)]
         made = group["device"] + ", " + group["precision"] + ", torch " + group["torch"]
@@ -49,7 +85,9 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
             GAIN: gain(group, runs),
             REMARK: "; ".join(filter(None, [first["apart"], first["teacher_changed"], left_out])),
             "best epoch (%)": mean_sd(group["best_top1"]),
-            "s/epoch": f"{quiet['epoch_seconds'].median():.1f}" if quiet["device"].nunique() == 1 else "",
+            "s/epoch": f"{quiet['epoch_seconds'].median():.1f}"
+            if quiet["device"].nunique() == 1
+            else "",
             "epochs": f"{first['epochs']}",
             "parameters": f"{first['parameters']:,}",
             "classes": f"{first['classes']}",
@@ -62,12 +100,18 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
 
 def named(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with the columns of `KEY` as a page calls them."""
-    return rows.replace({"method": {"none": ONLY}}).rename(columns=dict(zip(KEY, MAIN, strict=False)))
+    return rows.replace({"method": {"none": ONLY}}).rename(
+        columns=dict(zip(KEY, MAIN, strict=False))
+    )
 
 
 def with_empty_rows(runs: pd.DataFrame) -> pd.DataFrame:
     """The table of full-length runs, and below it the study's rows that have none yet, with what fills them."""
-    wanted = read_published().query("command != ''").merge(runs[KEY].drop_duplicates(), "left", indicator="found")
+    wanted = (
+        read_published()
+        .query("command != ''")
+        .merge(runs[KEY].drop_duplicates(), "left", indicator="found")
+    )
     wanted = wanted[wanted["found"] == "left_only"]
     command = "`python -m kdnb.study --dataset " + wanted["dataset"] + " " + wanted["command"] + "`"
     empty = wanted[[*KEY, CITED]].assign(**{"to fill it": command})
@@ -94,7 +138,9 @@ def by_protocol(runs: pd.DataFrame, columns: list[str] | None = None) -> list[st
 def pages(runs: pd.DataFrame) -> dict[str, str]:
     """{name: Markdown} of a frame; outputs/tables/README.md says what they are and how to read them."""
     full = runs[whole(runs)]
-    first = full[(full["dataset"] == Run.dataset) & full["method"].isin(["none", Run.method])]  # the first command's
+    first = full[
+        (full["dataset"] == Run.dataset) & full["method"].isin(["none", Run.method])
+    ]  # the first command's
     others = named(read_published().query("command == ''"))[[*MAIN[:4], CITED]]
     cited = ["## As published", markdown(others), markdown(kept("sources.csv"))]
     parts = {
@@ -129,4 +175,8 @@ def show(text: str):
 def network_table(runs: Mapping[str, RunFolder]) -> pd.DataFrame:
     """A column per {role: run}: what it was, its accuracy after the last and the best epoch, its cost, its machine."""
     names = "network method teacher epochs train_images top1 top5 best_top1 epoch_seconds parameters device precision"
-    return pd.DataFrame([row(run) for run in runs.values()], index=list(runs))[names.split()].round(2).T
+    return (
+        pd.DataFrame([row(run) for run in runs.values()], index=list(runs))[names.split()]
+        .round(2)
+        .T
+    )

@@ -43,7 +43,9 @@ def write_atomically(path: Path, data: bytes | str, keep: Path | None = None) ->
             os.replace(path, place / keep.name)
             os.replace(place / keep.name, keep)
         os.replace(part, path)
-        if os.name == "posix":  # the names, too, have to reach the disk; some network disks know no such wish
+        if (
+            os.name == "posix"
+        ):  # the names, too, have to reach the disk; some network disks know no such wish
             folder = os.open(path.parent, os.O_RDONLY)
             with contextlib.suppress(OSError):
                 os.fsync(folder)
@@ -51,8 +53,12 @@ def write_atomically(path: Path, data: bytes | str, keep: Path | None = None) ->
     except OSError as error:
         if path.parent in HELD and not place.is_dir():
             lost = f"it gave no sign of life for {LEASE_SECONDS} s, and another has gone on with the run"
-            raise InputError(f"{path.parent} is no longer this process's to write to: {lost}") from None
-        raise InputError(f"cannot write {path}: {error.strerror}; what was there before is kept") from None
+            raise InputError(
+                f"{path.parent} is no longer this process's to write to: {lost}"
+            ) from None
+        raise InputError(
+            f"cannot write {path}: {error.strerror}; what was there before is kept"
+        ) from None
     finally:
         with contextlib.suppress(OSError):  # an interrupt leaves nothing half-written either
             part.unlink(missing_ok=True)
@@ -63,7 +69,11 @@ def write_atomically(path: Path, data: bytes | str, keep: Path | None = None) ->
 
 def existing(path: Path) -> Path:
     if not path.is_file():
-        why = "it is finished without" if (path.parent / "result.json").is_file() else "it has not come so far"
+        why = (
+            "it is finished without"
+            if (path.parent / "result.json").is_file()
+            else "it has not come so far"
+        )
         raise InputError(f"{path.parent} has no {path.name}: {why}")
     return path
 
@@ -95,7 +105,11 @@ def read_columns(path: Path, required: tuple[str, ...], others: bool = False) ->
     header, *lines = (line.split(",") for line in text.split("\n"))
     try:
         cells = dict(zip(header, zip(*lines, strict=True), strict=True))
-        table = {n: np.array([*map(float, column)]) for n, column in cells.items() if others or n in required}
+        table = {
+            n: np.array([*map(float, column)])
+            for n, column in cells.items()
+            if others or n in required
+        }
     except ValueError as error:
         raise damaged(path, error) from None
     if missing := [name for name in required if name not in table]:
@@ -109,7 +123,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        if len(arrays) != int.from_bytes(data[-12:-10], "little"):  # as many as the archive says at its end
+        if len(arrays) != int.from_bytes(
+            data[-12:-10], "little"
+        ):  # as many as the archive says at its end
             raise ValueError("an array is missing")
         return arrays
     except Exception as error:  # NumPy raises nearly anything for files that are no archives
@@ -137,7 +153,9 @@ class RunFolder:
         path = self.folder / "result.json"
         result = read_json(path)
         try:
-            accuracies = [float(value) for value in (result["top1"], result["top5"], result["best"]["top1"])]
+            accuracies = [
+                float(value) for value in (result["top1"], result["top5"], result["best"]["top1"])
+            ]
         except (KeyError, TypeError, ValueError) as error:
             raise damaged(path, f"no number: {error}") from None
         if not all(0 <= value <= 100.001 for value in accuracies):
@@ -161,10 +179,19 @@ class RunFolder:
     def links(self) -> tuple[np.ndarray, list, list] | None:
         """Which block taught which: means (epochs, T, S) over each epoch's training images, the teacher's and the
         student's blocks; None without any."""
-        history, axes = self.history if (self.folder / "history.npz").is_file() else {}, ("blocks", "shapes")
+        history, axes = (
+            self.history if (self.folder / "history.npz").is_file() else {},
+            ("blocks", "shapes"),
+        )
         try:
-            blocks = ([*zip(*(history[f"{role}.{a}"] for a in axes), strict=True)] for role in ("teacher", "student"))
-            return next(((means, *blocks) for name, means in history.items() if name.endswith(".links")), None)
+            blocks = (
+                [*zip(*(history[f"{role}.{a}"] for a in axes), strict=True)]
+                for role in ("teacher", "student")
+            )
+            return next(
+                ((means, *blocks) for name, means in history.items() if name.endswith(".links")),
+                None,
+            )
         except KeyError as error:
             raise damaged(self.folder / "history.npz", error) from None
 
@@ -184,7 +211,9 @@ def write_history(folder: Path, rows: list[dict], means: Mapping[str, np.ndarray
     import pandas as pd
 
     if rows:
-        write_atomically(folder / "metrics.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+        write_atomically(
+            folder / "metrics.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+        )
     if means:
         data = io.BytesIO()
         np.savez_compressed(data, **means)
@@ -197,19 +226,28 @@ def save_checkpoint(folder: Path, state: dict) -> None:
     torch.save(state, buffer)
     payload = buffer.getvalue()
     digest = hashlib.sha256(payload).hexdigest().encode()
-    write_atomically(folder / CHECKPOINT, digest + b"\n" + payload, keep=folder / f"{CHECKPOINT}.previous")
+    write_atomically(
+        folder / CHECKPOINT, digest + b"\n" + payload, keep=folder / f"{CHECKPOINT}.previous"
+    )
 
 
 def load_checkpoint(folder: Path) -> dict | None:
     """The newest checkpoint that is whole, or None. Warns if one is not."""
-    for path, then in ((folder / CHECKPOINT, "the one before it"), (folder / f"{CHECKPOINT}.previous", "the start")):
+    for path, then in (
+        (folder / CHECKPOINT, "the one before it"),
+        (folder / f"{CHECKPOINT}.previous", "the start"),
+    ):
         if not path.is_file():
             continue
         digest, _, payload = path.read_bytes().partition(b"\n")
         if hashlib.sha256(payload).hexdigest().encode() == digest:
-            with contextlib.suppress(pickle.UnpicklingError, RuntimeError):  # a checksum is no proof of who wrote it
+            with contextlib.suppress(
+                pickle.UnpicklingError, RuntimeError
+            ):  # a checksum is no proof of who wrote it
                 return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-        warnings.warn(f"{path} is damaged (its checksum differs): going on from {then}", stacklevel=2)
+        warnings.warn(
+            f"{path} is damaged (its checksum differs): going on from {then}", stacklevel=2
+        )
     return None
 
 

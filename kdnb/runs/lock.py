@@ -12,7 +12,9 @@ from pathlib import Path
 
 from kdnb.errors import InputError
 
-LEASE_SECONDS = 180  # without a sign of life until others go on; network folders show a time up to 60 s late
+LEASE_SECONDS = (
+    180  # without a sign of life until others go on; network folders show a time up to 60 s late
+)
 HELD: dict[Path, Path] = {}  # folders that this process alone may write to, and its leases in them
 
 
@@ -74,14 +76,18 @@ def take(lease: Path) -> None:
                 os.rename(other, lease)
                 os.utime(lease)
                 return clear(lease)
-        raise InputError(busy(folder) or f"{folder} has just been let go by another process: try again")
+        raise InputError(
+            busy(folder) or f"{folder} has just been let go by another process: try again"
+        )
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
 def over(other: Path) -> bool:
     """Whether the holder of a lease is gone, as far as this process can see."""
-    with tempfile.TemporaryDirectory(prefix=".", dir=other.parents[1]) as clock:  # the disk's, which all machines share
+    with tempfile.TemporaryDirectory(
+        prefix=".", dir=other.parents[1]
+    ) as clock:  # the disk's, which all machines share
         now = os.stat(clock).st_mtime
     with contextlib.suppress(FileNotFoundError):
         gone = now - other.stat().st_mtime > LEASE_SECONDS

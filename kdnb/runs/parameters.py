@@ -20,7 +20,9 @@ def checked(name: str, value: object, default: object) -> object:
     if kind is float and (whole or isinstance(value, float)) and math.isfinite(value):
         value = float(value)
     elif not ((kind is int and whole) or (kind in (str, bool) and type(value) is kind)):
-        wanted = {str: "text", int: "a whole number (below 2^63)", float: "a finite number"}.get(kind, "True or False")
+        wanted = {str: "text", int: "a whole number (below 2^63)", float: "a finite number"}.get(
+            kind, "True or False"
+        )
         raise InputError(f"{name} is {value!r}: it must be {wanted}")
     if kind in (int, float) and value < (least := -1 if name == "train_limit" else 0):
         raise InputError(f"{name} is {value}: it must be {least} or more")
@@ -36,8 +38,15 @@ def typed(text: str) -> object:
 
 def words(changes: Mapping[str, list]) -> str:
     """{name: [value, the preset's]} for people."""
-    told = {("train_limit", "-1"): "all", ("milestones", "[]"): "one cycle", ("pretrained", ""): "from scratch"}
-    spelt = {name: [told.get((name, str(value)), value) for value in both] for name, both in changes.items()}
+    told = {
+        ("train_limit", "-1"): "all",
+        ("milestones", "[]"): "one cycle",
+        ("pretrained", ""): "from scratch",
+    }
+    spelt = {
+        name: [told.get((name, str(value)), value) for value in both]
+        for name, both in changes.items()
+    }
     return ", ".join(f"{name} {value} instead of {usual}" for name, (value, usual) in spelt.items())
 
 
@@ -61,12 +70,16 @@ def from_notebook(namespace: Mapping, known: Collection[str]) -> dict[str, objec
         except SyntaxError:  # a cell with magics
             continue
         typed = {node.target.id for node in body if isinstance(node, ast.AnnAssign)}
-        targets = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
+        targets = [
+            target for node in body if isinstance(node, ast.Assign) for target in node.targets
+        ]
         untyped = {target.id for target in targets if isinstance(target, ast.Name)}
         if cell.startswith("# Parameters\n"):
             set_by_papermill = sorted(untyped)
         elif typed & set(known):
-            set_by_hand = sorted(typed | untyped)  # the latest such cell: an earlier one may have been corrected
+            set_by_hand = sorted(
+                typed | untyped
+            )  # the latest such cell: an earlier one may have been corrected
     for name in [*set_by_hand, *set_by_papermill]:
         if name not in known:
             raise InputError(f"unknown parameter {name!r}: choose from {', '.join(known)}")

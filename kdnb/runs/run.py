@@ -18,8 +18,19 @@ from kdnb.runs import parameters
 from kdnb.runs.parameters import checked
 from kdnb.runs.weights import student_source, teacher_source
 
-FOUND = {"found": True}  # metadata of fields that are no parameters: they are found out on construction
-ALWAYS = ("dataset", "student", "method", "teacher", "teacher_id", "seed", "precision", "data_id")  # no preset has them
+FOUND = {
+    "found": True
+}  # metadata of fields that are no parameters: they are found out on construction
+ALWAYS = (
+    "dataset",
+    "student",
+    "method",
+    "teacher",
+    "teacher_id",
+    "seed",
+    "precision",
+    "data_id",
+)  # no preset has them
 
 
 @dataclass(frozen=True)
@@ -33,10 +44,14 @@ class Run(store.RunFolder):
 
     dataset: str = "digits"  # digits, cifar100, stanford40, or folder: your own train/CLASS/*.jpg
     student: str = ""  # the network that is trained: wrn_16_2, resnet18 ...; "": the preset's
-    student_weights: str = field(default="", compare=False)  # what it begins with: imagenet, a file; "": from scratch
+    student_weights: str = field(
+        default="", compare=False
+    )  # what it begins with: imagenet, a file; "": from scratch
     method: str = "afd"  # none, kd, afd, or a mix of weighted losses: ce:0.1 + kd:0.9 + afd:200
     teacher: str = ""  # wrn_40_2, resnet34 ...; "": the preset's
-    teacher_weights: str = field(default="", compare=False)  # imagenet, a file, none: train it first; "": the preset's
+    teacher_weights: str = field(
+        default="", compare=False
+    )  # imagenet, a file, none: train it first; "": the preset's
     teacher_seed: int = 0  # of a teacher that is trained first
     teacher_epochs: int = 0  # of a teacher that is trained first; 0: the preset's
     seed: int = 0  # of the initial weights and the batches
@@ -45,25 +60,45 @@ class Run(store.RunFolder):
     lr: float = 0.0  # the highest learning rate; 0: the preset's
     image_size: int = 0  # side in pixels of what the networks see; 0: the preset's
     train_limit: int = 0  # so many training images, of every class alike; -1: all; 0: the preset's
-    validation: float = 0.0  # share of the training images that is tested on in place of the test images; 0: none
+    validation: float = (
+        0.0  # share of the training images that is tested on in place of the test images; 0: none
+    )
     skip_damaged: bool = False  # leave out photographs that cannot be decoded
     precision: str = "auto"  # float32, bfloat16, or auto: what the device multiplies fastest
     device: str = field(default="auto", compare=False)  # auto, cpu, cuda, cuda:1, mps
-    compile: str = field(default="auto", compare=False)  # on; auto: where it repays itself; off: no CUDA graph either
+    compile: str = field(
+        default="auto", compare=False
+    )  # on; auto: where it repays itself; off: no CUDA graph either
     threads: int = field(default=0, compare=False)  # of the CPU; 0: as torch has it
-    data_root: str = field(default="", compare=False)  # folder of the data; "": $KDNB_DATA, or data/ in the project
-    outputs: str = field(default="", compare=False)  # folder under which runs are kept; "": outputs/ in the project
-    teacher_id: str = field(default="", metadata=FOUND)  # "trained", "imagenet", or the start of a file's SHA-256
-    pretrained: str = field(default="", metadata=FOUND)  # the student: "imagenet", or the start of a file's SHA-256
-    data_id: str = field(default="", metadata=FOUND)  # digest of the names, sizes and classes of photographs
-    opened: str = field(default="", compare=False, metadata=FOUND)  # the folder, if it is not to follow from the rest
+    data_root: str = field(
+        default="", compare=False
+    )  # folder of the data; "": $KDNB_DATA, or data/ in the project
+    outputs: str = field(
+        default="", compare=False
+    )  # folder under which runs are kept; "": outputs/ in the project
+    teacher_id: str = field(
+        default="", metadata=FOUND
+    )  # "trained", "imagenet", or the start of a file's SHA-256
+    pretrained: str = field(
+        default="", metadata=FOUND
+    )  # the student: "imagenet", or the start of a file's SHA-256
+    data_id: str = field(
+        default="", metadata=FOUND
+    )  # digest of the names, sizes and classes of photographs
+    opened: str = field(
+        default="", compare=False, metadata=FOUND
+    )  # the folder, if it is not to follow from the rest
 
     def __post_init__(self):
-        self._set(**{f.name: checked(f.name, getattr(self, f.name), f.default) for f in fields(self)})
+        self._set(
+            **{f.name: checked(f.name, getattr(self, f.name), f.default) for f in fields(self)}
+        )
         preset = self.preset
         terms = parse(self.method, preset.methods)
         self._set(method=spell(terms), student=model_name(self.student or preset.student))
-        self._set(teacher=model_name(self.teacher or preset.teacher))  # misspelt is misspelt, also where nobody teaches
+        self._set(
+            teacher=model_name(self.teacher or preset.teacher)
+        )  # misspelt is misspelt, also where nobody teaches
         self._set(**{name: getattr(self, name) or value for name, value in self.usual.items()})
         if not self.pretrained:
             source, found = student_source(self.student_weights, self.student)
@@ -75,25 +110,38 @@ class Run(store.RunFolder):
             raise InputError("batch_size is 1: batch norm needs at least 2 images")
         if self.validation >= 1:
             raise InputError(f"validation is {self.validation}: it must be a share below 1")
-        self._set(data_id=self.data_id or DATASETS[self.dataset].digest(data_folder(self.data_root)))
+        self._set(
+            data_id=self.data_id or DATASETS[self.dataset].digest(data_folder(self.data_root))
+        )
         if not taught(terms):
-            self._set(teacher="", teacher_weights="", teacher_seed=0, teacher_epochs=0, teacher_id="")
+            self._set(
+                teacher="", teacher_weights="", teacher_seed=0, teacher_epochs=0, teacher_id=""
+            )
             return
-        if not self.teacher_id:  # else it is known from the start: the run is opened, or beside another
+        if (
+            not self.teacher_id
+        ):  # else it is known from the start: the run is opened, or beside another
             source, found = teacher_source(
                 self.teacher_weights, self.teacher, preset.teacher_weights, self.short_teacher
             )
             self._set(teacher_weights=source, teacher_id=found)
         if self.teacher_id == "trained":
-            self._set(teacher_epochs=self.teacher_epochs or preset.usual(self.teacher, teacher=True)["epochs"])
+            self._set(
+                teacher_epochs=self.teacher_epochs
+                or preset.usual(self.teacher, teacher=True)["epochs"]
+            )
         elif self.teacher_seed or self.teacher_epochs:
-            raise InputError("teacher_seed and teacher_epochs are of a teacher that is trained first (weights 'none')")
+            raise InputError(
+                "teacher_seed and teacher_epochs are of a teacher that is trained first (weights 'none')"
+            )
         if self.teacher_id == "imagenet":  # whose classes are known without looking
             serving(terms, same_classes=False, partly=self.named)
 
     def _set(self, **values) -> None:
         for name, value in values.items():
-            object.__setattr__(self, name, value)  # as dataclasses themselves do while they are frozen
+            object.__setattr__(
+                self, name, value
+            )  # as dataclasses themselves do while they are frozen
 
     @classmethod
     def parameters(cls) -> dict[str, object]:
@@ -113,13 +161,21 @@ class Run(store.RunFolder):
         """
         path = run_folder(folder, outputs)
         if path is None:
-            raise InputError(f"run {str(folder)!r}: no folder with config.json, nor in {output_folder(outputs)}/runs")
+            raise InputError(
+                f"run {str(folder)!r}: no folder with config.json, nor in {output_folder(outputs)}/runs"
+            )
         config = store.read_json(path / "config.json")
-        kept, place, known = config.get("run"), config.get("where", {}), {f.name for f in fields(cls)}
+        kept, place, known = (
+            config.get("run"),
+            config.get("where", {}),
+            {f.name for f in fields(cls)},
+        )
         if not (isinstance(kept, dict) and isinstance(place, dict)):
             raise store.damaged(path / "config.json", "it describes no run")
         if unknown := set(kept) - known:
-            raise InputError(f"{path} comes from another version of kdnb: unknown are {', '.join(sorted(unknown))}")
+            raise InputError(
+                f"{path} comes from another version of kdnb: unknown are {', '.join(sorted(unknown))}"
+            )
         outputs = str(path.parent.parent) if path.parent.name == "runs" else outputs
         place = {name: value for name, value in place.items() if name in known} | kept | where
         return cls(**place, outputs=outputs, opened=str(path))
@@ -146,7 +202,9 @@ class Run(store.RunFolder):
     def usual(self) -> dict[str, object]:
         """What the preset gives this network: its own teacher, on its labels alone, is trained on all images."""
         p = self.preset
-        return p.usual(self.student, teacher=self.student == p.teacher != p.student and self.method == "ce")
+        return p.usual(
+            self.student, teacher=self.student == p.teacher != p.student and self.method == "ce"
+        )
 
     @property
     def identity(self) -> dict[str, object]:
@@ -161,15 +219,23 @@ class Run(store.RunFolder):
     @property
     def departures(self) -> dict[str, list]:
         """`changes`; on labels alone from the nearer preset of two, of the preset's student only if it is followed."""
-        alone = [self.changes_from(self.preset.usual(self.student, teacher)) for teacher in (False, True)]
+        alone = [
+            self.changes_from(self.preset.usual(self.student, teacher)) for teacher in (False, True)
+        ]
         baseline = self.student == self.preset.student and alone[1]
         return self.changes if self.teacher or baseline else min(alone, key=len)
 
     def changes_from(self, usual: Mapping[str, object]) -> dict[str, list]:
-        usual = {f.name: f.default for f in fields(self) if f.compare and f.name not in ALWAYS} | usual
+        usual = {
+            f.name: f.default for f in fields(self) if f.compare and f.name not in ALWAYS
+        } | usual
         if self.teacher_id == "trained":
             usual["teacher_epochs"] = self.preset.usual(self.teacher, teacher=True)["epochs"]
-        return {name: [getattr(self, name), value] for name, value in usual.items() if getattr(self, name) != value}
+        return {
+            name: [getattr(self, name), value]
+            for name, value in usual.items()
+            if getattr(self, name) != value
+        }
 
     @property
     def name(self) -> str:
@@ -190,13 +256,24 @@ class Run(store.RunFolder):
 
     def words(self, sign: str) -> list[str]:
         """What it is, one thing after the other; sign: between a name and its value."""
-        words = [self.dataset, self.student, self.label, *([f"from{sign}{self.teacher}"] if self.teacher else [])]
+        words = [
+            self.dataset,
+            self.student,
+            self.label,
+            *([f"from{sign}{self.teacher}"] if self.teacher else []),
+        ]
         changed = {n: f"{v:g}" if type(v) is float else v for n, (v, _) in self.changes.items()}
-        return [*words, *(f"{name}{sign}{value}" for name, value in changed.items()), f"seed{sign}{self.seed}"]
+        return [
+            *words,
+            *(f"{name}{sign}{value}" for name, value in changed.items()),
+            f"seed{sign}{self.seed}",
+        ]
 
     def summary(self):
         """The resolved parameters as a pandas table, for a notebook's reader."""
-        shown = {n: v for n in self.parameters() if (v := getattr(self, n)) not in ("", 0) or n == "seed"}
+        shown = {
+            n: v for n in self.parameters() if (v := getattr(self, n)) not in ("", 0) or n == "seed"
+        }
         return parameters.listing("parameter", shown)
 
     def beside(self, **changes) -> "Run":
@@ -222,7 +299,10 @@ class Run(store.RunFolder):
         """The run that trains the teacher, on all images; None where its weights are given, or nobody teaches."""
         if self.teacher_id != "trained":
             return None
-        own = self.preset.usual(self.teacher, True) | {"epochs": self.teacher_epochs, "image_size": self.image_size}
+        own = self.preset.usual(self.teacher, True) | {
+            "epochs": self.teacher_epochs,
+            "image_size": self.image_size,
+        }
         scratch = {"student": self.teacher, "student_weights": "", "pretrained": ""}
         return self.beside(**scratch, method="none", seed=self.teacher_seed, **own)
 

@@ -32,7 +32,9 @@ def student_source(weights: str, network: str) -> tuple[str, str]:
     return resolve_weights(weights, network, "student_weights")
 
 
-def teacher_source(weights: str, network: str, preset_weights: str, short_teacher: Path | None) -> tuple[str, str]:
+def teacher_source(
+    weights: str, network: str, preset_weights: str, short_teacher: Path | None
+) -> tuple[str, str]:
     """The source of a teacher's weights and its hash, which is "trained" for a teacher that is trained first.
 
     Args:
@@ -45,7 +47,11 @@ def teacher_source(weights: str, network: str, preset_weights: str, short_teache
     Raises InputError for a missing file and for a network without ImageNet weights.
     """
     if not weights:
-        weights = str(short_teacher) if short_teacher is not None and short_teacher.is_file() else preset_weights
+        weights = (
+            str(short_teacher)
+            if short_teacher is not None and short_teacher.is_file()
+            else preset_weights
+        )
     if weights == "none":
         return "none", "trained"
     return resolve_weights(weights, network, "teacher_weights")

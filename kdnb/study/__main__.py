@@ -27,7 +27,9 @@ def seeds(text: str) -> list[int]:
     """ "0-2,7" -> [0, 1, 2, 7]."""
     ends = [part.split("-") for part in text.split(",")]
     if not all(len(end) <= 2 and all(word.strip().isdigit() for word in end) for end in ends):
-        raise argparse.ArgumentTypeError(f"{text!r}: it must be numbers and ranges, such as 0-4 or 0,1,2")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: it must be numbers and ranges, such as 0-4 or 0,1,2"
+        )
     return [seed for end in ends for seed in range(int(end[0]), int(end[-1]) + 1)]
 
 
@@ -37,21 +39,31 @@ def study(a: argparse.Namespace) -> int:
     if twice := ({"dataset", "method", "seed", "outputs"} | set(pairs(a.pair)[0])) & own.keys():
         raise InputError(f"-p {min(twice)}: it has an option of its own")
     jobs = max(1, a.per_gpu * len(gpus())) if a.jobs is None else a.jobs
-    if least := [name for name, value in {"--jobs": jobs, "--per-gpu": a.per_gpu}.items() if value < 1]:
+    if least := [
+        name for name, value in {"--jobs": jobs, "--per-gpu": a.per_gpu}.items() if value < 1
+    ]:
         raise InputError(f"{least[0]} is {min(jobs, a.per_gpu)}: it must be 1 or more")
     root = checked("data_root", own.get("data_root", ""), "")
     own["data_root"] = str(data_folder(root).absolute())  # a worker may have another
     runs = plan(a.dataset, a.methods, pairs(a.pair), seed=a.seeds, outputs=str(outputs), **own)
     for run in runs:
-        said = [(n, str(getattr(run, n))) for n, usual in Run.parameters().items() if getattr(run, n) != usual]
-        command = shlex.join(["python", "-m", "kdnb", *(word for both in said for word in ("-p", *both))])
+        said = [
+            (n, str(getattr(run, n)))
+            for n, usual in Run.parameters().items()
+            if getattr(run, n) != usual
+        ]
+        command = shlex.join(
+            ["python", "-m", "kdnb", *(word for both in said for word in ("-p", *both))]
+        )
         print(f"finished  {run.folder}" if run.done else f"to run    {command}", flush=True)
     if a.dry_run:
         return 0
     failed = {}
     if missing := [run for run in runs if not run.done]:
         with cluster(a.scheduler, jobs) as client:
-            planned = Study.begin(a.per_gpu, outputs / "runs", dict.fromkeys(a.dataset, own["data_root"]))
+            planned = Study.begin(
+                a.per_gpu, outputs / "runs", dict.fromkeys(a.dataset, own["data_root"])
+            )
             failed = make_all(client, missing, planned)
     summary = papermill("results.ipynb", outputs / "results.ipynb", {"outputs": outputs})
     if why := execute(summary, outputs / "results.log", {}):
@@ -63,20 +75,63 @@ def study(a: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """The exit status; see the top of this file."""
-    form = {"formatter_class": argparse.RawTextHelpFormatter, "allow_abbrev": False, "usage": "%(prog)s [options]"}
+    form = {
+        "formatter_class": argparse.RawTextHelpFormatter,
+        "allow_abbrev": False,
+        "usage": "%(prog)s [options]",
+    }
     parser = argparse.ArgumentParser("python -m kdnb.study", description=__doc__, **form)
     add = parser.add_argument
-    add("--dataset", default="cifar100", type=listed, help=f"of {', '.join(DATASETS)}; several with commas (cifar100)")
-    add("--methods", default="none,kd,afd", type=listed, help="names or mixes; 'teacher' alone: only what teaches")
+    add(
+        "--dataset",
+        default="cifar100",
+        type=listed,
+        help=f"of {', '.join(DATASETS)}; several with commas (cifar100)",
+    )
+    add(
+        "--methods",
+        default="none,kd,afd",
+        type=listed,
+        help="names or mixes; 'teacher' alone: only what teaches",
+    )
     add("--seeds", default="0", type=seeds, help="of the students, such as 0-4 or 0,1,2 (0)")
-    add("--pair", default=[], type=listed, help="teacher-student, of kdnb.models.PAIRS; several with commas, or all")
-    add("--jobs", type=int, help="runs side by side on this machine (1, or as many as its GPUs have room for)")
+    add(
+        "--pair",
+        default=[],
+        type=listed,
+        help="teacher-student, of kdnb.models.PAIRS; several with commas, or all",
+    )
+    add(
+        "--jobs",
+        type=int,
+        help="runs side by side on this machine (1, or as many as its GPUs have room for)",
+    )
     add("--per-gpu", default=1, type=int, help="runs side by side on a GPU (1)")
-    add("--scheduler", default="", metavar="ADDRESS", help="of a running Dask cluster that sees the same folders")
-    add("--dry-run", action="store_true", help="only list what would run, what is finished, and the commands")
+    add(
+        "--scheduler",
+        default="",
+        metavar="ADDRESS",
+        help="of a running Dask cluster that sees the same folders",
+    )
+    add(
+        "--dry-run",
+        action="store_true",
+        help="only list what would run, what is finished, and the commands",
+    )
     add("--outputs", default="", help="folder under which runs are kept (outputs/)")
-    add("-p", nargs=2, action="append", default=[], type=typed, metavar="", help="NAME VALUE of a notebook's parameter")
-    for name in (signal.SIGINT, signal.SIGTERM):  # a shell's background job starts with the first ignored
+    add(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        type=typed,
+        metavar="",
+        help="NAME VALUE of a notebook's parameter",
+    )
+    for name in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # a shell's background job starts with the first ignored
         signal.signal(name, signal.default_int_handler)
     try:
         return study(parser.parse_args(argv))

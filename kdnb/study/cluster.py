@@ -18,7 +18,12 @@ def cluster(scheduler: str, jobs: int) -> Iterator:
 
     for noisy in ("asyncio", "distributed.client"):  # what Dask leaves behind when it is stopped
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    own = {"processes": False, "threads_per_worker": 1, "memory_limit": None, "dashboard_address": "127.0.0.1:0"}
+    own = {
+        "processes": False,
+        "threads_per_worker": 1,
+        "memory_limit": None,
+        "dashboard_address": "127.0.0.1:0",
+    }
     try:
         client = Client(scheduler) if scheduler else Client(n_workers=jobs, silence_logs=50, **own)
     except (OSError, ValueError) as error:
@@ -40,7 +45,9 @@ def make_all(client, runs: list[Run], study: Study) -> dict[str, str]:
     """
     from dask.distributed import Event, as_completed, wait
 
-    probe = client.submit(study.differs, key=f"{study.name}-differs")  # an adaptive cluster starts workers for tasks
+    probe = client.submit(
+        study.differs, key=f"{study.name}-differs"
+    )  # an adaptive cluster starts workers for tasks
     if not client.nthreads():
         print("waiting for the cluster's first worker", flush=True)
     wait(probe)
@@ -77,8 +84,14 @@ def make_all(client, runs: list[Run], study: Study) -> dict[str, str]:
                 if task.cancelled():
                     raise ConnectionError("the scheduler is gone")
                 name = names[task.key]
-                why, top1, seconds = told if task.status == "finished" else Outcome(f"{told[0].__name__}: {told[1]}")
-                say(*("failed", name, f": {why}") if why else ("finished", name, f": {top1:.2f} %, {seconds:.0f} s"))
+                why, top1, seconds = (
+                    told if task.status == "finished" else Outcome(f"{told[0].__name__}: {told[1]}")
+                )
+                say(
+                    *("failed", name, f": {why}")
+                    if why
+                    else ("finished", name, f": {top1:.2f} %, {seconds:.0f} s")
+                )
                 failed |= {name: why} if why else {}
                 shown.update()
         except KeyboardInterrupt:

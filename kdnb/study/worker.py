@@ -27,7 +27,9 @@ from kdnb.runs.run import Run
 NOTEBOOK = "train.ipynb"  # what makes one run
 STOP_SECONDS = 60  # that a stopped run has to write its checkpoint
 MARK = ".study"  # a file in the folder of runs, whose text no other has
-LOOK_SECONDS = 1  # between looks at whether the study was stopped, or another process has let go of a run
+LOOK_SECONDS = (
+    1  # between looks at whether the study was stopped, or another process has let go of a run
+)
 
 
 class Outcome(NamedTuple):
@@ -57,7 +59,10 @@ class Study(NamedTuple):
 
     def surroundings(self) -> dict[str, str]:
         """What has to be the same wherever runs are made; "" where there is nothing to compare."""
-        files = *sorted(Path(__file__).parents[1].rglob("*.py")), project_root() / "notebooks" / NOTEBOOK
+        files = (
+            *sorted(Path(__file__).parents[1].rglob("*.py")),
+            project_root() / "notebooks" / NOTEBOOK,
+        )
         code = b"".join(path.read_bytes() for path in files)
         mark, found = self.runs / MARK, {"kdnb's code": hashlib.sha256(code).hexdigest()[:12]}
         found[f"the folder {self.runs}"] = mark.read_text() if mark.is_file() else ""
@@ -70,7 +75,10 @@ class Study(NamedTuple):
         """What is not the same here, in a sentence, or ""."""
         now, host = self.surroundings(), platform.node()
         told = ((what, now[what] or "not there", was) for what, was in self.alike.items() if was)
-        return next((f"{what} is {own} on {host}, and {was} here" for what, own, was in told if own != was), "")
+        return next(
+            (f"{what} is {own} on {host}, and {was} here" for what, own, was in told if own != was),
+            "",
+        )
 
 
 def papermill(notebook: str, written: Path, parameters: Mapping[str, object]) -> list[str]:
@@ -80,7 +88,9 @@ def papermill(notebook: str, written: Path, parameters: Mapping[str, object]) ->
     return [sys.executable, "-m", "papermill", *source, *words, "--log-output", "--no-progress-bar"]
 
 
-def execute(words: list[str], log: Path, env: Mapping[str, str], stopped: Callable[[], bool] = lambda: False) -> str:
+def execute(
+    words: list[str], log: Path, env: Mapping[str, str], stopped: Callable[[], bool] = lambda: False
+) -> str:
     """Run a command to its end; "" or the sentence of the error that ended it, from what is kept in `log`.
 
     It ends with this process, and is interrupted, as JupyterLab's stop button does it, once it is `stopped`.
@@ -143,7 +153,9 @@ def notebook(run: Run, env: Mapping[str, str], stopped: Callable[[], bool]) -> s
     """Execute the notebook of a run, which comes to its folder whole, and only if no other process is at it."""
     with tempfile.TemporaryDirectory(prefix="kdnb-") as folder:
         written = Path(folder) / "notebook.ipynb"
-        said = {name: getattr(run, name) for name in Run.parameters()}  # whatever the notebook's own cell says by now
+        said = {
+            name: getattr(run, name) for name in Run.parameters()
+        }  # whatever the notebook's own cell says by now
         why = execute(papermill(NOTEBOOK, written, said), run.folder / "notebook.log", env, stopped)
         run = replace(run, data_id="")
         if written.is_file() and not busy(run.folder):
@@ -154,14 +166,18 @@ def notebook(run: Run, env: Mapping[str, str], stopped: Callable[[], bool]) -> s
 def gpus() -> list[str]:
     """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
     count = torch.cuda.device_count()
-    return (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))).split(",")[:count]
+    return (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))).split(",")[
+        :count
+    ]
 
 
 @cache
 def places(per_gpu: int) -> PriorityQueue:
     """Where this worker has room for runs, `per_gpu` of them on a GPU, one on each GPU first."""
     found = PriorityQueue()
-    for place in ((turn, order, name) for turn in range(per_gpu) for order, name in enumerate(gpus())):
+    for place in (
+        (turn, order, name) for turn in range(per_gpu) for order, name in enumerate(gpus())
+    ):
         found.put(place)
     return found
 
@@ -173,11 +189,16 @@ def share(run: Run, per_gpu: int) -> Iterator[dict[str, str]]:
     from dask.system import CPU_COUNT
 
     workers = get_client().scheduler_info(n_workers=-1)["workers"]  # all
-    own, here = workers[get_worker().address], get_worker().address.startswith("inproc:")  # all of them in this process
+    own, here = (
+        workers[get_worker().address],
+        get_worker().address.startswith("inproc:"),
+    )  # all of them in this process
     apart = not here and (os.cpu_count() or 1) > CPU_COUNT  # a batch job may have cores of its own
     beside = [own] if apart else workers.values()
     runs = sum(worker["nthreads"] for worker in beside if worker["host"] == own["host"])
-    env = {"OMP_NUM_THREADS": str(max(1, CPU_COUNT // runs))} | ({"OMP_WAIT_POLICY": "PASSIVE"} if runs > 1 else {})
+    env = {"OMP_NUM_THREADS": str(max(1, CPU_COUNT // runs))} | (
+        {"OMP_WAIT_POLICY": "PASSIVE"} if runs > 1 else {}
+    )
     if not gpus() or run.device not in ("auto", "cuda"):
         yield env
         return

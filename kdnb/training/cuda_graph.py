@@ -49,7 +49,10 @@ class Replayed:
             try:
                 self.replay = record(lambda: self.step(*self.inputs))
             except RuntimeError as error:
-                warnings.warn(f"the step is not replayed as a CUDA graph, which costs time: {error}", stacklevel=2)
+                warnings.warn(
+                    f"the step is not replayed as a CUDA graph, which costs time: {error}",
+                    stacklevel=2,
+                )
         if self.replay is None:
             return self.step(*inputs)
         for place, tensor in zip(self.inputs, inputs, strict=True):

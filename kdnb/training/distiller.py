@@ -37,11 +37,15 @@ class Distiller(nn.Module):
         self.student, self.teacher, self.left_out = student, None, ()
         self.losses = nn.ModuleDict()
         self.terms = parse(method) if isinstance(method, str) else tuple(method)
-        seen = None if example is None else example_output(student, example)  # raises for images that are too small
+        seen = (
+            None if example is None else example_output(student, example)
+        )  # raises for images that are too small
         examples = None, None
         if taught(self.terms):
             if teacher is None or example is None:
-                raise InputError(f"the method {spell(self.terms)} needs a teacher and an example batch")
+                raise InputError(
+                    f"the method {spell(self.terms)} needs a teacher and an example batch"
+                )
             if same_classes is None:
                 same_classes = class_count(student) == class_count(teacher)
             self.terms, self.left_out = serving(self.terms, same_classes, partly)
@@ -52,7 +56,9 @@ class Distiller(nn.Module):
             if labels is not None:
                 self.losses[term.loss].remember(labels)
         # On the device, since a recorded step would keep a number for ever.
-        self.register_buffer("weights", torch.tensor([term.weight for term in self.terms]), persistent=False)
+        self.register_buffer(
+            "weights", torch.tensor([term.weight for term in self.terms]), persistent=False
+        )
         self.to(next(student.parameters()).device)
 
     def train(self, mode: bool = True) -> "Distiller":
@@ -63,9 +69,13 @@ class Distiller(nn.Module):
 
     def start_epoch(self, epoch: int) -> None:
         """Set the weights of an epoch, counted from 0."""
-        self.weights.copy_(torch.tensor([weight_at(term.loss, term.weight, epoch) for term in self.terms]))
+        self.weights.copy_(
+            torch.tensor([weight_at(term.loss, term.weight, epoch) for term in self.terms])
+        )
 
-    def forward(self, images: Tensor, labels: Tensor, index: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, index: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """Images (batch, 3, height, width), labels (batch,), index (batch,) of the images in the training set, which
         some losses remember -> scalar losses by name before weighting, and their weighted sum "total"; logits."""
         student, teacher, batch = self.student(images), None, Batch(images, labels, index)
@@ -73,7 +83,9 @@ class Distiller(nn.Module):
             with torch.no_grad():
                 teacher = self.teacher(images)
         terms = {name: loss(student, teacher, batch) for name, loss in self.losses.items()}
-        total = sum(weight * term for weight, term in zip(self.weights, terms.values(), strict=True))
+        total = sum(
+            weight * term for weight, term in zip(self.weights, terms.values(), strict=True)
+        )
         return {"total": total, **terms}, student.logits
 
     def trained(self) -> nn.ModuleDict:
@@ -82,7 +94,11 @@ class Distiller(nn.Module):
 
     def running(self) -> dict[str, Tensor]:
         """The buffers behind the losses' running means, by "loss.buffer"."""
-        return {f"{n}.{k}": v for n, loss in self.losses.items() for k, v in loss.running_buffers().items()}
+        return {
+            f"{n}.{k}": v
+            for n, loss in self.losses.items()
+            for k, v in loss.running_buffers().items()
+        }
 
     def means(self) -> dict[str, Tensor]:
         """The losses' running means, by "loss.name", such as "afd.links"."""

@@ -13,7 +13,14 @@ import torch
 from safetensors.torch import save
 from tqdm import tqdm
 
-from kdnb.device import enough_memory, environment, has_compiler, pick_compile, pick_device, set_threads
+from kdnb.device import (
+    enough_memory,
+    environment,
+    has_compiler,
+    pick_compile,
+    pick_device,
+    set_threads,
+)
 from kdnb.errors import InputError
 from kdnb.models import blocks, parameter_count
 from kdnb.progress import StopButton, bar, epoch_line
@@ -42,24 +49,32 @@ def train(run: Run, say: Callable[[str], None] = print, until: float = math.inf)
     """
     if not run.done:
         images = load_images(run)
-        run = replace(run, data_id="")  # a digest of what is there now: it may just have been downloaded, or changed
+        run = replace(
+            run, data_id=""
+        )  # a digest of what is there now: it may just have been downloaded, or changed
     if run.done:
         check_same(run, description(run))
         say(f"{run.name}: finished before, top-1 {run.result['top1']:.2f} %")
         return run
     if run.teacher_run is not None and not run.teacher_run.done:
         check(run, images)
-        say(f"its teacher is trained first, {run.teacher_run.epochs} epochs: {run.teacher_run.name}")
+        say(
+            f"its teacher is trained first, {run.teacher_run.epochs} epochs: {run.teacher_run.name}"
+        )
         train(run.teacher_run, say, until)
     set_threads(run.threads)
     device = pick_device(run.device)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # of all GPUs torch would warn
+    with torch.random.fork_rng(
+        [device] if device.type == "cuda" else []
+    ):  # of all GPUs torch would warn
         torch.manual_seed(run.seed)
         start = ready(run, images)  # before there is a folder: it may not be possible
         if start.distiller.teacher is not None and run.teacher_id != "trained":
             say(f"its teacher: {start.teacher}")
         if lost := start.distiller.left_out:
-            say(f"left out: {', '.join(lost)}, which compares predictions; the teacher knows other classes")
+            say(
+                f"left out: {', '.join(lost)}, which compares predictions; the teacher knows other classes"
+            )
         if start.assumed:
             say("its teacher's weights do not name their classes: as many are taken for the same")
         pixels = run.epochs * len(start.train.images) * run.image_size**2
@@ -75,14 +90,23 @@ class Training:
 
     def __init__(self, run: Run, start: Ready, say: Callable[[str], None], compiled: bool):
         self.run, self.start, self.say, device = run, start, say, start.train.device
-        machine = environment(str(device)) | {"threads": torch.get_num_threads(), "compile": compiled}
+        machine = environment(str(device)) | {
+            "threads": torch.get_num_threads(),
+            "compile": compiled,
+        }
         self.engine = Engine(start.distiller, run, device, compiled=self.write_config(machine))
-        self.epoch, self.step, self.seconds = 0, 0, 0.0  # finished epochs; steps and seconds into the next one
+        self.epoch, self.step, self.seconds = (
+            0,
+            0,
+            0.0,
+        )  # finished epochs; steps and seconds into the next one
         self.kept = "no checkpoint: it was not far enough"
         self.rows, self.means = [], {}  # per epoch: of metrics.csv; running means of the losses
         self.axes = {}  # of those means: names and shapes of both networks' blocks
         for role in ("teacher", "student") if start.distiller.teacher is not None else ():
-            names, shapes = zip(*blocks(getattr(start.distiller, role), run.image_size), strict=True)
+            names, shapes = zip(
+                *blocks(getattr(start.distiller, role), run.image_size), strict=True
+            )
             self.axes |= {f"{role}.blocks": np.array(names), f"{role}.shapes": np.array(shapes)}
 
     def write_config(self, machine: dict) -> bool:
@@ -91,14 +115,23 @@ class Training:
         Raises InputError if the folder holds another run. One that goes on is compiled if it was when it began, unless
         compile is off.
         """
-        path, asked, machines = self.run.folder / "config.json", description(self.run, self.start), [machine]
-        where = {name: getattr(self.run, name) for name in ("student_weights", "teacher_weights", "data_root")}
+        path, asked, machines = (
+            self.run.folder / "config.json",
+            description(self.run, self.start),
+            [machine],
+        )
+        where = {
+            name: getattr(self.run, name)
+            for name in ("student_weights", "teacher_weights", "data_root")
+        }
         if path.is_file():
             check_same(self.run, asked)
             machines = self.run.config.get("machines") or machines
             last = machines[-1]
             if last["device_type"] == machine["device_type"]:
-                machine["compile"] = last["compile"] and has_compiler() and self.run.compile != "off"
+                machine["compile"] = (
+                    last["compile"] and has_compiler() and self.run.compile != "off"
+                )
             if {**machine, "started": last["started"]} != last:
                 machines = [*machines, machine]
         config = {"format": 1} | asked | {"where": where, "machines": machines}
@@ -107,7 +140,11 @@ class Training:
 
     def go(self, until: float) -> None:
         epochs, steps = self.run.epochs, len(self.start.train)
-        with StopButton(until) as stop, bar(epochs * steps, "epoch", "step") as shown, closing(self.engine):
+        with (
+            StopButton(until) as stop,
+            bar(epochs * steps, "epoch", "step") as shown,
+            closing(self.engine),
+        ):
             self.resume()
             self.say(f"{self.run.name}: {epochs} epochs of {steps} steps")
             while self.epoch < epochs:
@@ -117,11 +154,15 @@ class Training:
                 self.say(epoch_line(self.rows[-1], epochs))
         self.finish()
         if stop.wished:  # in the last epoch's test
-            raise Interrupted(f"stopped; {self.run.name} is finished, and nothing that follows was begun")
+            raise Interrupted(
+                f"stopped; {self.run.name} is finished, and nothing that follows was begun"
+            )
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step of the current epoch."""
-        return self.run.preset.lr_at(self.epoch + step / len(self.start.train), self.run.epochs, self.run.lr)
+        return self.run.preset.lr_at(
+            self.epoch + step / len(self.start.train), self.run.epochs, self.run.lr
+        )
 
     def train_epoch(self, stop: StopButton, shown: tqdm) -> None:
         if not self.step:
@@ -168,7 +209,9 @@ class Training:
             config["machines"][-1]["compile"] = False  # so that nobody who goes on tries again
             store.write_atomically(self.run.folder / "config.json", json.dumps(config, indent=2))
         place = {"epoch": self.epoch, "step": self.step, "seconds": self.seconds}
-        store.save_checkpoint(self.run.folder, self.engine.state() | place | {"rows": self.rows, "means": self.means})
+        store.save_checkpoint(
+            self.run.folder, self.engine.state() | place | {"rows": self.rows, "means": self.means}
+        )
         self.write_history()
 
     def write_history(self) -> None:
@@ -195,11 +238,17 @@ class Training:
         last, best = self.rows[-1], max(self.rows, key=lambda row: row["test_top1"])
         distiller, folder, run = self.start.distiller, self.run.folder, self.run
         seconds = [row["seconds"] for row in self.rows]
-        told = {"network": run.student, "dataset": run.dataset, "classes": self.start.train.images.classes}
+        told = {
+            "network": run.student,
+            "dataset": run.dataset,
+            "classes": self.start.train.images.classes,
+        }
         told |= {"top1": last["test_top1"], "changes": run.departures, "method": run.label}
         for name, part in self.engine.trained.items():
             if state := {key: value.cpu().contiguous() for key, value in part.state_dict().items()}:
-                store.write_atomically(folder / f"{name}.safetensors", save(state, {"kdnb": json.dumps(told)}))
+                store.write_atomically(
+                    folder / f"{name}.safetensors", save(state, {"kdnb": json.dumps(told)})
+                )
         result = {
             "top1": last["test_top1"],
             "top5": last["test_top5"],
@@ -207,7 +256,9 @@ class Training:
             "epoch_seconds": statistics.median(seconds),
             "total_seconds": sum(seconds),
             "parameters": parameter_count(distiller.student),
-            "teacher_parameters": parameter_count(distiller.teacher) if distiller.teacher is not None else None,
+            "teacher_parameters": parameter_count(distiller.teacher)
+            if distiller.teacher is not None
+            else None,
             "train_images": len(self.start.train.images),
             "test_images": len(self.start.test.images),
         }

@@ -32,12 +32,16 @@ class Ready(NamedTuple):
     train: Loader
     test: Loader
     teacher: Teacher | None = None
-    assumed: bool = False  # that the teacher knows the same classes: only their number could be compared
+    assumed: bool = (
+        False  # that the teacher knows the same classes: only their number could be compared
+    )
 
 
 def load_images(run: Run) -> tuple[Images, Images]:
     """The training images of a run, limited, and what it is tested on. Raises InputError if they are not there."""
-    train, test = load_data(run.dataset, run.data_root, run.preset.stored(run.image_size), run.skip_damaged)
+    train, test = load_data(
+        run.dataset, run.data_root, run.preset.stored(run.image_size), run.skip_damaged
+    )
     train, test = train.split(run.validation) if run.validation else (train, test)
     return train.limit(run.train_limit), test
 
@@ -45,9 +49,16 @@ def load_images(run: Run) -> tuple[Images, Images]:
 def loaders(run: Run, images: tuple[Images, Images]) -> tuple[Loader, Loader]:
     """The augmented training batches of a run and its test batches, on its device."""
     common = {"device": pick_device(run.device), "dtype": PRECISIONS[run.precision]}
-    augment = {"train": True, "seed": run.seed, "padding": run.preset.padding, "flip": run.preset.flip}
+    augment = {
+        "train": True,
+        "seed": run.seed,
+        "padding": run.preset.padding,
+        "flip": run.preset.flip,
+    }
     train = Loader(images[0], run.batch_size, run.image_size, **augment, **common)
-    many = 2**19 // run.image_size**2 if train.device.type != "cpu" else 0  # launching takes as long as computing there
+    many = (
+        2**19 // run.image_size**2 if train.device.type != "cpu" else 0
+    )  # launching takes as long as computing there
     return train, Loader(images[1], max(run.batch_size, 250, many), run.image_size, **common)
 
 
@@ -56,17 +67,25 @@ def photographs(run: Run, split: str = "train") -> Stanford40 | None:
     if run.dataset != "stanford40":
         return None
     found = Stanford40(data_folder(run.data_root), "train" if run.validation else split)
-    return Stanford40(found.root, found.split, boxes=True) if (found.folder / "XMLAnnotations").is_dir() else None
+    return (
+        Stanford40(found.root, found.split, boxes=True)
+        if (found.folder / "XMLAnnotations").is_dir()
+        else None
+    )
 
 
-def ready(run: Run, images: tuple[Images, Images] | None = None, teacher: Teacher | None = None) -> Ready:
+def ready(
+    run: Run, images: tuple[Images, Images] | None = None, teacher: Teacher | None = None
+) -> Ready:
     """What a run starts from, on its device; its teacher, unless one is given, has to be trained. Raises InputError."""
     images = images or load_images(run)
     train, test = loaders(run, images)
     classes = images[0].classes
     teacher = teacher or (load_teacher(run) if run.teacher else None)
     same, assumed = teacher.same_classes(classes) if teacher else (None, False)
-    example = test.take([0, 0]).images.float()  # of two for batch norm's sake; losses look at shapes alone
+    example = test.take(
+        [0, 0]
+    ).images.float()  # of two for batch norm's sake; losses look at shapes alone
     with torch.random.fork_rng([]):  # networks and losses draw on the CPU
         torch.default_generator.manual_seed(run.seed)
         student = create_model(run.student, len(classes))
@@ -94,7 +113,11 @@ def load_pretrained(student: nn.Module, run: Run, classes: tuple[str, ...]) -> N
         model, theirs = load_weights(run.student, path), read_metadata(path).get("classes") or ()
     state, head = model.state_dict(), student.classifier_name
     if tuple(theirs) != tuple(classes):
-        state |= {key: value for key, value in student.state_dict().items() if key.rpartition(".")[0] == head}
+        state |= {
+            key: value
+            for key, value in student.state_dict().items()
+            if key.rpartition(".")[0] == head
+        }
     student.load_state_dict(state)
 
 
@@ -104,18 +127,27 @@ def check(run: Run, images: tuple[Images, Images] | None = None) -> None:
     images = images or load_images(run)
     own = run.teacher_run
     with torch.random.fork_rng([]):
-        ready(run, images, Teacher(create_model(run.teacher, len(images[0].classes))) if own else None)
+        ready(
+            run, images, Teacher(create_model(run.teacher, len(images[0].classes))) if own else None
+        )
     try:
         if own and not own.done:
             check(own)
     except InputError as error:
         alone = f"train it by itself (student {own.student}, method none), then set teacher_weights to its folder"
-        raise InputError(f"its teacher cannot be trained by the preset ({error}): {alone}") from None
+        raise InputError(
+            f"its teacher cannot be trained by the preset ({error}): {alone}"
+        ) from None
 
 
 def description(run: Run, start: Ready | None = None) -> dict:
     """What config.json keeps of what is trained; start: where it starts from, if it is to be trained."""
-    asked = {"run": run.identity, "preset": asdict(run.preset), "changes": run.departures, "label": run.label}
+    asked = {
+        "run": run.identity,
+        "preset": asdict(run.preset),
+        "changes": run.departures,
+        "label": run.label,
+    }
     if start:
         asked |= {
             "terms": [term._asdict() for term in start.distiller.terms],
@@ -131,7 +163,9 @@ def check_same(run: Run, asked: dict) -> None:
     """Raises InputError if the folder of a run holds another one than `asked`, a description."""
 
     def facts(config: dict) -> dict:
-        found = {name: value for name, value in config["preset"].items() if name not in NO_STEP} | config["run"]
+        found = {
+            name: value for name, value in config["preset"].items() if name not in NO_STEP
+        } | config["run"]
         return found | {name: config[name] for name in ("classes",) if name in config}
 
     try:

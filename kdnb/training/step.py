@@ -14,7 +14,9 @@ from kdnb.runs.run import Run
 from kdnb.training.cuda_graph import Replayed, aside
 from kdnb.training.distiller import Distiller
 
-REPLAYED = ("cuda",)  # where full steps are replayed as a graph, unless compile is off: recording one takes a moment
+REPLAYED = (
+    "cuda",
+)  # where full steps are replayed as a graph, unless compile is off: recording one takes a moment
 
 
 class Engine:
@@ -28,11 +30,18 @@ class Engine:
         self.distiller = distiller.to(device, memory_format=torch.channels_last).train()
         self.trained, self.lr = distiller.trained(), run.lr
         replayed = device.type in REPLAYED and run.compile != "off"
-        lr = torch.tensor(run.lr, device=device) if replayed else run.lr  # a number would be recorded
+        lr = (
+            torch.tensor(run.lr, device=device) if replayed else run.lr
+        )  # a number would be recorded
         how = {"momentum": run.preset.momentum, "weight_decay": run.preset.weight_decay}
-        self.optimizer = torch.optim.SGD(self.trained.parameters(), lr, **how, fused=device.type in ("cpu", "cuda"))
+        self.optimizer = torch.optim.SGD(
+            self.trained.parameters(), lr, **how, fused=device.type in ("cpu", "cuda")
+        )
         self.update = self.full_update = partial(self._update, self._forward)
-        self.compiled, self.fell_back = None, False  # the forward pass, from the first step on; whether that failed
+        self.compiled, self.fell_back = (
+            None,
+            False,
+        )  # the forward pass, from the first step on; whether that failed
         if compiled:
             torch.compiler.reset()  # a notebook trains many networks, and compiled steps of one function are few
             self.full_update = self._compiled_update
@@ -54,19 +63,27 @@ class Engine:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             terms, logits = self.distiller(images, labels, index)
         right = (logits.detach().argmax(1) == labels).sum()
-        return terms["total"], torch.stack([*(terms[n].detach() * len(labels) for n in self.names), right])
+        return terms["total"], torch.stack(
+            [*(terms[n].detach() * len(labels) for n in self.names), right]
+        )
 
     def _compiled_update(self, *batch: Tensor) -> None:
         """One step, compiled; if that fails, which shows in the first, this and the others are done as they are."""
         if self.compiled is None:
-            self.compiled, before = torch.compile(self._forward, dynamic=False), copy.deepcopy(self.state())
+            self.compiled, before = (
+                torch.compile(self._forward, dynamic=False),
+                copy.deepcopy(self.state()),
+            )
             try:
                 return self._update(self.compiled, *batch)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # compilers fail in many ways; what is wrong with the step itself fails again
                 why = getattr(error, "inner_exception", error)
-                warnings.warn(f"the step is not compiled, which costs time: {why}".splitlines()[0], stacklevel=2)
+                warnings.warn(
+                    f"the step is not compiled, which costs time: {why}".splitlines()[0],
+                    stacklevel=2,
+                )
                 self.compiled, self.fell_back = self._forward, True
                 self.load(before)
         self._update(self.compiled, *batch)
@@ -83,7 +100,9 @@ class Engine:
         self.sums[-1] += bad * self.sums[-2]
 
     def set_lr(self, lr: float) -> None:
-        for group in self.optimizer.param_groups if lr != self.lr else ():  # filling a tensor is a kernel to launch
+        for group in (
+            self.optimizer.param_groups if lr != self.lr else ()
+        ):  # filling a tensor is a kernel to launch
             group["lr"] = group["lr"].fill_(lr) if isinstance(group["lr"], Tensor) else lr
         self.lr = lr
 
@@ -96,7 +115,9 @@ class Engine:
     def measured(self) -> dict[str, float]:
         """Means over the images since the epoch started: the terms of the loss, and the accuracy "top1" in percent."""
         *losses, right, images, _ = self.sums.tolist()
-        return {"top1": 100 * right / images} | {n: s / images for n, s in zip(self.names, losses, strict=True)}
+        return {"top1": 100 * right / images} | {
+            n: s / images for n, s in zip(self.names, losses, strict=True)
+        }
 
     def first_bad_step(self) -> int:
         """The step of this epoch, from 1, in which the loss was first not finite; 0: it always was. Waits."""
@@ -108,9 +129,15 @@ class Engine:
 
     def state(self) -> dict:
         """What a checkpoint keeps of it, random numbers included."""
-        state = {"trained": self.trained.state_dict(), "optimizer": self.optimizer.state_dict(), "sums": self.sums}
+        state = {
+            "trained": self.trained.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sums": self.sums,
+        }
         state |= {"running": self.distiller.running(), "rng": torch.get_rng_state()}
-        return state | ({"device_rng": torch.cuda.get_rng_state(self.device)} if self.stream else {})
+        return state | (
+            {"device_rng": torch.cuda.get_rng_state(self.device)} if self.stream else {}
+        )
 
     def load(self, state: dict) -> None:
         self.trained.load_state_dict(state["trained"])

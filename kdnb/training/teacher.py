@@ -21,7 +21,9 @@ class Teacher:
 
     def __str__(self) -> str:
         """The network, its weights, and what their file tells of their training and accuracy."""
-        network, weights, dataset, top1 = (self.about[name] for name in ("network", "weights", "dataset", "top1"))
+        network, weights, dataset, top1 = (
+            self.about[name] for name in ("network", "weights", "dataset", "top1")
+        )
         told = [dataset, f"top-1 {top1:.2f} %" if top1 else "", words(self.about["changes"] or {})]
         return f"{network}, weights {weights} ({', '.join(filter(None, told)) or 'it is not known of what'})"
 
@@ -46,11 +48,25 @@ def load_teacher(run: Run) -> Teacher:
         path = own.weights if own else weights_file(run.teacher_weights, "teacher_weights")
         model, kept = load_weights(run.teacher, path), read_metadata(path)
         classes, weights = kept.get("classes") or (), own.name if own else path.name
-        found = "trained" if run.teacher_id == "trained" else file_hash(path)  # a trained one may have been moved
+        found = (
+            "trained" if run.teacher_id == "trained" else file_hash(path)
+        )  # a trained one may have been moved
     kinds = {"dataset": str, "top1": float, "changes": dict}
-    told = {name: value if isinstance(value := kept.get(name), kind) else None for name, kind in kinds.items()}
-    about = {"network": run.teacher, "weights": weights, "sha256": fingerprint(model), "classes": class_count(model)}
-    begun = (run.config.get("teacher") or {}).get("sha256") if (run.folder / "config.json").is_file() else None
+    told = {
+        name: value if isinstance(value := kept.get(name), kind) else None
+        for name, kind in kinds.items()
+    }
+    about = {
+        "network": run.teacher,
+        "weights": weights,
+        "sha256": fingerprint(model),
+        "classes": class_count(model),
+    }
+    begun = (
+        (run.config.get("teacher") or {}).get("sha256")
+        if (run.folder / "config.json").is_file()
+        else None
+    )
     if begun not in (None, about["sha256"]) or run.teacher_id != found:
         raise InputError(
             f"{weights} does not hold the weights that teach {run.name}: set teacher_weights to their file, or delete "

@@ -20,7 +20,9 @@ from kdnb.data.loader import Loader
 
 def predictions(**logits):
     labels = np.array([0, 0, 1, 1])
-    return Predictions(("a", "b"), labels, {name: np.array(rows, np.float32) for name, rows in logits.items()})
+    return Predictions(
+        ("a", "b"), labels, {name: np.array(rows, np.float32) for name, rows in logits.items()}
+    )
 
 
 SURE, FLAT = [[9, 0], [9, 0], [0, 9], [0, 9]], [[1, 0], [0, 1], [0, 1], [0, 1]]
@@ -28,9 +30,15 @@ SURE, FLAT = [[9, 0], [9, 0], [0, 9], [0, 9]], [[1, 0], [0, 1], [0, 1], [0, 1]]
 
 def test_a_difference_has_an_interval_and_a_test():
     before, after = np.zeros(100, bool), np.zeros(100, bool)
-    before[:12], after[10:30] = True, True  # ten are lost, eighteen are gained, two are right with both
+    before[:12], after[10:30] = (
+        True,
+        True,
+    )  # ten are lost, eighteen are gained, two are right with both
     d = compare.difference(before, after)
-    assert (d.gain, d.p) == (8, pytest.approx(0.18493, abs=1e-5))  # twice the binomial tail of 18 of 28
+    assert (d.gain, d.p) == (
+        8,
+        pytest.approx(0.18493, abs=1e-5),
+    )  # twice the binomial tail of 18 of 28
     assert d.low < 0 < d.gain < d.high and d.high - d.low == pytest.approx(20.47, abs=0.01)
     assert str(d) == f"+8.00 [{d.low:+.2f}, {d.high:+.2f}] percentage points, McNemar's p = 0.18"
     assert compare.difference(before, before)[::3] == (0, 1)
@@ -42,22 +50,37 @@ def test_a_calibrated_network_has_no_calibration_error():
     assert compare.calibration(told, "sure")[1] == pytest.approx(0, abs=1e-3)
     table, ece = compare.calibration(told, "flat")
     sigmoid = 1 / (1 + np.exp(-1))
-    assert table.to_dict("records") == [{"confidence": pytest.approx(sigmoid), "accuracy": 0.75, "images": 4}]
+    assert table.to_dict("records") == [
+        {"confidence": pytest.approx(sigmoid), "accuracy": 0.75, "images": 4}
+    ]
     assert ece == pytest.approx(0.75 - sigmoid)
 
 
 def test_fidelity_compares_with_the_teacher_if_it_knows_the_classes():
     table = compare.fidelity(predictions(teacher=SURE, alike=SURE, flat=FLAT))
-    assert table.loc["alike", "KL from the teacher"] == "0 [0, 0]" and table.loc["teacher"].iloc[-1] == ""
-    assert table["agreement with the teacher (%)"].tolist() == ["", "100.00 [51.0, 100.0]", "75.00 [30.1, 95.4]"]
+    assert (
+        table.loc["alike", "KL from the teacher"] == "0 [0, 0]"
+        and table.loc["teacher"].iloc[-1] == ""
+    )
+    assert table["agreement with the teacher (%)"].tolist() == [
+        "",
+        "100.00 [51.0, 100.0]",
+        "75.00 [30.1, 95.4]",
+    ]
     assert "KL from the teacher" not in compare.fidelity(predictions(flat=FLAT))
 
 
 def test_classes_and_their_correlations():
     told = predictions(teacher=SURE, flat=FLAT)
     rows = compare.class_accuracy(told, "flat", "teacher").set_index("class")
-    assert rows["flat"].tolist() == [50, 100] and rows["gain"].tolist() == [50, 0] and rows["images"].tolist() == [2, 2]
-    assert np.abs(compare.class_correlations(told)["flat"]).max() < 1e-6  # of two classes both correlate with -1
+    assert (
+        rows["flat"].tolist() == [50, 100]
+        and rows["gain"].tolist() == [50, 0]
+        and rows["images"].tolist() == [2, 2]
+    )
+    assert (
+        np.abs(compare.class_correlations(told)["flat"]).max() < 1e-6
+    )  # of two classes both correlate with -1
 
 
 def test_cka_is_one_for_the_same_blocks_and_small_for_unrelated_ones():
@@ -69,7 +92,9 @@ def test_cka_is_one_for_the_same_blocks_and_small_for_unrelated_ones():
     told = compare.predict({"teacher": teacher}, loader)
     images = loader.take(range(100)).images
     with torch.no_grad():
-        np.testing.assert_allclose(told.logits["teacher"], teacher(images).logits, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            told.logits["teacher"], teacher(images).logits, rtol=1e-4, atol=1e-5
+        )
     rng = torch.Generator().manual_seed(0)
     noise = [compare.centred_grams((torch.randn(50, 3, 8, 8, generator=rng),)) for _ in range(2)]
     assert abs(float((noise[0] * noise[1]).sum() / (noise[0].norm() * noise[1].norm()))) < 0.1
@@ -77,7 +102,10 @@ def test_cka_is_one_for_the_same_blocks_and_small_for_unrelated_ones():
 
 def test_centred_grams_estimate_hsic_unbiased():
     """Against the estimator as it is written down (Song et al., JMLR 2012, eq. 4)."""
-    x, y = torch.randn(7, 3, 2, 2, dtype=torch.float64), torch.randn(7, 5, 1, 1, dtype=torch.float64)
+    x, y = (
+        torch.randn(7, 3, 2, 2, dtype=torch.float64),
+        torch.randn(7, 5, 1, 1, dtype=torch.float64),
+    )
     K, L = ((v.flatten(1) @ v.flatten(1).T).fill_diagonal_(0) for v in (x, y))
     n, one = 7, torch.ones(7, dtype=torch.float64)
     trace, sums = (K * L).sum(), (one @ K @ one) * (one @ L @ one) / ((n - 1) * (n - 2))
@@ -97,32 +125,47 @@ def test_a_teacher_of_other_classes_is_compared_by_its_maps_alone(tmp_path):
     found = analysis.load_networks(runs)
     assert [*found.models] == ["teacher", "none", "at"] and [*found.classifiers] == ["none", "at"]
     told = compare.predict(found.classifiers, found.loader)
-    assert "KL from the teacher" not in compare.fidelity(told) and compare.class_correlations(told) == {}
+    assert (
+        "KL from the teacher" not in compare.fidelity(told)
+        and compare.class_correlations(told) == {}
+    )
     assert plots.correlation_changes({}) is None
     assert [m.shape for m in compare.cka(found.models, found.loader).values()] == [(6, 3)] * 2
 
 
 def test_methods_that_cannot_be_compared_are_named_before_anything_is_trained(tmp_path):
     asked = {"dataset": "tiny", "seeds": 1, "outputs": str(tmp_path)}
-    with pytest.raises(InputError, match="methods is 'none': name one or more that its teacher can serve, of afd, "):
+    with pytest.raises(
+        InputError, match="methods is 'none': name one or more that its teacher can serve, of afd, "
+    ):
         benchmark.runs_from_notebook(asked | {"methods": "none"})
     file = tmp_path / "teacher.safetensors"
     save_file(create_model("wrn_16_1", 5).state_dict(), file)
-    with pytest.raises(InputError, match="kd compares predictions, and this teacher knows other classes"):
+    with pytest.raises(
+        InputError, match="kd compares predictions, and this teacher knows other classes"
+    ):
         benchmark.runs_from_notebook(asked | {"methods": "at,kd", "teacher_weights": str(file)})
     runs = benchmark.runs_from_notebook(asked | {"methods": "at", "teacher_weights": str(file)})
     assert [*runs] == ["none", "at"] and not (tmp_path / "runs").exists()
 
 
 def test_nothing_sticks_out_of_the_figures_of_a_comparison():
-    rng, title = np.random.default_rng(0), "stanford40, resnet18, afd, from resnet18, epochs 30, image_size 64, seed 2"
+    rng, title = (
+        np.random.default_rng(0),
+        "stanford40, resnet18, afd, from resnet18, epochs 30, image_size 64, seed 2",
+    )
     terms = ["ce", "kd", "afd"]
     logits = {role: rng.normal(size=(600, 40)) for role in ("teacher", "baseline", "distilled")}
     classes = tuple(f"looking_through_a_{i}" for i in range(40))
     told = Predictions(classes, rng.integers(40, size=600), logits)
     methods = ["none", "at", "crd", "afd"]
     runs = pd.DataFrame(
-        {"line": methods * 2, "order": [1, 5, 9, 2] * 2, "top1": rng.normal(70, 1, 8), "study": "this study"}
+        {
+            "line": methods * 2,
+            "order": [1, 5, 9, 2] * 2,
+            "top1": rng.normal(70, 1, 8),
+            "study": "this study",
+        }
     )
     costs = pd.DataFrame({"method": methods, "times": [1.0, 1.5, 1.9, 2.0]})
     shares = pd.DataFrame([[0.3, 0.3, 0.4]] * 30, columns=terms)

@@ -23,8 +23,12 @@ class Photographs(list):
 def test_the_energy_inside_a_box_is_compared_with_that_of_other_images_in_the_same_box():
     feat = torch.zeros(2, 3, 2, 2)
     feat[0, :, 0, 0], feat[1] = 2.0, 1.0
-    boxes = torch.tensor([[0, 0, 0.5, 0.25], [0.25, 0, 1, 0.5]])  # half of the one active cell; three eighths of all
-    excess = evidence.excess_inside((feat,), boxes)  # of the even map an eighth is in the first, of the other a half
+    boxes = torch.tensor(
+        [[0, 0, 0.5, 0.25], [0.25, 0, 1, 0.5]]
+    )  # half of the one active cell; three eighths of all
+    excess = evidence.excess_inside(
+        (feat,), boxes
+    )  # of the even map an eighth is in the first, of the other a half
     assert excess.tolist() == [pytest.approx([0.5 - 0.125]), pytest.approx([0.375 - 0.5])]
     box = evidence.fractions(Image.new("RGB", (200, 100)), (0, torch.tensor([50.0, 0, 100, 100])))
     assert box.tolist() == [0.25, 0, 0.5, 1]
@@ -36,15 +40,27 @@ def test_energy_in_boxes_is_that_of_the_crop_that_the_networks_see(networks):  #
     whole = np.tile([0.1, 0.1, 0.8, 0.8], (len(loader.images), 1)).astype(np.float32)
     plan = loader.plan(0)
     loader.plan = lambda epoch: plan | {"box": torch.from_numpy(whole)}
-    edges = torch.tensor([0.0, 10, 50, 90])  # of 100 x 100 pixels: the left half of what is seen, and some that is not
-    photographs = Photographs((Image.new("RGB", (100, 100)), (0, edges)) for _ in range(len(loader.images) + 1))
+    edges = torch.tensor(
+        [0.0, 10, 50, 90]
+    )  # of 100 x 100 pixels: the left half of what is seen, and some that is not
+    photographs = Photographs(
+        (Image.new("RGB", (100, 100)), (0, edges)) for _ in range(len(loader.images) + 1)
+    )
     photographs.names = [f"{i}.jpg" for i in range(len(photographs))]
     photographs[0] = None  # a damaged one, which the loader does not have
-    loader.images = replace(loader.images, files=[Path("JPEGImages", name) for name in photographs.names[1:]])
+    loader.images = replace(
+        loader.images, files=[Path("JPEGImages", name) for name in photographs.names[1:]]
+    )
     found = evidence.inside(networks, survey, photographs, most=12)
-    assert [excess.shape for excess in found.excess.values()] == [(12, 4), (12, 2), (12, 2)]  # the last maps are 2 x 2
+    assert [excess.shape for excess in found.excess.values()] == [
+        (12, 4),
+        (12, 2),
+        (12, 2),
+    ]  # the last maps are 2 x 2
     assert found.depth["teacher"].tolist() == pytest.approx([0, 0.2, 0.4, 0.6])
-    chosen = np.random.default_rng(0).permutation(np.linspace(0, len(loader.images) - 1, 12).round().astype(int))
+    chosen = np.random.default_rng(0).permutation(
+        np.linspace(0, len(loader.images) - 1, 12).round().astype(int)
+    )
     with torch.no_grad():
         maps = networks.models["teacher"](loader.take(chosen).images).feats[0].square().sum(1)
     left = (maps[..., :4].sum((1, 2)) / maps.sum((1, 2))).numpy()
@@ -72,7 +88,10 @@ def test_controls_and_grad_cam(networks):  # noqa: F811
     gallery = evidence.grad_cam(networks, survey, np.array([4, 9]))
     (cam,) = gallery.maps["distilled"]
     assert cam.shape == (2, 4, 4) and (cam >= 0).all()  # not the last block's, of 2 x 2
-    assert gallery.blocks == ([networks.blocks[0][3]], [networks.blocks[1][1]]) and gallery.quantity == "Grad-CAM"
+    assert (
+        gallery.blocks == ([networks.blocks[0][3]], [networks.blocks[1][1]])
+        and gallery.quantity == "Grad-CAM"
+    )
     blocks = tuple([(name, (1, 4, 4)) for name, _ in its] for its in networks.blocks)
     gallery = evidence.grad_cam(networks._replace(blocks=blocks), survey, np.array([4, 9]))
     (cam,) = gallery.maps["distilled"]
@@ -89,15 +108,26 @@ def test_what_runs_tell_of_their_seeds_and_terms(tmp_path):
     runs = [train(tiny_run(tmp_path, seed=seed), say=quiet) for seed in range(2)]
     train(tiny_run(tmp_path, lr=0.03), say=quiet)
     train(runs[0].baseline, say=quiet)
-    assert evidence.links_and_cka(runs).index.tolist() == ["seed 0"]  # of the other there is no baseline, nor made one
+    assert evidence.links_and_cka(runs).index.tolist() == [
+        "seed 0"
+    ]  # of the other there is no baseline, nor made one
     train(runs[1].baseline, say=quiet)
     assert evidence.siblings(runs[1]) == runs
     table = evidence.links_and_cka(runs)
-    assert table.index.tolist() == ["seed 0", "seed 1", "mean, 95 %"] and table.iloc[2].str.contains(", ").all()
+    assert (
+        table.index.tolist() == ["seed 0", "seed 1", "mean, 95 %"]
+        and table.iloc[2].str.contains(", ").all()
+    )
     shares, norms = evidence.loss_shares(runs[0]), evidence.gradient_norms(runs[0], batches=1)
-    assert list(shares) == ["ce", "kd", "afd"] and shares.sum(axis=1).tolist() == pytest.approx([1] * 3)
+    assert list(shares) == ["ce", "kd", "afd"] and shares.sum(axis=1).tolist() == pytest.approx(
+        [1] * 3
+    )
     metrics, weights = runs[0].metrics, {"ce": 1, "kd": 0.9, "afd": 20}
-    expected = weights["kd"] * metrics["train_kd"] / sum(w * metrics[f"train_{n}"] for n, w in weights.items())
+    expected = (
+        weights["kd"]
+        * metrics["train_kd"]
+        / sum(w * metrics[f"train_{n}"] for n, w in weights.items())
+    )
     assert shares["kd"].tolist() == pytest.approx(expected.tolist())
     assert norms.index.tolist() == ["first step", "last step"] and (norms > 0).all(axis=None)
     assert weight_at("ce", 3.0, np.arange(2)) == 3

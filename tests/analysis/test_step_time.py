@@ -15,33 +15,65 @@ def test_a_step_is_taken_apart(method):
     networks = {"student": "wrn_10_1", "teacher": "wrn_16_1", "image_size": 8}
     run = Run(method=method, **networks, device="cpu", precision="float32")
     speed = Speed(run, repeats=1)
-    whole, parts, floor, loaders = tables = speed.whole(compiled=False), speed.parts(), speed.floor(), speed.loaders()
+    whole, parts, floor, loaders = tables = (
+        speed.whole(compiled=False),
+        speed.parts(),
+        speed.floor(),
+        speed.loaders(),
+    )
     trainings = ["afd", "labels only"] if method == "afd" else ["labels only"]
     assert whole["step"].tolist() == ["reference, float32", "engine, float32"] * len(trainings)
     assert whole["training"].unique().tolist() == floor["training"].tolist() == trainings
-    assert whole["speed-up"][::2].tolist() == [1] * len(trainings) and floor["ms"].is_monotonic_decreasing
-    assert parts["part"].tolist() == ["batch", "student"] + ["teacher", "kd", "afd"] * (method == "afd")
+    assert (
+        whole["speed-up"][::2].tolist() == [1] * len(trainings)
+        and floor["ms"].is_monotonic_decreasing
+    )
+    assert parts["part"].tolist() == ["batch", "student"] + ["teacher", "kd", "afd"] * (
+        method == "afd"
+    )
     assert parts["share (%)"].sum() == pytest.approx(100) and loaders["what"].tolist() == [
         "training batches",
         "evaluation",
     ]
     assert all((table.select_dtypes("number") > 0).all(axis=None) for table in tables)
     assert len(step_times(whole, parts, floor, title=speed.name).axes) == 1
-    page, taught = speed.page(*tables), {"afd": "afd, wrn_16_1 → wrn_10_1", "none": "wrn_10_1"}[method]
-    assert page.startswith(f"# A training step: digits, {taught}, 8 px, batch 25, float32, ") and speed.machine in page
-    assert page.count("|:--") == 5 and speed.name.startswith("speed-digits-") and speed.name.endswith(f"{method}-cpu")
+    page, taught = (
+        speed.page(*tables),
+        {"afd": "afd, wrn_16_1 → wrn_10_1", "none": "wrn_10_1"}[method],
+    )
+    assert (
+        page.startswith(f"# A training step: digits, {taught}, 8 px, batch 25, float32, ")
+        and speed.machine in page
+    )
+    assert (
+        page.count("|:--") == 5
+        and speed.name.startswith("speed-digits-")
+        and speed.name.endswith(f"{method}-cpu")
+    )
 
 
 def test_candidates_take_turns_and_warm_ups_are_not_counted(monkeypatch):
     calls, ticks = [], iter(range(1000))
-    monkeypatch.setattr("time.perf_counter", lambda: next(ticks) ** 2)  # every call takes longer than the one before
-    seconds = alternate({name: lambda name=name: calls.append(name) for name in "abc"}, torch.device("cpu"), repeats=2)
+    monkeypatch.setattr(
+        "time.perf_counter", lambda: next(ticks) ** 2
+    )  # every call takes longer than the one before
+    seconds = alternate(
+        {name: lambda name=name: calls.append(name) for name in "abc"},
+        torch.device("cpu"),
+        repeats=2,
+    )
     assert "".join(calls) == "cbaabccbaabc"
     assert seconds["a"] == ((17**2 - 16**2) + (19**2 - 18**2)) / 2 and len(seconds) == 3
 
 
 def test_what_a_method_saves_is_counted_also_where_its_steps_are_replayed(monkeypatch):
-    of = {"student": "wrn_10_1", "teacher": "wrn_16_1", "image_size": 8, "device": "cpu", "precision": "float32"}
+    of = {
+        "student": "wrn_10_1",
+        "teacher": "wrn_16_1",
+        "image_size": 8,
+        "device": "cpu",
+        "precision": "float32",
+    }
     runs = {method: Run(method=method, **of) for method in ("none", "kd")}
     usual = method_costs(runs)
     monkeypatch.setattr(graph, "record", lambda step: lambda: None)

@@ -25,7 +25,9 @@ from kdnb.errors import InputError
 from kdnb.paths import data_folder
 
 DATA = data_folder()
-with_cifar100 = pytest.mark.skipif(not (DATA / "cifar-100-python").is_dir(), reason=f"no CIFAR-100 in {DATA}")
+with_cifar100 = pytest.mark.skipif(
+    not (DATA / "cifar-100-python").is_dir(), reason=f"no CIFAR-100 in {DATA}"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -55,14 +57,20 @@ def test_a_share_of_every_class_is_held_out():
     images = image_set(n=22)  # of four classes in turn: 6, 6, 5, 5
     kept, held_out = images.split(0.3)  # 1.8 of 6, 1.5 of 5: two each, the last
     assert len(kept) == 14 and held_out.labels.tolist() == [2, 3, 0, 1] * 2
-    assert torch.equal(held_out.images, images.images[14:]) and torch.equal(kept.images, images.images[:14])
-    with pytest.raises(InputError, match=r"validation is 0\.9: that leaves no training image of class 0"):
+    assert torch.equal(held_out.images, images.images[14:]) and torch.equal(
+        kept.images, images.images[:14]
+    )
+    with pytest.raises(
+        InputError, match=r"validation is 0\.9: that leaves no training image of class 0"
+    ):
         images.split(0.9)
 
 
 def test_a_data_set_is_a_registered_function(monkeypatch, tmp_path):
     monkeypatch.setitem(DATASETS, "noise", None)  # and away with it after the test
-    preset = Preset(student="a", teacher="b", image_size=12, stored_size=16, epochs=1, batch_size=2, lr=0.1)
+    preset = Preset(
+        student="a", teacher="b", image_size=12, stored_size=16, epochs=1, batch_size=2, lr=0.1
+    )
 
     @register("noise", preset, digest=lambda root: root.name)
     def load(root, size, *, skip_damaged):
@@ -71,7 +79,9 @@ def test_a_data_set_is_a_registered_function(monkeypatch, tmp_path):
     train, test = load_data("noise", tmp_path)
     assert (len(train), len(test), train.size) == (40, 20, 16)
     assert load_data("noise", size=8)[0].size == 8 and DATASETS["noise"].digest(Path("a/b")) == "b"
-    with pytest.raises(InputError, match="choose one of cifar100, digits, folder, noise, stanford40"):
+    with pytest.raises(
+        InputError, match="choose one of cifar100, digits, folder, noise, stanford40"
+    ):
         load_data("cifar10", tmp_path)
 
 
@@ -85,10 +95,26 @@ def test_where_the_data_lie(monkeypatch, tmp_path):
 
 def test_cifar100_is_trained_by_the_official_recipe():
     p = DATASETS["cifar100"].preset
-    assert (p.teacher, p.student, p.image_size, p.padding, p.flip) == ("wrn_40_2", "wrn_16_2", 32, 4, True)
-    assert (p.epochs, p.batch_size, p.lr, p.momentum, p.weight_decay, p.gamma) == (240, 64, 0.05, 0.9, 5e-4, 0.1)
+    assert (p.teacher, p.student, p.image_size, p.padding, p.flip) == (
+        "wrn_40_2",
+        "wrn_16_2",
+        32,
+        4,
+        True,
+    )
+    assert (p.epochs, p.batch_size, p.lr, p.momentum, p.weight_decay, p.gamma) == (
+        240,
+        64,
+        0.05,
+        0.9,
+        5e-4,
+        0.1,
+    )
     assert [m * p.epochs for m in p.milestones] == [150, 180, 210]
-    runs = [Run(dataset="cifar100", student=name) for name in ("wrn_16_2", "cifar_shufflenetv1", "cifar_mobilenetv2")]
+    runs = [
+        Run(dataset="cifar100", student=name)
+        for name in ("wrn_16_2", "cifar_shufflenetv1", "cifar_mobilenetv2")
+    ]
     assert [run.lr for run in runs] == [0.05, 0.01, 0.01] and not any(run.changes for run in runs)
 
 
@@ -96,7 +122,9 @@ def test_cifar100_is_trained_by_the_official_recipe():
 @pytest.mark.parametrize("name", ["cifar100", "stanford40", "digits"])
 def test_schedules_keep_their_shape_when_shortened(name, epochs):
     preset = DATASETS[name].preset
-    drops = [max(1, int(m * epochs)) for m in preset.milestones]  # the first epoch has the full rate
+    drops = [
+        max(1, int(m * epochs)) for m in preset.milestones
+    ]  # the first epoch has the full rate
     for epoch in np.arange(0, epochs, 0.125):
         due = 0.3 * 0.1 ** sum(epoch >= drop for drop in drops)  # between epochs only
         cycle = np.interp(epoch / epochs, [0, 0.3, 1], [0.012, 0.3, 0])
@@ -104,11 +132,26 @@ def test_schedules_keep_their_shape_when_shortened(name, epochs):
 
 
 def test_stored_size_follows_image_size(tmp_path):
-    due = {("digits", 0): 16, ("digits", 8): 8, ("cifar100", 32): 32, ("folder", 0): 256, ("stanford40", 112): 128}
+    due = {
+        ("digits", 0): 16,
+        ("digits", 8): 8,
+        ("cifar100", 32): 32,
+        ("folder", 0): 256,
+        ("stanford40", 112): 128,
+    }
     assert {key: DATASETS[key[0]].preset.stored(key[1]) for key in due} == due
-    for name, size, needed in (("digits", 7, "at least 8"), ("cifar100", 64, "32"), ("folder", -1, "at least 8")):
-        for ask in (DATASETS[name].preset.stored, lambda size, name=name: load_data(name, tmp_path, size)):
-            with pytest.raises(InputError, match=f"image_size is {size}: for these images it has to be {needed}$"):
+    for name, size, needed in (
+        ("digits", 7, "at least 8"),
+        ("cifar100", 64, "32"),
+        ("folder", -1, "at least 8"),
+    ):
+        for ask in (
+            DATASETS[name].preset.stored,
+            lambda size, name=name: load_data(name, tmp_path, size),
+        ):
+            with pytest.raises(
+                InputError, match=f"image_size is {size}: for these images it has to be {needed}$"
+            ):
                 ask(size)
 
 
@@ -119,7 +162,11 @@ def test_digits():
     train, test = load_data("digits", size=8)
     assert (len(train), len(test), train.size, train.aspect) == (1437, 360, 8, None)
     assert train.images.dtype == torch.uint8 and train.labels.dtype == torch.int64
-    every = [(s.images[i, 0].flatten().tolist(), int(s.labels[i])) for s in (train, test) for i in range(len(s))]
+    every = [
+        (s.images[i, 0].flatten().tolist(), int(s.labels[i]))
+        for s in (train, test)
+        for i in range(len(s))
+    ]
     pixels, labels = load_digits(return_X_y=True)
     due = zip(np.rint(pixels / 16 * 255).astype(int).tolist(), labels, strict=True)
     assert sorted(every) == sorted(due)  # each once, in one split
@@ -128,7 +175,11 @@ def test_digits():
     assert train.mean == pytest.approx(scaled.mean((0, 2, 3)).tolist())
     assert train.std == pytest.approx(scaled.std((0, 2, 3)).tolist(), rel=1e-4)
     large, again = load_data("digits")
-    assert (large.size, large.mean, large.std) == (16, train.mean, train.std) == (again.size, test.mean, test.std)
+    assert (
+        (large.size, large.mean, large.std)
+        == (16, train.mean, train.std)
+        == (again.size, test.mean, test.std)
+    )
     assert torch.equal(large.images[:, 0, ::15, ::15], train.images[:, 2, ::7, ::7])
     assert torch.equal(again.labels, test.labels)
     corner = train.images[:, :, 2:4, 3:5].double()  # the enlarged pixel (5, 7) lies at (2.25, 3.25)
@@ -141,12 +192,20 @@ def test_cifar100():
     train, test = load_data("cifar100", DATA)
     assert train.images.shape == (50_000, 3, 32, 32) and test.images.shape == (10_000, 3, 32, 32)
     assert train.images.is_contiguous() and train.images.dtype == torch.uint8
-    assert train.labels.bincount().tolist() == [500] * 100 and test.labels.bincount().tolist() == [100] * 100
+    assert (
+        train.labels.bincount().tolist() == [500] * 100
+        and test.labels.bincount().tolist() == [100] * 100
+    )
     assert train.classes[:2] == ("apple", "aquarium_fish") and len(test.classes) == 100
     means = train.images.mean((0, 2, 3), dtype=torch.float32) / 255
-    assert means.tolist() == pytest.approx(train.mean, abs=1e-3)  # red, green and blue in their places
+    assert means.tolist() == pytest.approx(
+        train.mean, abs=1e-3
+    )  # red, green and blue in their places
     image, label = CIFAR100(DATA, train=False)[77]
-    assert np.array_equal(np.asarray(image), test.images[77].permute(1, 2, 0)) and label == test.labels[77]
+    assert (
+        np.array_equal(np.asarray(image), test.images[77].permute(1, 2, 0))
+        and label == test.labels[77]
+    )
 
 
 class Trap:
@@ -160,7 +219,10 @@ class Trap:
 
 
 def test_cifar100_is_downloaded_and_no_stranger_unpickled(server, tmp_path, monkeypatch):
-    folder, pixels = tmp_path / "cifar-100-python", np.random.default_rng(0).integers(0, 256, (5, 3072), np.uint8)
+    folder, pixels = (
+        tmp_path / "cifar-100-python",
+        np.random.default_rng(0).integers(0, 256, (5, 3072), np.uint8),
+    )
     contents = {  # small files in CIFAR-100's format, whose MD5 sums become the official ones
         "meta": {"fine_label_names": ["fox", "owl"]},
         "train": {"data": pixels, "fine_labels": [0, 1, 0, 1, 0]},
@@ -168,7 +230,9 @@ def test_cifar100_is_downloaded_and_no_stranger_unpickled(server, tmp_path, monk
     }
     packed = {name: pickle.dumps(content) for name, content in contents.items()}
     md5 = {name: hashlib.md5(content).hexdigest() for name, content in packed.items()}
-    monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": md5["meta"]})
+    monkeypatch.setattr(
+        CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": md5["meta"]}
+    )
     for name in ("train", "test"):
         monkeypatch.setattr(CIFAR100, f"{name}_list", [[name, md5[name]]])
     with pytest.raises(InputError) as error:  # without a network
@@ -219,7 +283,9 @@ def load(root, size=8, **how):
 def decoded(monkeypatch):
     """The names of the images that are decoded from here on."""
     names, read_image = [], cache.read_image
-    monkeypatch.setattr(cache, "read_image", lambda path, size: names.append(path.name) or read_image(path, size))
+    monkeypatch.setattr(
+        cache, "read_image", lambda path, size: names.append(path.name) or read_image(path, size)
+    )
     return names
 
 
@@ -228,9 +294,15 @@ def test_folder_takes_the_first_of_valid_val_test(own):
     picture(10, 10, 50).save(own / "val/cat/x.png")
     for held_out, label in (("valid/dog/d.png", 1), ("val/cat/x.png", 0), ("test/dog/e.png", 1)):
         train, other = load(str(own), 16)
-        assert train.classes == other.classes == ("cat", "dog") and train.std == (0.229, 0.224, 0.225)
+        assert train.classes == other.classes == ("cat", "dog") and train.std == (
+            0.229,
+            0.224,
+            0.225,
+        )
         assert train.labels.tolist() == [0, 0, 1] and other.labels.tolist() == [label]
-        for pixels, name in zip([*train.images, *other.images], [*NAMES[:3], held_out], strict=True):
+        for pixels, name in zip(
+            [*train.images, *other.images], [*NAMES[:3], held_out], strict=True
+        ):
             assert np.array_equal(pixels.permute(1, 2, 0), squashed(own / name, 16)), name
         shutil.rmtree(own / held_out[: held_out.index("/")])
 
@@ -238,8 +310,14 @@ def test_folder_takes_the_first_of_valid_val_test(own):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda r: (r / "train").rename(r / "training"), "data_root is needed: .*own is no folder with train and one"),
-        (lambda r: [(r / name).rename(r / "train" / name) for name in ("valid", "test")], "one of valid, val and test"),
+        (
+            lambda r: (r / "train").rename(r / "training"),
+            "data_root is needed: .*own is no folder with train and one",
+        ),
+        (
+            lambda r: [(r / name).rename(r / "train" / name) for name in ("valid", "test")],
+            "one of valid, val and test",
+        ),
         (lambda r: (r / "valid/dog").rename(r / "valid/wolf"), "lacks: wolf"),
         (lambda r: (r / "train/fox").mkdir(), "train: fox"),
         (lambda r: (r / "valid/cat").mkdir(), "valid: cat"),
@@ -270,13 +348,19 @@ def test_cache_lies_in_a_folder_of_its_own(own, cache_folder, monkeypatch):
     before, parent = left_in(own), own.parent
     monkeypatch.setenv("XDG_CACHE_HOME", str(parent / "xdg"))
     monkeypatch.setenv("HOME", str(parent))
-    for variable, place in (("KDNB_CACHE", cache_folder), ("XDG_CACHE_HOME", "xdg/kdnb"), ("HOME", ".cache/kdnb")):
+    for variable, place in (
+        ("KDNB_CACHE", cache_folder),
+        ("XDG_CACHE_HOME", "xdg/kdnb"),
+        ("HOME", ".cache/kdnb"),
+    ):
         load(own)
         assert len(left_in(parent / place)) == 1 and left_in(own) == before
         monkeypatch.delenv(variable)
 
 
-def test_photographs_are_decoded_once_and_opened_without_a_lock(own, cache_folder, decoded, monkeypatch):
+def test_photographs_are_decoded_once_and_opened_without_a_lock(
+    own, cache_folder, decoded, monkeypatch
+):
     first = load(own)
     with monkeypatch.context() as patch:
         patch.setattr(cache, "FileLock", None)  # a read-only folder cannot be locked
@@ -335,9 +419,15 @@ def with_damaged_exif(path):
 @pytest.mark.parametrize(
     ("name", "make", "size", "near"),  # near: PIL rounds between its two passes
     [(f"{mode}.png", kept(mode), 8, 0) for mode in ("L", "LA", "RGBA", "P", "1")]
-    + [(f"turned{i}.{end}", turned(i), 16, 1) for i in range(1, 9) for end in ("jpg", "png", "tif", "webp")]
+    + [
+        (f"turned{i}.{end}", turned(i), 16, 1)
+        for i in range(1, 9)
+        for end in ("jpg", "png", "tif", "webp")
+    ]
     + [("exif.png", with_damaged_exif, 8, 0)]
-    + [("large.jpg", lambda p: picture(1001, 803, 3).save(p, quality=95), 32, 8)],  # decoded at a fraction of its size
+    + [
+        ("large.jpg", lambda p: picture(1001, 803, 3).save(p, quality=95), 32, 8)
+    ],  # decoded at a fraction of its size
 )
 def test_photographs_of_all_kinds(name, make, size, near, own):
     path = own / "train/cat" / name
@@ -345,7 +435,9 @@ def test_photographs_of_all_kinds(name, make, size, near, own):
     train, _ = load(own, size)
     at = sorted([name, "a.jpg"]).index(name)  # more/b.PNG comes after them
     image = Image.open(path) if name == "exif.png" else ImageOps.exif_transpose(Image.open(path))
-    due = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)).astype(int)
+    due = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)).astype(
+        int
+    )
     difference = np.abs(train.images[at].permute(1, 2, 0).numpy() - due)
     assert difference.max() <= near and difference.mean() <= max(near / 8, near == 1)
     assert train.aspect[at] == torch.tensor(image.width / image.height)
@@ -374,14 +466,21 @@ def test_a_damaged_image_is_named_or_left_out(name, own, decoded, capsys, monkey
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_099 if name == "bomb.png" else 40_000)
     SPOILED[name](own / "train/cat" / name)
     for _ in range(2):
-        with pytest.raises(InputError, match=rf"1 of 5 images .*\): train/cat/{name}; skip_damaged leaves them out$"):
+        with pytest.raises(
+            InputError,
+            match=rf"1 of 5 images .*\): train/cat/{name}; skip_damaged leaves them out$",
+        ):
             load(own)
     capsys.readouterr(), decoded.clear()
     for images, due in zip(load(own, skip_damaged=True), whole, strict=True):
         assert torch.equal(images.images, due.images) and torch.equal(images.labels, due.labels)
         assert torch.equal(images.aspect, due.aspect)
     out = capsys.readouterr().out
-    assert out.count("\n") == 1 and out.endswith(f"are left out: train/cat/{name}\n") and decoded == [name]
+    assert (
+        out.count("\n") == 1
+        and out.endswith(f"are left out: train/cat/{name}\n")
+        and decoded == [name]
+    )
     (own / "train/cat" / name).unlink()
     picture(9, 9, 1).save(own / "train/cat" / name)
     assert len(load(own)[0]) == 4
@@ -397,7 +496,11 @@ def test_damaged_images_are_all_counted_and_ten_named(own):
 
 @pytest.mark.parametrize(
     ("lost", "message"),
-    [(NAMES[2:3], "has no training images of dog$"), (NAMES[3:], "no test images"), (NAMES, "of cat, .* of dog$")],
+    [
+        (NAMES[2:3], "has no training images of dog$"),
+        (NAMES[3:], "no test images"),
+        (NAMES, "of cat, .* of dog$"),
+    ],
 )
 def test_skipping_leaves_no_class_without_images(lost, message, own):
     for name in lost:
@@ -408,7 +511,9 @@ def test_skipping_leaves_no_class_without_images(lost, message, own):
 
 def test_an_image_that_can_be_read_again_is(own, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "read_image", lambda path, size: None)  # such as while a network is away
+        patch.setattr(
+            cache, "read_image", lambda path, size: None
+        )  # such as while a network is away
         with pytest.raises(InputError, match="4 of 4 images"):
             load(own)
     assert len(load(own)[0]) == 3
@@ -436,10 +541,14 @@ def test_cache_that_cannot_be_written(own, cache_folder):
         load(own)
 
 
-@pytest.mark.parametrize("room", [100_000, 4 * 3 * 128 * 128])  # bytes: the pixels do not fit, nor does their head
+@pytest.mark.parametrize(
+    "room", [100_000, 4 * 3 * 128 * 128]
+)  # bytes: the pixels do not fit, nor does their head
 def test_full_disk(room, own, cache_folder):
     before, (soft, hard) = set(threading.enumerate()), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))  # a write beyond it fails, as on a full disk
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (room, hard)
+    )  # a write beyond it fails, as on a full disk
     try:
         with pytest.raises(InputError, match=f"{cache_folder} .*KDNB_CACHE"):
             load(own, 128)
@@ -451,7 +560,10 @@ def test_full_disk(room, own, cache_folder):
 
 def test_two_at_once_build_once(own, decoded):
     sets, start = [], threading.Barrier(2)
-    threads = [threading.Thread(target=lambda: start.wait() + 1 and sets.append(load(own)[0])) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: start.wait() + 1 and sets.append(load(own)[0]))
+        for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -469,6 +581,8 @@ def test_progress(terminal, own, cache_folder, capsys, monkeypatch):
     if terminal:
         assert "0/4" in err and out == ""  # a bar, which goes away when it is full
     else:
-        assert err == "" and out.count("\n") == 1 and "4 images in" in out and str(cache_folder) in out
+        assert (
+            err == "" and out.count("\n") == 1 and "4 images in" in out and str(cache_folder) in out
+        )
     load(own)
     assert capsys.readouterr() == ("", "")

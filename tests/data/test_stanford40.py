@@ -18,10 +18,14 @@ from kdnb.errors import InputError
 from kdnb.paths import data_folder
 
 DATA = data_folder()
-with_stanford40 = pytest.mark.skipif(not (DATA / "stanford40/JPEGImages").is_dir(), reason=f"no Stanford40 in {DATA}")
+with_stanford40 = pytest.mark.skipif(
+    not (DATA / "stanford40/JPEGImages").is_dir(), reason=f"no Stanford40 in {DATA}"
+)
 CLASSES = ["applauding", "riding_a_horse", "watching_TV"]
 FILES = {  # of the training and of the test split
-    "train": [f"{CLASSES[label]}_{n:03}" for label, n in ((0, 1), (0, 2), (0, 3), (1, 2), (1, 1), (2, 1))],
+    "train": [
+        f"{CLASSES[label]}_{n:03}" for label, n in ((0, 1), (0, 2), (0, 3), (1, 2), (1, 1), (2, 1))
+    ],
     "test": [f"{CLASSES[label]}_{n:03}" for label, n in ((0, 4), (1, 3), (2, 2), (2, 3))],
 }
 SIZES = [(40, 30), (31, 47), (64, 64), (90, 17), (33, 33)] * 2
@@ -42,24 +46,38 @@ def tree(tmp_path):
     for split, files in FILES.items():
         for end, name in zip((" \r\n", "\n", "\r\n"), CLASSES, strict=True):
             listed = [f"{file}.jpg{end}" for file in files if file.startswith(name)]
-            (root / f"ImageSplits/{name}_{split}.txt").write_bytes(("".join(listed) + 2 * end).encode())
-    for seed, (file, (width, height)) in enumerate(zip([*FILES["train"], *FILES["test"]], SIZES, strict=True)):
-        picture(width, height, seed, "L" if seed == 9 else "RGB").save(root / f"JPEGImages/{file}.jpg")
+            (root / f"ImageSplits/{name}_{split}.txt").write_bytes(
+                ("".join(listed) + 2 * end).encode()
+            )
+    for seed, (file, (width, height)) in enumerate(
+        zip([*FILES["train"], *FILES["test"]], SIZES, strict=True)
+    ):
+        picture(width, height, seed, "L" if seed == 9 else "RGB").save(
+            root / f"JPEGImages/{file}.jpg"
+        )
         edges = f"<xmax>{width}</xmax><xmin>{seed}</xmin><ymax>{height}</ymax><ymin>2.5</ymin>"
         (root / f"XMLAnnotations/{file}.xml").write_text(BOX.format(edges))
     (root / "ImageSplits/train.txt").write_text("applauding_001.jpg\n")
-    (root / "ImageSplits/actions.txt").write_text("action_name\t\t\tnumber_of_images\napplauding\t\t\t4\n")
-    (root / "ImageSplits/._applauding_train.txt").write_bytes(b"\x00\x05\x16\x07")  # as macOS leaves them
+    (root / "ImageSplits/actions.txt").write_text(
+        "action_name\t\t\tnumber_of_images\napplauding\t\t\t4\n"
+    )
+    (root / "ImageSplits/._applauding_train.txt").write_bytes(
+        b"\x00\x05\x16\x07"
+    )  # as macOS leaves them
     return root
 
 
 def test_names_labels_and_photographs(tree):
     for split, targets in (("train", [0, 0, 0, 1, 1, 2]), ("test", [0, 1, 2, 2])):
         dataset = Stanford40(tree, split)
-        assert dataset.classes == CLASSES and dataset.class_to_idx == dict(zip(CLASSES, range(3), strict=True))
+        assert dataset.classes == CLASSES and dataset.class_to_idx == dict(
+            zip(CLASSES, range(3), strict=True)
+        )
         assert (len(dataset), dataset.targets) == (len(targets), targets)
         assert dataset.names == [f"{file}.jpg" for file in FILES[split]]
-        for name, due, (image, label) in zip(dataset.names, targets, map(dataset.__getitem__, range(6)), strict=False):
+        for name, due, (image, label) in zip(
+            dataset.names, targets, map(dataset.__getitem__, range(6)), strict=False
+        ):
             assert label == due and image.mode == "RGB"
             assert np.array_equal(image, Image.open(tree / "JPEGImages" / name).convert("RGB"))
     assert "Split: test" in repr(dataset) and "Number of datapoints: 4" in repr(dataset)
@@ -77,7 +95,9 @@ def test_in_a_parent_folder(name, tree):
 def test_boxes_and_transforms(tree):
     image, (label, box) = Stanford40(tree, "test", boxes=True)[3]
     assert label == 2 and box.dtype == torch.float32 and box.tolist() == [9, 2.5, *image.size]
-    turned = Stanford40(tree, "test", transform=lambda image: image.size, target_transform=lambda label: -label)
+    turned = Stanford40(
+        tree, "test", transform=lambda image: image.size, target_transform=lambda label: -label
+    )
     assert turned[3] == (image.size, -2)
     only_box = Stanford40(tree, "test", target_transform=lambda target: target[1], boxes=True)
     assert torch.equal(only_box[3][1], box)
@@ -92,7 +112,11 @@ def as_tensor(image):
 def test_in_a_data_loader_and_a_pickle(tree):
     dataset = Stanford40(tree, transform=as_tensor, boxes=True)
     images, (labels, boxes) = next(iter(DataLoader(dataset, batch_size=6, num_workers=2)))
-    assert images.shape == (6, 8, 8, 3) and labels.tolist() == [0, 0, 0, 1, 1, 2] and boxes.shape == (6, 4)
+    assert (
+        images.shape == (6, 8, 8, 3)
+        and labels.tolist() == [0, 0, 0, 1, 1, 2]
+        and boxes.shape == (6, 4)
+    )
     again = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(again[5][0], images[5]) and again.targets == dataset.targets
 
@@ -100,8 +124,16 @@ def test_in_a_data_loader_and_a_pickle(tree):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda t: (t / "JPEGImages/applauding_002.jpg").unlink(), "lacks 1 of the 6 listed files: applauding_002.jpg"),
-        (lambda t: (t / "ImageSplits/applauding_train.txt").write_text("../ImageSplits/actions.txt\n"), "/actions.txt"),
+        (
+            lambda t: (t / "JPEGImages/applauding_002.jpg").unlink(),
+            "lacks 1 of the 6 listed files: applauding_002.jpg",
+        ),
+        (
+            lambda t: (t / "ImageSplits/applauding_train.txt").write_text(
+                "../ImageSplits/actions.txt\n"
+            ),
+            "/actions.txt",
+        ),
         (lambda t: (t / "XMLAnnotations/watching_TV_001.xml").unlink(), "watching_TV_001.xml"),
         (lambda t: (t / "ImageSplits/watching_TV_test.txt").unlink(), "missing for watching_TV"),
         (lambda t: [path.unlink() for path in (t / "ImageSplits").iterdir()], "missing for all"),
@@ -123,21 +155,25 @@ def test_an_annotation_without_a_box(text, tree):
 def test_as_images(tree):
     for split, images in zip(FILES, load_data("stanford40", tree, 24), strict=True):
         dataset = Stanford40(tree, split)
-        assert images.labels.tolist() == dataset.targets and images.classes == tuple(dataset.classes)
+        assert images.labels.tolist() == dataset.targets and images.classes == tuple(
+            dataset.classes
+        )
         assert images.mean == (0.485, 0.456, 0.406) and images.aspect.dtype == torch.float32
         for name, pixels, aspect in zip(dataset.names, images.images, images.aspect, strict=True):
             path = tree / "JPEGImages" / name
             width, height = Image.open(path).size
-            assert np.array_equal(pixels.permute(1, 2, 0), squashed(path, 24)) and aspect == torch.tensor(
-                width / height
-            )
+            assert np.array_equal(
+                pixels.permute(1, 2, 0), squashed(path, 24)
+            ) and aspect == torch.tensor(width / height)
 
 
 def test_the_digest_knows_the_split(tree):
     digest = DATASETS["stanford40"].digest
     shutil.copytree(tree, tree.parent / "copy/stanford40")
     assert digest(tree) == digest(tree.parent / "copy") != ""
-    (tree / "ImageSplits/watching_TV_train.txt").write_text("watching_TV_001.jpg\nwatching_TV_002.jpg")
+    (tree / "ImageSplits/watching_TV_train.txt").write_text(
+        "watching_TV_001.jpg\nwatching_TV_002.jpg"
+    )
     (tree / "ImageSplits/watching_TV_test.txt").write_text("watching_TV_003.jpg")
     assert digest(tree) != digest(tree.parent / "copy")
     assert digest(tree.parent / "nowhere") == ""  # and nothing is downloaded
@@ -147,17 +183,35 @@ def test_the_digest_knows_the_split(tree):
 def test_the_real_one():
     splits = Stanford40(DATA), Stanford40(DATA, "test", boxes=True)
     for dataset, images in zip(splits, load_data("stanford40", DATA, 16), strict=True):
-        assert images.labels.tolist() == dataset.targets and images.images.shape == (len(dataset), 3, 16, 16)
-        assert [name.rsplit("_", 1)[0] for name in dataset.names] == [dataset.classes[t] for t in dataset.targets]
+        assert images.labels.tolist() == dataset.targets and images.images.shape == (
+            len(dataset),
+            3,
+            16,
+            16,
+        )
+        assert [name.rsplit("_", 1)[0] for name in dataset.names] == [
+            dataset.classes[t] for t in dataset.targets
+        ]
         path = dataset.folder / "JPEGImages" / dataset.names[-1]
-        assert np.abs(images.images[-1].permute(1, 2, 0).numpy().astype(int) - squashed(path, 16)).mean() < 2
+        assert (
+            np.abs(
+                images.images[-1].permute(1, 2, 0).numpy().astype(int) - squashed(path, 16)
+            ).mean()
+            < 2
+        )
     train, test = splits
     assert (len(train), len(test), len(train.classes)) == (4000, 5532, 40)
-    assert {"throwing_frisby", "watching_TV"} < set(train.classes) and not set(train.names) & set(test.names)
+    assert {"throwing_frisby", "watching_TV"} < set(train.classes) and not set(train.names) & set(
+        test.names
+    )
     assert np.bincount(train.targets).tolist() == [100] * 40
     for index in range(0, len(test), 400):
         image, (_, (xmin, ymin, xmax, ymax)) = test[index]
-        assert image.mode == "RGB" and 0 <= xmin < xmax <= image.width and 0 <= ymin < ymax <= image.height
+        assert (
+            image.mode == "RGB"
+            and 0 <= xmin < xmax <= image.width
+            and 0 <= ymin < ymax <= image.height
+        )
 
 
 # ------------------------------------------------------------------------------------------------------ the download
@@ -188,7 +242,9 @@ def test_download(official, tmp_path, monkeypatch):
     assert (len(train), len(test)) == (6, 4) and Stanford40(root, boxes=True)[0][1][0] == 0
     assert sorted(path.name for path in (root / "stanford40").iterdir()) == sorted(Stanford40.parts)
     assert os.listdir(tmp_path / "deep") == ["data"] and not list(tmp_path.rglob("escaped.txt"))
-    assert sorted(os.listdir(root)) == [".stanford40.lock", "stanford40"] and not os.path.exists("/escaped.txt")
+    assert sorted(os.listdir(root)) == [".stanford40.lock", "stanford40"] and not os.path.exists(
+        "/escaped.txt"
+    )
     monkeypatch.setattr(Stanford40, "url", NOBODY)
     assert len(Stanford40(root, "test", download=True)) == 4  # nothing is fetched again
 
@@ -198,7 +254,10 @@ def test_download(official, tmp_path, monkeypatch):
     [
         ("served/Stanford40_XMLAnnotations.zip", "zip file"),
         ("served/Stanford40_ImageSplits.zip", "404"),
-        ("tree/ImageSplits/applauding_test.txt", r"holds \(6, 3\) images to train and to test, not \(6, 4\)"),
+        (
+            "tree/ImageSplits/applauding_test.txt",
+            r"holds \(6, 3\) images to train and to test, not \(6, 4\)",
+        ),
         ("tree/JPEGImages/applauding_002.jpg", "applauding_002.jpg"),
     ],
 )

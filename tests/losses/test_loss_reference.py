@@ -14,25 +14,51 @@ from kdnb.losses.mix import options_of
 
 with np.load(Path(__file__).with_name("losses.npz")) as file:
     FILE = {key: file[key] for key in file.files}
-HYPER = {tuple(key.split("/")[:2]): json.loads(str(FILE[key])) for key in FILE if key.endswith("/hyper")}
+HYPER = {
+    tuple(key.split("/")[:2]): json.loads(str(FILE[key])) for key in FILE if key.endswith("/hyper")
+}
 CASES = [case for case in HYPER if case[0] in LOSSES]
-OPTIONS = {"temperature": "T", "tau": "T", "init_pred_var": "variance", "feat_dim": "dim", "k": "K"}  # theirs: ours
+OPTIONS = {
+    "temperature": "T",
+    "tau": "T",
+    "init_pred_var": "variance",
+    "feat_dim": "dim",
+    "k": "K",
+}  # theirs: ours
 RENAME = {
     "vid": [(r"(\d)\.log_scale", r"scales.\1"), (r"(\d)\.regressor", r"regressors.\1")],
-    "reviewkd": [("abfs", "fusions"), ("conv1", "enter"), ("conv2", "leave"), ("att_conv", "gates")],
-    "crd": [(r"\.linear", ""), (r"contrast\.memory_v1", "memory_s"), (r"contrast\.memory_v2", "memory_t")],
+    "reviewkd": [
+        ("abfs", "fusions"),
+        ("conv1", "enter"),
+        ("conv2", "leave"),
+        ("att_conv", "gates"),
+    ],
+    "crd": [
+        (r"\.linear", ""),
+        (r"contrast\.memory_v1", "memory_s"),
+        (r"contrast\.memory_v2", "memory_t"),
+    ],
 }
-TOLERANCE = {"pkt": 2e-4}  # of the loss, relative; PKT's is a cancellation: theirs is 7e-5 off in float32
+TOLERANCE = {
+    "pkt": 2e-4
+}  # of the loss, relative; PKT's is a cancellation: theirs is 7e-5 off in float32
 ZERO = {"fitnet": "conv.bias"}  # a gradient that is 0 but for rounding: batch norm follows
 
 
 def test_every_loss_has_a_reference_case():
-    assert {method for method, _ in CASES} == LOSSES.keys() - {"ce", "afd"}  # AFD's: test_reference.py
+    assert {method for method, _ in CASES} == LOSSES.keys() - {
+        "ce",
+        "afd",
+    }  # AFD's: test_reference.py
 
 
 def state(method, prefix):
     """The tensors under a prefix, by the names that our parameters and buffers have."""
-    found = {key.removeprefix(prefix): torch.from_numpy(FILE[key]) for key in FILE if key.startswith(prefix)}
+    found = {
+        key.removeprefix(prefix): torch.from_numpy(FILE[key])
+        for key in FILE
+        if key.startswith(prefix)
+    }
     for theirs, ours in RENAME.get(method, []):
         found = {re.sub(theirs, ours, key): value for key, value in found.items()}
     if (params := found.pop("contrast.params", None)) is not None:
@@ -50,8 +76,13 @@ def output(keys, preacts=False, pooled=False):
     if maps:
         start, kind, _ = maps[0].rsplit("_", 2)
         ends = FILE[f"{start}_ends"].tolist()
-        names = {"feat": [f"{start}_feat_{end}" for end in ends], "pre": [f"{start}_pre_{g}" for g in range(len(ends))]}
-        all_maps = {k: tuple(found.get(n, torch.from_numpy(FILE[n])) for n in names[k]) for k in names}
+        names = {
+            "feat": [f"{start}_feat_{end}" for end in ends],
+            "pre": [f"{start}_pre_{g}" for g in range(len(ends))],
+        }
+        all_maps = {
+            k: tuple(found.get(n, torch.from_numpy(FILE[n])) for n in names[k]) for k in names
+        }
         other = "feat" if kind == "pre" and preacts else kind
         made |= {"stages": all_maps[other], "preacts": all_maps["pre"] if preacts else ()}
         if pooled:
@@ -69,16 +100,23 @@ def error(ours, theirs):
 def test_loss_gradients_and_buffers(method, case):
     start, hyper, loss = f"{method}/{case}", HYPER[method, case], None
     options = {OPTIONS.get(name, name): value for name, value in hyper.items()}
-    for prefix in [f"{start}/call0", f"{start}/call1"] if method == "crd" else [start]:  # whose memory goes on
+    for prefix in (
+        [f"{start}/call0", f"{start}/call1"] if method == "crd" else [start]
+    ):  # whose memory goes on
         own = {role: [f"{prefix}/{role}_pooled"] for role in ("student", "teacher")}
         keys = {role: hyper.get(role, own[role]) for role in own}
         pooled = hyper.get("pooled", False)
         student, leaves = output(keys["student"], pooled=pooled)
         teacher, _ = output(keys["teacher"], method == "reviewkd" and case == "signed", pooled)
         if case == "unequal_first":
-            student, teacher = student._replace(stages=student.stages[:1]), teacher._replace(stages=teacher.stages[:1])
+            student, teacher = (
+                student._replace(stages=student.stages[:1]),
+                teacher._replace(stages=teacher.stages[:1]),
+            )
         if loss is None:
-            loss = LOSSES[method](student, teacher, **{k: options[k] for k in options_of(method) if k in options})
+            loss = LOSSES[method](
+                student, teacher, **{k: options[k] for k in options_of(method) if k in options}
+            )
             loss.remember(torch.arange(hyper.get("n_data", 2)) % 2)
             ours = loss.state_dict().keys() - {"labels"}
             given = state(method, f"{start}/state/")
@@ -86,7 +124,10 @@ def test_loss_gradients_and_buffers(method, case):
             loss.load_state_dict(given, strict=False)
         loss.zero_grad()
         if method == "crd":
-            places = (torch.from_numpy(FILE[f"{prefix}/{name}"]) for name in ("indices", "contrast_indices"))
+            places = (
+                torch.from_numpy(FILE[f"{prefix}/{name}"])
+                for name in ("indices", "contrast_indices")
+            )
             value = loss.contrast(student.pooled, teacher.pooled, *places)
         else:
             labels = torch.from_numpy(FILE[hyper.get("labels", "inputs/main/labels")])

@@ -16,10 +16,19 @@ from kdnb.losses.vid import VID
 
 NO_BATCH = Batch(None, None, None)
 LABELS = torch.arange(20) % 5  # of a training set
-BATCH = Batch(torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1)), LABELS[4:10], torch.arange(4, 10))
+BATCH = Batch(
+    torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1)),
+    LABELS[4:10],
+    torch.arange(4, 10),
+)
 # Biases whose gradient is 0 but for rounding, because batch norm follows.
 BEFORE_BATCH_NORM = r"fitnet\.conv\.bias|afd\.(queries\.\d+|keys\.\d+|bilinear)\.0\.bias"
-LAYERED = {"afd", "fitnet", "reviewkd", "vid"}  # layers of theirs compute under autocast as a network's do
+LAYERED = {
+    "afd",
+    "fitnet",
+    "reviewkd",
+    "vid",
+}  # layers of theirs compute under autocast as a network's do
 taught = pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name].taught])
 
 
@@ -31,7 +40,11 @@ def made(name, pair):
 
 
 def cast(value, dtype):
-    return tuple(cast(v, dtype) for v in value) if isinstance(value, tuple) else value.detach().to(dtype)
+    return (
+        tuple(cast(v, dtype) for v in value)
+        if isinstance(value, tuple)
+        else value.detach().to(dtype)
+    )
 
 
 def dead_like(value):
@@ -57,14 +70,22 @@ def test_links_are_the_mean_attention_since_they_were_zeroed(pair):
     afd = AFD(*pair).train()
     seen = []
     for _ in range(3):
-        seen.append(afd.attention(*pair))  # the same as forward's: batch norm in train mode does not depend on the past
+        seen.append(
+            afd.attention(*pair)
+        )  # the same as forward's: batch norm in train mode does not depend on the past
         afd(*pair, NO_BATCH)
     assert torch.allclose(afd.means()["links"], torch.cat(seen).mean(0), atol=1e-6)
     afd.eval()(*pair, NO_BATCH)
     assert afd.links_count == 18  # what is not trained on does not count
-    assert not any("links" in key for key in afd.state_dict())  # published AFD checkpoints have none
-    afd.register_buffer("kernel_sum", torch.ones(2), persistent=False)  # a constant of somebody's own
-    assert set(afd.running_buffers()) == {"links_sum", "links_count"} and set(afd.means()) == {"links"}
+    assert not any(
+        "links" in key for key in afd.state_dict()
+    )  # published AFD checkpoints have none
+    afd.register_buffer(
+        "kernel_sum", torch.ones(2), persistent=False
+    )  # a constant of somebody's own
+    assert set(afd.running_buffers()) == {"links_sum", "links_count"} and set(afd.means()) == {
+        "links"
+    }
 
 
 @taught
@@ -77,7 +98,9 @@ def test_every_loss_trains_the_student_and_itself_and_never_the_teacher(networks
     terms["total"].backward()
     assert float(student.conv1.weight.grad.abs().sum()) > 0
     own = {k: float(p.grad.abs().sum()) for k, p in distiller.losses.named_parameters()}
-    assert {k for k, size in own.items() if not size} <= {k for k in own if re.fullmatch(BEFORE_BATCH_NORM, k)}
+    assert {k for k, size in own.items() if not size} <= {
+        k for k in own if re.fullmatch(BEFORE_BATCH_NORM, k)
+    }
     assert all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(v, teacher.state_dict()[k]) for k, v in before.items())
     assert not teacher.training
@@ -102,7 +125,9 @@ def test_under_autocast_a_loss_is_computed_in_float32(pair, name):
     half = [Output(*(cast(value, torch.bfloat16) for value in output)) for output in pair]
     loss = made(name, pair)
     torch.manual_seed(1)
-    exact = copy.deepcopy(loss)(*(Output(*(cast(value, torch.float32) for value in output)) for output in half), BATCH)
+    exact = copy.deepcopy(loss)(
+        *(Output(*(cast(value, torch.float32) for value in output)) for output in half), BATCH
+    )
     torch.manual_seed(1)
     with torch.autocast("cpu", torch.bfloat16):
         value = loss(*half, BATCH)
@@ -123,10 +148,15 @@ def test_a_compiled_loss_is_one_graph_and_the_same(pair, name):
 
 
 @taught
-@pytest.mark.parametrize("names", [("resnet18", "wrn_16_1"), ("wrn_10_1", "resnet18"), ("wrn_10_2", "wrn_10_1")])
+@pytest.mark.parametrize(
+    "names", [("resnet18", "wrn_16_1"), ("wrn_10_1", "resnet18"), ("wrn_10_2", "wrn_10_1")]
+)
 def test_every_loss_takes_any_two_networks_or_says_why_not(name, names):
     """Other numbers of stages, other widths and sizes of maps, and other classes."""
-    student, teacher = create_model(names[0], 5), create_model(names[1], 5 if LOSSES[name].same_classes else 7)
+    student, teacher = (
+        create_model(names[0], 5),
+        create_model(names[1], 5 if LOSSES[name].same_classes else 7),
+    )
     images = torch.randn(6, 3, 24, 24)
     try:
         distiller = Distiller(student, teacher, f"{name}:1", images, labels=LABELS).train()
@@ -139,11 +169,15 @@ def test_every_loss_takes_any_two_networks_or_says_why_not(name, names):
 
 
 def test_maps_are_paired_from_the_deepest_on_and_fit_to_the_smaller():
-    assert paired("abcd", "xyz") == [("b", "x"), ("c", "y"), ("d", "z")] and paired("ab", "xyz")[0] == ("a", "y")
+    assert paired("abcd", "xyz") == [("b", "x"), ("c", "y"), ("d", "z")] and paired("ab", "xyz")[
+        0
+    ] == ("a", "y")
     wide, high = torch.randn(2, 3, 4, 8), torch.randn(2, 5, 6, 2, dtype=torch.bfloat16)
     h_s, h_t = match_size(wide, high)
     assert h_s.shape == (2, 3, 4, 2) and h_t.shape == (2, 5, 4, 2) and h_t.dtype == torch.float32
-    assert torch.allclose(h_s, wide.unflatten(3, (2, 4)).mean(4)) and match_size(wide, wide)[0] is wide
+    assert (
+        torch.allclose(h_s, wide.unflatten(3, (2, 4)).mean(4)) and match_size(wide, wide)[0] is wide
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,7 +198,10 @@ def test_the_regressor_of_fitnet_gives_maps_of_the_teachers_shape(sizes, kernel,
 def test_vid_starts_at_its_variance(pair):
     for variance in (5.0, 0.1, 1000.0):
         scales = VID(*pair, variance=variance).scales
-        assert all(F.softplus(scale).tolist() == pytest.approx([variance] * len(scale), rel=1e-3) for scale in scales)
+        assert all(
+            F.softplus(scale).tolist() == pytest.approx([variance] * len(scale), rel=1e-3)
+            for scale in scales
+        )
 
 
 @pytest.mark.parametrize("K", [3, 30, 60])
@@ -177,14 +214,20 @@ def test_the_negatives_of_crd_are_of_other_classes(pair, K):
     drawn = crd.negatives(asked)
     assert drawn.shape == (1200, K) and (labels[drawn] != asked[:, None]).all()
     assert (len(set(drawn[0].tolist())) == K) == (K <= 30)
-    often = torch.stack([drawn[asked == label].flatten().bincount(minlength=50) for label in range(3)]).float()
-    expected = 400 * K / torch.tensor([40.0, 30, 30])[:, None] * (labels != torch.arange(3)[:, None])
+    often = torch.stack(
+        [drawn[asked == label].flatten().bincount(minlength=50) for label in range(3)]
+    ).float()
+    expected = (
+        400 * K / torch.tensor([40.0, 30, 30])[:, None] * (labels != torch.arange(3)[:, None])
+    )
     assert ((often - expected).abs() <= 6 * expected.sqrt()).all()
 
 
 def test_crd_remembers_what_it_saw_in_training(pair):
     crd = CRD(*pair)
-    with pytest.raises(InputError, match="crd remembers training images: it needs all labels beforehand, and each"):
+    with pytest.raises(
+        InputError, match="crd remembers training images: it needs all labels beforehand, and each"
+    ):
         crd(*pair, BATCH)
     with pytest.raises(InputError, match="all of these are of one"):
         crd.remember(torch.zeros(9, dtype=torch.long))
@@ -195,11 +238,18 @@ def test_crd_remembers_what_it_saw_in_training(pair):
     assert all(torch.equal(value, before[name]) for name, value in crd.state_dict().items())
     crd.train()(*pair, BATCH)
     changed = (crd.memory_t != before["memory_t"]).any(1)
-    assert changed.nonzero().flatten().tolist() == sorted(BATCH.index.tolist()) and crd.Z_s > 0 and crd.Z_t > 0
+    assert (
+        changed.nonzero().flatten().tolist() == sorted(BATCH.index.tolist())
+        and crd.Z_s > 0
+        and crd.Z_t > 0
+    )
 
 
 def test_predictions_of_other_classes_are_left_out_or_refused():
-    networks, example = (create_model("wrn_10_1", 5), create_model("wrn_16_1", 9)), torch.randn(2, 3, 16, 16)
+    networks, example = (
+        (create_model("wrn_10_1", 5), create_model("wrn_16_1", 9)),
+        torch.randn(2, 3, 16, 16),
+    )
     partly = Distiller(*networks, "afd", example, partly=True)
     assert (
         "weights" not in partly.state_dict()
@@ -208,11 +258,15 @@ def test_predictions_of_other_classes_are_left_out_or_refused():
         and len(partly.weights) == 2
     )
     for method, options in (("afd", {}), ("kd", {"partly": True})):
-        with pytest.raises(InputError, match="kd compares predictions, and this teacher knows other classes"):
+        with pytest.raises(
+            InputError, match="kd compares predictions, and this teacher knows other classes"
+        ):
             Distiller(*networks, method, example, **options)
 
 
 def test_a_method_of_losses_needs_a_teacher_and_none_runs_none(networks):
-    with pytest.raises(InputError, match=r"the method ce:0.1 \+ kd:0.9 needs a teacher and an example batch"):
+    with pytest.raises(
+        InputError, match=r"the method ce:0.1 \+ kd:0.9 needs a teacher and an example batch"
+    ):
         Distiller(networks[0], None, "kd")
     assert Distiller(*networks, "none", torch.randn(2, 3, 16, 16)).teacher is None

@@ -8,10 +8,19 @@ from kdnb.models import base
 
 
 def test_the_methods_are_weighed_as_published():
-    assert METHODS.items() >= {"none": "ce", "kd": "ce:0.1 + kd:0.9", "afd": "ce + kd:0.9 + afd:200"}.items()
-    assert [(term.loss, term.weight) for term in parse("afd")] == [("ce", 1), ("kd", 0.9), ("afd", 200)]
+    assert (
+        METHODS.items()
+        >= {"none": "ce", "kd": "ce:0.1 + kd:0.9", "afd": "ce + kd:0.9 + afd:200"}.items()
+    )
+    assert [(term.loss, term.weight) for term in parse("afd")] == [
+        ("ce", 1),
+        ("kd", 0.9),
+        ("afd", 200),
+    ]
     own = {"afd": "ce + afd:7"}  # a data set may weigh one otherwise
-    assert spell(parse("afd", own)) == "ce + afd:7" and label("ce + afd:7", own) == "afd" != label(METHODS["afd"], own)
+    assert spell(parse("afd", own)) == "ce + afd:7" and label("ce + afd:7", own) == "afd" != label(
+        METHODS["afd"], own
+    )
 
 
 @pytest.mark.parametrize(
@@ -20,7 +29,11 @@ def test_the_methods_are_weighed_as_published():
         ("afd:200+kd:0.9+ce:1.0", "ce + kd:0.9 + afd:200", "afd"),
         (" kd ", "ce:0.1 + kd:0.9", "kd"),
         ("ce + kd( T = 2 )+afd:1e+06(qk_dim=8)", "ce + kd(T=2.0) + afd:1000000(qk_dim=8)", None),
-        ("ce + kd:0.123456789(T=4)", "ce + kd:0.123456789", None),  # no digit is lost; 4 is the default
+        (
+            "ce + kd:0.123456789(T=4)",
+            "ce + kd:0.123456789",
+            None,
+        ),  # no digit is lost; 4 is the default
     ],
 )
 def test_a_mix_has_one_spelling(text, spelt, name):
@@ -30,13 +43,18 @@ def test_a_mix_has_one_spelling(text, spelt, name):
 def test_a_loss_by_itself_is_not_the_method_of_its_name():
     for loss in LOSSES:
         alone = parse(f"{loss}:1")
-        assert [(term.loss, term.weight) for term in alone] == [(loss, 1)] and parse(spell(alone)) == alone
+        assert [(term.loss, term.weight) for term in alone] == [(loss, 1)] and parse(
+            spell(alone)
+        ) == alone
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("foo", f"unknown method 'foo': choose one of {', '.join(METHODS)}, or a mix such as 'ce:0.1"),
+        (
+            "foo",
+            f"unknown method 'foo': choose one of {', '.join(METHODS)}, or a mix such as 'ce:0.1",
+        ),
         ("ce + foo:2", "unknown loss 'foo': choose one of a"),
         ("ce:0", "the weight of ce is 0: it must be a number above 0"),
         ("ce + kd + kd:2", "names kd twice"),
@@ -45,7 +63,10 @@ def test_a_loss_by_itself_is_not_the_method_of_its_name():
         ("kd:1(tau=3)", "kd has no option 'tau': choose one of T"),
         ("kd:1(T=2, T=3)", "kd has T twice"),
         ("kd:1(T=0)", "T of kd is '0': it must be a number above 0, such as 4.0"),
-        ("afd:1(qk_dim=2.5)", "qk_dim of afd is '2.5': it must be a whole number above 0, such as 128"),
+        (
+            "afd:1(qk_dim=2.5)",
+            "qk_dim of afd is '2.5': it must be a whole number above 0, such as 128",
+        ),
     ],
 )
 def test_what_is_no_method_gets_a_sentence(text, sentence):
@@ -56,9 +77,17 @@ def test_what_is_no_method_gets_a_sentence(text, sentence):
 
 def test_what_a_teacher_of_other_classes_can_serve():
     terms = parse("afd")
-    assert serving(terms, True, False) == (terms, ()) and serving(terms, False, True) == ((terms[0], terms[2]), ("kd",))
-    for method, partly in (("afd", False), ("kd", True)):  # nothing of the teacher would be left of the second
-        with pytest.raises(InputError, match=r"kd compares predictions.* \(.*afd.*\) such as 'ce \+ afd:200', or"):
+    assert serving(terms, True, False) == (terms, ()) and serving(terms, False, True) == (
+        (terms[0], terms[2]),
+        ("kd",),
+    )
+    for method, partly in (
+        ("afd", False),
+        ("kd", True),
+    ):  # nothing of the teacher would be left of the second
+        with pytest.raises(
+            InputError, match=r"kd compares predictions.* \(.*afd.*\) such as 'ce \+ afd:200', or"
+        ):
             serving(parse(method), False, partly)
 
 
@@ -71,7 +100,10 @@ def test_a_loss_and_a_network_are_added_by_a_class_and_a_call(tmp_path, monkeypa
 
         def __init__(self, student, teacher, *, power: int = 2):
             super().__init__()
-            self.power, self.embed = power, torch.nn.Linear(student.pooled.shape[1], teacher.pooled.shape[1])
+            self.power, self.embed = (
+                power,
+                torch.nn.Linear(student.pooled.shape[1], teacher.pooled.shape[1]),
+            )
             self.running("seen", (2,))
 
         def forward(self, student, teacher, batch):
@@ -85,13 +117,21 @@ def test_a_loss_and_a_network_are_added_by_a_class_and_a_call(tmp_path, monkeypa
 
     try:
         made = train(tiny_run(tmp_path, **of), say=quiet)
-        break_off(broken := tiny_run(tmp_path / "x", **of, teacher_weights=str(made.teacher_run.folder)), 3, press_stop)
+        break_off(
+            broken := tiny_run(tmp_path / "x", **of, teacher_weights=str(made.teacher_run.folder)),
+            3,
+            press_stop,
+        )
         assert weights(train(broken, say=quiet)) == weights(made)
-        assert made.label == "pooled" and made.student == "widest_1" and Run.open(made.folder) == made
+        assert (
+            made.label == "pooled" and made.student == "widest_1" and Run.open(made.folder) == made
+        )
         total, ce, pooled = (made.metrics[f"train_{name}"] for name in ("total", "ce", "pooled"))
         assert ((total - ce) / pooled).tolist() == pytest.approx(
             [0.25, 0.5, 0.5], rel=1e-4
         )  # it warms up over two epochs
-        assert made.history["pooled.seen"].tolist() == [pytest.approx([34.5, 103 / 70])] * 3  # of each epoch's images
+        assert (
+            made.history["pooled.seen"].tolist() == [pytest.approx([34.5, 103 / 70])] * 3
+        )  # of each epoch's images
     finally:
         del LOSSES["pooled"], METHODS["pooled"]

@@ -15,7 +15,11 @@ RENAME |= {"linear_trans_s.bilinear": "bilinear", ".linear.": ".0.", ".bn.": ".1
 
 
 def tensors(prefix):
-    return {k.removeprefix(prefix): torch.from_numpy(REFERENCE[k]) for k in REFERENCE.files if k.startswith(prefix)}
+    return {
+        k.removeprefix(prefix): torch.from_numpy(REFERENCE[k])
+        for k in REFERENCE.files
+        if k.startswith(prefix)
+    }
 
 
 def afd_state():
@@ -77,7 +81,9 @@ def test_first_step(distiller):
 def test_five_training_steps(distiller):
     images, labels = torch.from_numpy(REFERENCE["images"]), torch.from_numpy(REFERENCE["labels"])
     lr, momentum, weight_decay = REFERENCE["hyper"][3:].tolist()
-    optimizer = torch.optim.SGD(distiller.trained().parameters(), lr, momentum, weight_decay=weight_decay)
+    optimizer = torch.optim.SGD(
+        distiller.trained().parameters(), lr, momentum, weight_decay=weight_decay
+    )
     distiller.train()
     for step in range(5):
         terms, _ = distiller(images, labels)

@@ -19,18 +19,25 @@ def test_every_model_returns_its_features_once_computed(name):
     assert counts == {1}  # each batch norm was called once
     assert isinstance(output, Output) and output.logits.shape == (2, 7) and class_count(model) == 7
     assert len(output.feats) == len(model.block_names)
-    assert all(feat.shape[0] == 2 and feat.ndim == 4 and feat.min() >= 0 for feat in output.feats)  # after the ReLU
+    assert all(
+        feat.shape[0] == 2 and feat.ndim == 4 and feat.min() >= 0 for feat in output.feats
+    )  # after the ReLU
     sizes = [feat.shape[2] for feat in output.feats]
     assert sizes == sorted(sizes, reverse=True)
     assert [stage.shape[2] for stage in output.stages] == sorted(set(sizes), reverse=True)
     assert torch.equal(model.get_submodule(model.classifier_name)(output.pooled), output.logits)
     found = blocks(model, 64)
-    assert model.training and [block.shape for block in found] == [tuple(f.shape[1:]) for f in output.feats]
+    assert model.training and [block.shape for block in found] == [
+        tuple(f.shape[1:]) for f in output.feats
+    ]
     assert [block.name for block in found] == model.block_names and found[0].name == "1.1"
 
 
 def test_networks_are_as_large_as_published_and_spelt_in_several_ways():
-    counts = [parameter_count(create_model(*of)) for of in (("wrn_40_2", 100), ("wrn_16_2", 40), ("resnet18", 40))]
+    counts = [
+        parameter_count(create_model(*of))
+        for of in (("wrn_40_2", 100), ("wrn_16_2", 40), ("resnet18", 40))
+    ]
     assert counts == [2_255_156, 695_544, 11_197_032]
     spelt = [model_name(name) for name in ("wrn40x2", "WRN-16-2", "resnet34im", " wrn_40_2")]
     assert spelt == ["wrn_40_2", "wrn_16_2", "resnet34", "wrn_40_2"]
@@ -42,7 +49,9 @@ def test_unknown_models_are_refused(name):
         create_model(name, 10)
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s}])
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s}]
+)
 def test_weights_come_back_from_any_wrapping(tmp_path, wrap):
     model = create_model("wrn_16_1", 6)
     torch.save(wrap({f"module.{k}": v for k, v in model.state_dict().items()}), tmp_path / "w.pth")
@@ -56,7 +65,9 @@ def test_half_precision_safetensors_load_as_float32(tmp_path):
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     save_file(state, tmp_path / "w.safetensors", {"kdnb": "[1]"})
     loaded = load_weights("wrn_16_1", tmp_path / "w.safetensors")
-    assert loaded.fc.weight.dtype == torch.float32 and read_metadata(tmp_path / "w.safetensors") == {}
+    assert (
+        loaded.fc.weight.dtype == torch.float32 and read_metadata(tmp_path / "w.safetensors") == {}
+    )
     assert torch.allclose(loaded.fc.weight, model.fc.weight, atol=1e-3)
 
 
@@ -72,7 +83,9 @@ class Bomb:
         return (exec, ("raise SystemExit('code ran')",))
 
 
-@pytest.mark.parametrize("content", [pickle.dumps({"model": Bomb()}), b"", b"not weights", b"PK\x03\x04 torn", b"[1]"])
+@pytest.mark.parametrize(
+    "content", [pickle.dumps({"model": Bomb()}), b"", b"not weights", b"PK\x03\x04 torn", b"[1]"]
+)
 def test_what_is_no_weights_file_runs_no_code(tmp_path, content):
     for name in ("w.pth", "w.safetensors", "zip.pth"):
         (tmp_path / name).write_bytes(content)

@@ -24,7 +24,9 @@ RENAMED = {
 
 def ours(published):
     return (
-        published if published.startswith(("resnet", "wrn")) else f"cifar_{RENAMED.get(published, published.lower())}"
+        published
+        if published.startswith(("resnet", "wrn"))
+        else f"cifar_{RENAMED.get(published, published.lower())}"
     )
 
 
@@ -58,15 +60,24 @@ def test_networks_compute_what_the_published_code_does(published):
     output = model(torch.from_numpy(REFERENCE["images"]))
     close(output.logits, REFERENCE[f"{published}/logits"])
     shapes = json.loads(str(REFERENCE[f"{published}/feat_shapes"]))
-    assert [list(stage.shape) for stage in output.stages] == shapes[1:-1]  # after the stem, before the vector
+    assert [list(stage.shape) for stage in output.stages] == shapes[
+        1:-1
+    ]  # after the stem, before the vector
     for i, found in enumerate([stage.mean((2, 3)) for stage in output.stages] + [output.pooled], 1):
         close(found, REFERENCE[f"{published}/feat_{i}"])
     assert len(output.feats) == len(model.block_names)
-    ends = [feat for feat in output.feats for preact in output.preacts if torch.equal(torch.relu(preact), feat)]
+    ends = [
+        feat
+        for feat in output.feats
+        for preact in output.preacts
+        if torch.equal(torch.relu(preact), feat)
+    ]
     assert len(ends) == len(output.preacts) in (0, len(output.stages))
 
 
-@pytest.mark.parametrize("name", ["resnet8x4", "cifar_vgg8", "cifar_mobilenetv2", "cifar_shufflenetv2"])
+@pytest.mark.parametrize(
+    "name", ["resnet8x4", "cifar_vgg8", "cifar_mobilenetv2", "cifar_shufflenetv2"]
+)
 def test_their_weights_and_blocks_are_known(tmp_path, name):
     model = create_model(name, 7)
     save_file(model.state_dict(), tmp_path / "w.safetensors")
@@ -95,7 +106,10 @@ def test_weights_begin_as_in_the_published_code():
     assert 0.9 * bound < float(shuffle.conv1.weight.detach().abs().max()) <= bound
     assert not vgg.block0[0].bias.any()
     for linear in (vgg.classifier, create_model("cifar_mobilenetv2", 100).classifier[0]):
-        assert float(linear.weight.detach().std()) == pytest.approx(0.01, rel=0.05) and not linear.bias.any()
+        assert (
+            float(linear.weight.detach().std()) == pytest.approx(0.01, rel=0.05)
+            and not linear.bias.any()
+        )
 
 
 def test_pairs_of_the_benchmark_are_networks():

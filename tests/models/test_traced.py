@@ -13,10 +13,24 @@ from safetensors.torch import save_file
 from torch import nn
 
 from kdnb import LOSSES, Distiller, InputError, create_model, load_weights, tapped
-from kdnb.models import blocks, class_count, fingerprint, has_imagenet_weights, imagenet_model, model_name, register
+from kdnb.models import (
+    blocks,
+    class_count,
+    fingerprint,
+    has_imagenet_weights,
+    imagenet_model,
+    model_name,
+    register,
+)
 from kdnb.models.base import FAMILIES
 
-SMALL = ["mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5", "regnet_y_400mf", "efficientnet_b0"]  # a family each
+SMALL = [
+    "mobilenet_v3_small",
+    "shufflenet_v2_x0_5",
+    "mnasnet0_5",
+    "regnet_y_400mf",
+    "efficientnet_b0",
+]  # a family each
 
 
 @pytest.mark.parametrize("name", [*SMALL, "densenet121", "swin_t"])
@@ -32,7 +46,9 @@ def test_torchvisions_networks_compute_what_they_did(name):
     assert fingerprint(model) == fingerprint(original)  # the running statistics have moved alike
     assert output.feats == output.stages and class_count(model) == 7
     assert torch.equal(model.get_submodule(model.classifier_name)(output.pooled), output.logits)
-    assert [(f.shape[2], f.shape[3]) for f in output.feats] == [(s, s) for s in (32, 16, 8, 4, 2)[-len(output.feats) :]]
+    assert [(f.shape[2], f.shape[3]) for f in output.feats] == [
+        (s, s) for s in (32, 16, 8, 4, 2)[-len(output.feats) :]
+    ]
     assert [block.name for block in blocks(model, 64)] == model.block_names
     assert fingerprint(copy.deepcopy(model)) == fingerprint(model) and model_name(name) == name
 
@@ -40,7 +56,13 @@ def test_torchvisions_networks_compute_what_they_did(name):
 def test_taps_are_the_last_maps_that_no_shortcut_goes_round():
     with torch.device("meta"):
         model, vgg = create_model("wide_resnet50_2", 3), create_model("vgg11", 3)
-    assert model.block_names == ["relu", "layer1.2.relu", "layer2.3.relu", "layer3.5.relu", "layer4.2.relu"]
+    assert model.block_names == [
+        "relu",
+        "layer1.2.relu",
+        "layer2.3.relu",
+        "layer3.5.relu",
+        "layer4.2.relu",
+    ]
     assert vgg.block_names[-2:] == ["features.19", "features.20"]  # a ReLU, the pooling behind it
 
 
@@ -59,7 +81,9 @@ def test_networks_without_maps_or_classifier_are_refused(name, why):
 
 def test_images_that_vanish_in_a_network_are_refused():
     model = create_model("alexnet", 2)
-    with pytest.raises(InputError, match=r"images of 32 pixels do not pass through this network: .*too small"):
+    with pytest.raises(
+        InputError, match=r"images of 32 pixels do not pass through this network: .*too small"
+    ):
         blocks(model.train(), 32)
     assert model.training
 
@@ -72,7 +96,9 @@ def test_images_that_vanish_in_a_network_are_refused():
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet18"])
-def test_their_weights_load_from_files_and_from_where_torchvision_keeps_them(tmp_path, monkeypatch, name):
+def test_their_weights_load_from_files_and_from_where_torchvision_keeps_them(
+    tmp_path, monkeypatch, name
+):
     def offline(*_, **__):
         raise URLError("no network")
 
@@ -92,10 +118,15 @@ def test_their_weights_load_from_files_and_from_where_torchvision_keeps_them(tmp
 
 def test_older_keys_of_densenets_are_known(tmp_path):
     model = create_model("densenet121", 3)
-    older = {re.sub(r"(denselayer\d+\.(norm|conv))(\d)", r"\1.\3", k): v for k, v in model.state_dict().items()}
+    older = {
+        re.sub(r"(denselayer\d+\.(norm|conv))(\d)", r"\1.\3", k): v
+        for k, v in model.state_dict().items()
+    }
     save_file(older, tmp_path / "w.safetensors")
     assert older.keys() != model.state_dict().keys()
-    assert fingerprint(load_weights("densenet121", tmp_path / "w.safetensors")) == fingerprint(model)
+    assert fingerprint(load_weights("densenet121", tmp_path / "w.safetensors")) == fingerprint(
+        model
+    )
 
 
 class Own(nn.Module):
@@ -114,7 +145,10 @@ class Own(nn.Module):
 def test_networks_of_ones_own():
     own = Own()
     model, images = tapped(own, ["first", "second"], "classifier"), torch.randn(4, 3, 16, 16)
-    assert model.state_dict().keys() == own.state_dict().keys() and model.block_names == ["first", "second"]
+    assert model.state_dict().keys() == own.state_dict().keys() and model.block_names == [
+        "first",
+        "second",
+    ]
     output = model.eval()(images)
     assert torch.equal(output.feats[0], own.first(images)) and output.feats[1].min() < 0
     assert torch.equal(F.log_softmax(output.logits, 1), own.eval()(images))
@@ -143,7 +177,12 @@ class Constant(Own):
 @pytest.mark.parametrize(
     ("module", "taps", "classifier", "why"),
     [
-        (Own(), ["third"], "classifier", "no layer 'third' takes part: choose from first, second, classifier"),
+        (
+            Own(),
+            ["third"],
+            "classifier",
+            "no layer 'third' takes part: choose from first, second, classifier",
+        ),
         (Own(), ["first"], "second", "classifier 'second' of Own is no torch.nn.Linear"),
         (Untraceable(), ["first"], "classifier", "Untraceable cannot be traced by torch.fx"),
         (Constant(), ["first"], "classifier", "Constant makes tensors in its forward pass"),
@@ -167,12 +206,17 @@ def test_any_two_networks_distil(networks, loss):
         learner = networks[student].requires_grad_(True)
         learner.zero_grad()
         try:
-            distiller = Distiller(learner, networks[teacher], f"ce + {loss}", images, labels=labels).train()
+            distiller = Distiller(
+                learner, networks[teacher], f"ce + {loss}", images, labels=labels
+            ).train()
         except InputError:  # a loss may refuse shapes, but not all
             continue
         terms, _ = distiller(images, labels, labels)
         terms["total"].backward()
         gradients = [p.grad for p in learner.parameters() if p.grad is not None]
-        assert gradients and all(g.isfinite().all() for g in [terms[loss], *gradients]), (teacher, student)
+        assert gradients and all(g.isfinite().all() for g in [terms[loss], *gradients]), (
+            teacher,
+            student,
+        )
         distilled += 1
     assert distilled == 20 if loss == "afd" else distilled

@@ -30,7 +30,9 @@ def test_the_slider_moves_through_the_epochs_and_back(links):
     np.testing.assert_array_equal(change.get_array(), HISTORY[1] - HISTORY[0])
     moved = 50 * np.abs(HISTORY[1] - HISTORY[0]).sum(-1).mean()
     assert title.get_text() == f"minus epoch 1:\n{moved:.1f} % of attention differs"
-    assert [float(text or 0) for text in cells[0].texts] == pytest.approx(HISTORY[1].ravel(), abs=0.0051)
+    assert [float(text or 0) for text in cells[0].texts] == pytest.approx(
+        HISTORY[1].ravel(), abs=0.0051
+    )
     links.controls["epoch"].value = 5
     assert links.image.value == last  # nothing of the epochs between is left in the picture
 
@@ -83,12 +85,18 @@ def test_a_still_picture_stands_in(links, monkeypatch, watched):
     shown = []
     monkeypatch.setattr(explorers, "watched", lambda: watched)
     for module in (explorers, IPython.display):
-        monkeypatch.setattr(module, "display", lambda what, metadata=None, raw=False: shown.append(what))
+        monkeypatch.setattr(
+            module, "display", lambda what, metadata=None, raw=False: shown.append(what)
+        )
     links._ipython_display_()
     bundles = [what for what in shown if isinstance(what, dict)]
     widgets = ["application/vnd.jupyter.widget-view+json" in bundle for bundle in bundles]
     assert widgets == ([True, False] if watched else [False])
     still = Image.open(io.BytesIO(base64.b64decode(bundles[-1]["image/png"])))
     assert still.size == Image.open(io.BytesIO(links.image.value)).size == (1350, still.height)
-    assert 'alt="Still picture of an explorer: mean attention, epoch 5; ' in bundles[-1]["text/html"]
-    assert len(shown) == (3 if watched else 1)  # the last one tells the page which of the two to show
+    assert (
+        'alt="Still picture of an explorer: mean attention, epoch 5; ' in bundles[-1]["text/html"]
+    )
+    assert len(shown) == (
+        3 if watched else 1
+    )  # the last one tells the page which of the two to show

@@ -18,31 +18,83 @@ from kdnb.results.__main__ import main
 from kdnb.runs import parameters
 from kdnb.study import __main__ as study
 
-KEPT = {"network": "wrn_40_2", "dataset": "cifar100", "weights": "wrn_40_2.pth", "sha256": "aaaa1111", "changes": {}}
-AFD, ALONE = ("wrn_16_2", "afd", "75.50 ± 0.50"), ("wrn_16_2", "labels only", "73.00 ± 1.00")  # the sample's: n - 1
+KEPT = {
+    "network": "wrn_40_2",
+    "dataset": "cifar100",
+    "weights": "wrn_40_2.pth",
+    "sha256": "aaaa1111",
+    "changes": {},
+}
+AFD, ALONE = (
+    ("wrn_16_2", "afd", "75.50 ± 0.50"),
+    ("wrn_16_2", "labels only", "73.00 ± 1.00"),
+)  # the sample's: n - 1
 
-ONE_LINE = [{"teacher": {"changes": {"epochs": [4, 240]}}}]  # the same weights, whatever is said of them
-TWO_LINES = [{"run": {"method": "ce + afd:50"}}, {"result": {"train_images": 49_999}}, {"left_out": ["kd"]}]
-TWO_LINES += [{"run": {"precision": "bfloat16"}}, {"run": {"data_id": "0123abcd"}}, {"teacher": {"sha256": "bbbb2222"}}]
-TOLD = {"method": "(ce + afd:200)", "precision": "(float32)", "data_id": "(images )", "sha256": "(weights aaaa)"}
+ONE_LINE = [
+    {"teacher": {"changes": {"epochs": [4, 240]}}}
+]  # the same weights, whatever is said of them
+TWO_LINES = [
+    {"run": {"method": "ce + afd:50"}},
+    {"result": {"train_images": 49_999}},
+    {"left_out": ["kd"]},
+]
+TWO_LINES += [
+    {"run": {"precision": "bfloat16"}},
+    {"run": {"data_id": "0123abcd"}},
+    {"teacher": {"sha256": "bbbb2222"}},
+]
+TOLD = {
+    "method": "(ce + afd:200)",
+    "precision": "(float32)",
+    "data_id": "(images )",
+    "sha256": "(weights aaaa)",
+}
 TOLD |= {"train_images": "(50,000 images)"}
 
 
-def make(outputs, top1, network="wrn_16_2", method="none", seed=0, changes=None, teacher=None, result=None, **config):
+def make(
+    outputs,
+    top1,
+    network="wrn_16_2",
+    method="none",
+    seed=0,
+    changes=None,
+    teacher=None,
+    result=None,
+    **config,
+):
     """The folder of a finished run, as training leaves it, without weights; `config`: other entries of config.json."""
     asked = {"dataset": "cifar100", "student": network, "seed": seed, "epochs": 240, "data_id": ""}
     asked |= {"precision": "float32", "method": "ce + afd:200"} | config.pop("run", {})
-    told = {"run": asked, "label": method, "changes": changes or {}, "left_out": [], "classes": ["a", "b"]}
+    told = {
+        "run": asked,
+        "label": method,
+        "changes": changes or {},
+        "left_out": [],
+        "classes": ["a", "b"],
+    }
     machine = {"device": "NVIDIA H200", "versions": {"torch": "2.11.0"}, "commit": "abc123"}
-    told |= {"machines": [machine], "teacher": None if method == "none" else KEPT | (teacher or {})} | config
+    told |= {
+        "machines": [machine],
+        "teacher": None if method == "none" else KEPT | (teacher or {}),
+    } | config
     measured = {"top1": top1, "top5": 93.0, "best": {"epoch": 2, "top1": top1 + 0.25, "top5": 93.0}}
-    measured |= {"epoch_seconds": 10.0, "parameters": 703_284, "train_images": 50_000, "test_images": 10_000}
+    measured |= {
+        "epoch_seconds": 10.0,
+        "parameters": 703_284,
+        "train_images": 50_000,
+        "test_images": 10_000,
+    }
     measured |= result or {}
     folder = Path(outputs, "runs", f"{network}-{method}-{seed}-{top1}")
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(told))
     (folder / "result.json").write_text(json.dumps(measured))
-    epochs = ["epoch,lr,train_top1,test_top1,seconds", f"1,1,10,{top1 - 20},30", f"2,1,20,{top1},10\n"]
+    epochs = [
+        "epoch,lr,train_top1,test_top1,seconds",
+        f"1,1,10,{top1 - 20},30",
+        f"2,1,20,{top1},10\n",
+    ]
     (folder / "metrics.csv").write_text("\n".join(epochs))
 
 
@@ -67,74 +119,134 @@ def rows(outputs):
 
 
 def test_seeds_are_averaged_and_what_is_short_is_said(outputs):
-    table, pages, short = rows(outputs), tables.pages(load(outputs)), ("wrn_16_2", "labels only", "30.00")
+    table, pages, short = (
+        rows(outputs),
+        tables.pages(load(outputs)),
+        ("wrn_16_2", "labels only", "30.00"),
+    )
     assert set(table) == {("wrn_40_2", "labels only", "76.00"), ALONE, AFD, short}
     row = table[AFD]
-    assert row["teacher"] == "wrn_40_2 (cifar100)" and row["seeds"] == "3" and row["best epoch (%)"] == "75.75 ± 0.50"
-    assert row[tables.CITED] == "75.47 (Ji 2021); 75.56 (earlier study)" and row[tables.REMARK] == ""
-    assert table[ALONE][tables.CITED].startswith("72.89 (Ji 2021)") and not table[short][tables.CITED]
-    assert row["made on"] == "NVIDIA H200, float32, torch 2.11.0, commit abc123" and row["s/epoch"] == "10.0"
+    assert (
+        row["teacher"] == "wrn_40_2 (cifar100)"
+        and row["seeds"] == "3"
+        and row["best epoch (%)"] == "75.75 ± 0.50"
+    )
+    assert (
+        row[tables.CITED] == "75.47 (Ji 2021); 75.56 (earlier study)" and row[tables.REMARK] == ""
+    )
+    assert (
+        table[ALONE][tables.CITED].startswith("72.89 (Ji 2021)") and not table[short][tables.CITED]
+    )
+    assert (
+        row["made on"] == "NVIDIA H200, float32, torch 2.11.0, commit abc123"
+        and row["s/epoch"] == "10.0"
+    )
     assert "### cifar100: epochs 2 instead of 240\n\n| network" in pages["short-runs"]
-    assert "30.00" not in pages["results"] and "30.00" in pages["short-runs"] and "75.50" not in pages["short-runs"]
-    assert row[tables.GAIN] == "+2.50 [+1.26, +3.74]" and not table[ALONE][tables.GAIN]  # 3, 2.5 and 2 points: t is 4.3
-    assert all(top1 in pages["headline"] for _, _, top1 in table) and "There is no" in pages["first"]
+    assert (
+        "30.00" not in pages["results"]
+        and "30.00" in pages["short-runs"]
+        and "75.50" not in pages["short-runs"]
+    )
+    assert (
+        row[tables.GAIN] == "+2.50 [+1.26, +3.74]" and not table[ALONE][tables.GAIN]
+    )  # 3, 2.5 and 2 points: t is 4.3
+    assert (
+        all(top1 in pages["headline"] for _, _, top1 in table) and "There is no" in pages["first"]
+    )
 
 
 @pytest.mark.parametrize("other", [*ONE_LINE, *TWO_LINES])
 def test_nothing_is_averaged_that_differs_in_more_than_its_seed(outputs, other):
     make(outputs, 50.0, method="afd", seed=3, **{"run": {}} | other)
     assert {("wrn_16_2", "afd", "50.00"), AFD} <= rows(outputs).keys()
-    drawn = {(name, line) for name, part in curves.lines(load(outputs)).items() for line in part["line"]}
+    drawn = {
+        (name, line) for name, part in curves.lines(load(outputs)).items() for line in part["line"]
+    }
     assert sum("afd" in line for _, line in drawn) == 1 + (other in TWO_LINES)
     said = next((told for name, told in TOLD.items() if name in str(other)), "")
-    assert rows(outputs)[AFD][tables.REMARK] == said  # two rows of one name say what tells them apart
+    assert (
+        rows(outputs)[AFD][tables.REMARK] == said
+    )  # two rows of one name say what tells them apart
 
 
 def test_a_smaller_set_in_the_same_layout_is_not_full_length(tmp_path):
     small = {"run": {"dataset": "stanford40"}, "result": {"test_images": 10, "train_images": 20}}
     make(tmp_path, 90.0, "resnet18", **small)
     pages = tables.pages(load(tmp_path))
-    assert "stanford40: test_images 10 instead of 5532" in pages["short-runs"] and "90.00" not in pages["results"]
+    assert (
+        "stanford40: test_images 10 instead of 5532" in pages["short-runs"]
+        and "90.00" not in pages["results"]
+    )
 
 
 def test_a_baseline_that_is_the_usual_teacher_is_compared_with_its_students(tmp_path, monkeypatch):
     preset = replace(TINY, for_teacher={"epochs": 1, "lr": 0.01})
     monkeypatch.setitem(DATASETS, "other", DATASETS["tiny"]._replace(preset=preset))
-    asked = {"student": "wrn_16_1", "teacher": "wrn_22_1", "method": ["none", "kd"], "outputs": str(tmp_path)}
+    asked = {
+        "student": "wrn_16_1",
+        "teacher": "wrn_22_1",
+        "method": ["none", "kd"],
+        "outputs": str(tmp_path),
+    }
     alone, taught = grid(dataset="other", **asked)
     assert not alone.departures and not taught.departures and not taught.teacher_run.departures
-    assert alone.changes and taught.teacher_run.changes and len({run.name for run in (alone, taught.teacher_run)}) == 2
+    assert (
+        alone.changes
+        and taught.teacher_run.changes
+        and len({run.name for run in (alone, taught.teacher_run)}) == 2
+    )
     runs = results.load_frame(*(train(run, quiet).folder.parent for run in (alone, taught)))
     runs = pd.concat([runs, runs.assign(seed=1)], ignore_index=True)
     gains = tables.table(runs).set_index("trained with")[tables.GAIN]
     assert gains["kd"] and frame.whole(runs).all()
 
 
-def test_a_baseline_is_of_its_students_preset_even_where_the_teachers_is_nearer(tmp_path, monkeypatch):
+def test_a_baseline_is_of_its_students_preset_even_where_the_teachers_is_nearer(
+    tmp_path, monkeypatch
+):
     preset = replace(TINY, for_teacher={"epochs": 1, "batch_size": 32})
     monkeypatch.setitem(DATASETS, "other", DATASETS["tiny"]._replace(preset=preset))
     asked = {"method": ["none", "kd"], "epochs": 1, "batch_size": 20, "outputs": str(tmp_path)}
     alone, taught = grid(dataset="other", **asked)
     assert alone.departures == taught.departures == {"epochs": [1, 3], "batch_size": [20, 16]}
-    alike = Run(dataset="other", teacher="wrn_10_1", outputs=str(tmp_path))  # its teacher is what its student is
+    alike = Run(
+        dataset="other", teacher="wrn_10_1", outputs=str(tmp_path)
+    )  # its teacher is what its student is
     assert alike.teacher_run.changes and not alike.teacher_run.departures
 
 
 def test_another_device_is_said_and_changes_are_words(outputs):
-    make(outputs, 73.0, seed=3, machines=[{"device": "CPU", "versions": {"torch": "3"}, "commit": ""}], shared=True)
+    make(
+        outputs,
+        73.0,
+        seed=3,
+        machines=[{"device": "CPU", "versions": {"torch": "3"}, "commit": ""}],
+        shared=True,
+    )
     row = rows(outputs)["wrn_16_2", "labels only", "73.00 ± 0.82"]
-    assert row["made on"].endswith("; CPU, float32, torch 3, commit unknown") and row["s/epoch"] == "10.0"
+    assert (
+        row["made on"].endswith("; CPU, float32, torch 3, commit unknown")
+        and row["s/epoch"] == "10.0"
+    )
     machine = {"device": "H100", "versions": {"torch": "3"}, "commit": ""}
-    moved = machine | {"versions": {"torch": "4"}, "commit": "def456"}  # it went on under another commit
+    moved = machine | {
+        "versions": {"torch": "4"},
+        "commit": "def456",
+    }  # it went on under another commit
     make(outputs, 73.0, seed=4, machines=[machine | {"commit": "abc123"}, moved])
     row = rows(outputs)["wrn_16_2", "labels only", "73.00 ± 0.71"]
     assert row["s/epoch"] == ""  # no time of two devices means anything
     assert row["made on"].endswith("; H100, float32, torch 3; 4, commit abc123; def456")
     limited, likewise = {"train_limit": [100, -1], "lr": [0.1, 0.05]}, {"epochs": [4, 240]}
     told = "train_limit 100 instead of all, lr 0.1 instead of 0.05"
-    assert parameters.words(limited) == told and frame.of_teacher({}, limited) == f"its teacher: {told}"
+    assert (
+        parameters.words(limited) == told
+        and frame.of_teacher({}, limited) == f"its teacher: {told}"
+    )
     assert frame.of_teacher(likewise, likewise) == "its teacher likewise"
-    make(outputs, 60.0, method="afd", teacher={"changes": limited})  # a short teacher makes no full-length run
+    make(
+        outputs, 60.0, method="afd", teacher={"changes": limited}
+    )  # a short teacher makes no full-length run
     pages = tables.pages(load(outputs))
     assert f"its teacher: {told}" in pages["short-runs"] and "60.00" not in pages["results"]
 
@@ -142,34 +254,53 @@ def test_another_device_is_said_and_changes_are_words(outputs):
 def test_what_was_published_has_sources_and_an_empty_row_says_what_fills_it(outputs, capsys):
     empty = tables.with_empty_rows(load(outputs)[frame.whole(load(outputs))]).query("seeds == ''")
     wanted = published.read_published().query("command != ''")
-    assert len(empty) == len(wanted) - 3 and set(empty[tables.TOP1]) == {""}  # three of them were made
+    assert len(empty) == len(wanted) - 3 and set(empty[tables.TOP1]) == {
+        ""
+    }  # three of them were made
     told = {"74.92 (Tian 2020, last epoch)", "76.11 (Sun 2024, best epoch; 76.08 in its own log)"}
     assert told <= {*empty[tables.CITED]}
     short = outputs / "teachers/wrn_40_2-cifar100.safetensors"  # of no full-length row
     short.parent.mkdir()
     short.touch()
     for command in empty["to fill it"]:
-        words = command.strip("`").replace("outputs/teachers/wrn_40_2-cifar100.safetensors", "none").split()
+        words = (
+            command.strip("`")
+            .replace("outputs/teachers/wrn_40_2-cifar100.safetensors", "none")
+            .split()
+        )
         assert words[:3] == ["python", "-m", "kdnb.study"]
         assert study.main([*words[3:], "--dry-run", "--outputs", str(outputs)]) == 0
     planned = capsys.readouterr().out
     assert planned.count("to run") >= len(empty) and short.name not in planned
-    cited, sources = published.read_published().query("top1 != ''"), set(published.kept("sources.csv")["source"])
+    cited, sources = (
+        published.read_published().query("top1 != ''"),
+        set(published.kept("sources.csv")["source"]),
+    )
     page = tables.pages(load(outputs))["results"]
-    assert set(cited["source"]) == sources and all(text in page for text in [*cited[tables.CITED], *sources])
+    assert set(cited["source"]) == sources and all(
+        text in page for text in [*cited[tables.CITED], *sources]
+    )
     beside = published.with_published(load(outputs))["cifar100"].groupby("study")["top1"].agg(list)
-    assert sorted(beside["this study"]) == [72.0, 73.0, 74.0, 75.0, 75.5, 76.0, 76.0] and 75.47 in beside["published"]
+    assert (
+        sorted(beside["this study"]) == [72.0, 73.0, 74.0, 75.0, 75.5, 76.0, 76.0]
+        and 75.47 in beside["published"]
+    )
     other = {"network": "wrn_16_4", "sha256": "cccc3333"}
     make(outputs, 60.0, method="afd", seed=4, teacher=other)  # of which nothing was published
     beside = published.with_published(load(outputs))["cifar100"].groupby("line")["study"].agg(set)
-    assert beside["wrn_16_2, afd from wrn_16_4"] == {"this study"} and len(beside["wrn_16_2, afd from wrn_40_2"]) == 3
+    assert (
+        beside["wrn_16_2, afd from wrn_16_4"] == {"this study"}
+        and len(beside["wrn_16_2, afd from wrn_40_2"]) == 3
+    )
     make(outputs, 76.0, method="dkd")
     beside = published.with_published(load(outputs))["cifar100"].groupby("line")["study"].agg(set)
     assert "published, best epoch" in beside["wrn_16_2, dkd from wrn_40_2"]
 
 
 def test_a_seed_counts_once(outputs):
-    make(outputs, 75.01, method="afd", seed=0, run={"teacher_id": "of a file"})  # whose bytes are the trained one's
+    make(
+        outputs, 75.01, method="afd", seed=0, run={"teacher_id": "of a file"}
+    )  # whose bytes are the trained one's
     assert rows(outputs)[AFD]["seeds"] == "3"
     assert len(curves.lines(load(outputs))["cifar100"]) == 7  # nor does a plot count it twice
 
@@ -179,17 +310,25 @@ def test_many_pairs_have_a_picture_for_each_student(tmp_path):
     for network, method in product(students, METHODS):
         make(tmp_path, 70.0, network, method)
     drawn = results.curves_by_protocol(load(tmp_path))
-    assert [*drawn] == [f"cifar100, {student}" for student in students] and len(plots.STYLES) == curves.MOST
+    assert [*drawn] == [f"cifar100, {student}" for student in students] and len(
+        plots.STYLES
+    ) == curves.MOST
     for title, table in drawn.items():
         figure = plots.accuracy_over_time(table, title)
-        assert table["line"].nunique() == len(METHODS) and figure.axes[0].get_position().height > 0.3
+        assert (
+            table["line"].nunique() == len(METHODS) and figure.axes[0].get_position().height > 0.3
+        )
         plots.learning_curves(table, title)
 
 
 def test_curves_are_drawn_by_line(outputs):
     parts = curves.lines(load(outputs))
     assert parts.keys() == {"cifar100", "cifar100, epochs 2"}
-    orders = {"wrn_40_2, labels only": 0, "wrn_16_2, labels only": 1, "wrn_16_2, afd from wrn_40_2": 2}
+    orders = {
+        "wrn_40_2, labels only": 0,
+        "wrn_16_2, labels only": 1,
+        "wrn_16_2, afd from wrn_40_2": 2,
+    }
     assert dict(zip(parts["cifar100"]["line"], parts["cifar100"]["order"], strict=True)) == orders
     drawn = results.curves_by_protocol(load(outputs))["cifar100"].query("order == 0")
     assert list(drawn["spent"]) == [30.0, 40.0] and list(drawn["test_top1"]) == [56.0, 76.0]
@@ -199,17 +338,24 @@ def test_a_student_of_its_teachers_architecture_is_no_teacher(tmp_path):
     make(tmp_path, 70.0)
     make(tmp_path, 71.0, method="afd", teacher={"network": "wrn_16_2", "dataset": "imagenet"})
     ((_, part),) = curves.lines(load(tmp_path)).items()
-    assert part.set_index("line")["order"].to_dict() == {"wrn_16_2, labels only": 1, "wrn_16_2, afd from wrn_16_2": 2}
+    assert part.set_index("line")["order"].to_dict() == {
+        "wrn_16_2, labels only": 1,
+        "wrn_16_2, afd from wrn_16_2": 2,
+    }
 
 
-@pytest.mark.parametrize("content", ["{", "", "[]", '{"top1": 5}', '{"top1": NaN, "top5": 1, "best": {"top1": 1}}'])
+@pytest.mark.parametrize(
+    "content", ["{", "", "[]", '{"top1": 5}', '{"top1": NaN, "top5": 1, "best": {"top1": 1}}']
+)
 @pytest.mark.parametrize("file", ["config.json", "result.json", "metrics.csv"])
 def test_a_damaged_run_is_named_and_left_out(outputs, file, content):
     (outputs / "runs/wrn_16_2-none-1-73.0" / file).write_text(content)
     with pytest.warns(UserWarning, match=r"left out.*wrn_16_2-none-1-73.0.*damaged"):
         runs = load(outputs)
         drawn = results.curves_by_protocol(runs).values()
-        assert sum(part["folder"].nunique() for part in drawn) == 7 and len(runs) == 7 + (file == "metrics.csv")
+        assert sum(part["folder"].nunique() for part in drawn) == 7 and len(runs) == 7 + (
+            file == "metrics.csv"
+        )
 
 
 def test_what_departs_from_two_presets_alike_is_drawn_together(tmp_path):
@@ -223,15 +369,27 @@ def test_what_departs_from_two_presets_alike_is_drawn_together(tmp_path):
 def test_a_record_is_a_run_without_its_weights(tmp_path):
     run = train(tiny_run(tmp_path, epochs=1, method="ce + afd:9"), quiet)
     kept = frame.record(run, tmp_path)
-    assert {path.name for path in kept.iterdir()} == {"config.json", "metrics.csv", "history.npz", "result.json"}
+    assert {path.name for path in kept.iterdir()} == {
+        "config.json",
+        "metrics.csv",
+        "history.npz",
+        "result.json",
+    }
     with pytest.raises(InputError, match=r"has no student\.safetensors: it is finished without"):
         _ = Run.open(kept).weights
     other = shutil.copytree(run.folder, tmp_path / "elsewhere" / "runs" / "as it was called then")
     assert frame.record(Run.open(other), tmp_path).name == other.name != run.name
-    told = results.load_frame(tmp_path / "records", tmp_path / "runs").set_index("network")["folder"]
-    assert told.to_dict() == {"wrn_10_1": str(run.folder), "wrn_16_1": str(run.teacher_run.folder)}  # own runs first
+    told = results.load_frame(tmp_path / "records", tmp_path / "runs").set_index("network")[
+        "folder"
+    ]
+    assert told.to_dict() == {
+        "wrn_10_1": str(run.folder),
+        "wrn_16_1": str(run.teacher_run.folder),
+    }  # own runs first
     again = train(replace(run, seed=1), quiet)
-    ((what, (links, teacher, student)),) = results.links_by_protocol(results.load_frame(tmp_path / "runs")).items()
+    ((what, (links, teacher, student)),) = results.links_by_protocol(
+        results.load_frame(tmp_path / "runs")
+    ).items()
     assert what.endswith("wrn_10_1, ce + afd:9 from wrn_16_1, mean of 2 seeds")
     np.testing.assert_allclose(links, (run.links[0] + again.links[0]) / 2, rtol=1e-6)
     assert (len(teacher), len(student)) == links.shape[1:] == (6, 3)
@@ -246,13 +404,20 @@ def test_a_record_is_a_run_without_its_weights(tmp_path):
 
 
 def test_runs_of_any_machine_are_gathered_and_a_damaged_one_is_said(tmp_path, capsys):
-    whole, torn = (train(tiny_run(tmp_path / "there", epochs=1, method="none", seed=seed), quiet) for seed in (0, 1))
+    whole, torn = (
+        train(tiny_run(tmp_path / "there", epochs=1, method="none", seed=seed), quiet)
+        for seed in (0, 1)
+    )
     (torn.folder / "metrics.csv").write_text("")
     home = ["--outputs", str(tmp_path / "home")]
     for fresh in (True, False):  # the second time, nothing is new
         assert main([str(tmp_path / "there"), *home]) == 1
         out, err = capsys.readouterr()
-        assert (out == f"new: {whole.name}, top-1 {whole.result['top1']:.2f} %\n") == fresh == bool(out)
+        assert (
+            (out == f"new: {whole.name}, top-1 {whole.result['top1']:.2f} %\n")
+            == fresh
+            == bool(out)
+        )
         assert err.startswith(f"left out: {torn.folder / 'metrics.csv'} is damaged")
     assert [path.name for path in (tmp_path / "home/records").iterdir()] == [whole.name]
     (tmp_path / "home/records" / whole.name / "result.json").write_text("torn")
@@ -268,8 +433,14 @@ def test_the_notebook_finds_its_folders_and_nothing_in_them_is_no_error(tmp_path
     given, both = {"outputs": str(tmp_path), "In": []}, [tmp_path / "records", tmp_path / "runs"]
     assert results.from_notebook(given) == (both, tmp_path / "runs")
     assert results.from_notebook(given | {"source": "records"}) == (both[:1], tmp_path)
-    for wrong in ({"source": "all"}, {"outputs": str(tmp_path / "nowhere")}, {"In": ["# Parameters\noutput = 'x'\n"]}):
-        with pytest.raises(InputError, match=r"unknown (source 'all'|parameter 'output')|no such folder"):
+    for wrong in (
+        {"source": "all"},
+        {"outputs": str(tmp_path / "nowhere")},
+        {"In": ["# Parameters\noutput = 'x'\n"]},
+    ):
+        with pytest.raises(
+            InputError, match=r"unknown (source 'all'|parameter 'output')|no such folder"
+        ):
             results.from_notebook(given | wrong)
     runs = results.load_frame(*both)
     assert (
@@ -277,4 +448,9 @@ def test_the_notebook_finds_its_folders_and_nothing_in_them_is_no_error(tmp_path
         and results.curves_by_protocol(runs) == {}
         and "no finished run yet" in tables.pages(runs)["headline"]
     )
-    assert curves.lines(runs) == results.links_by_protocol(runs) == published.with_published(runs) == {}
+    assert (
+        curves.lines(runs)
+        == results.links_by_protocol(runs)
+        == published.with_published(runs)
+        == {}
+    )

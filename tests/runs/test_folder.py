@@ -14,14 +14,23 @@ from helpers import quiet, tiny, tiny_run  # noqa: F401
 from kdnb import InputError, Run, train
 from kdnb.models import load_weights, read_state_dict
 from kdnb.runs import folder as store
-from kdnb.runs.folder import CHECKPOINT, RunFolder, load_checkpoint, save_checkpoint, write_atomically
+from kdnb.runs.folder import (
+    CHECKPOINT,
+    RunFolder,
+    load_checkpoint,
+    save_checkpoint,
+    write_atomically,
+)
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A run's folder after two epochs."""
     for epoch in (1, 2):
-        save_checkpoint(tmp_path, {"epoch": epoch, "weights": torch.arange(1000) + epoch, "means": [torch.ones(2)]})
+        save_checkpoint(
+            tmp_path,
+            {"epoch": epoch, "weights": torch.arange(1000) + epoch, "means": [torch.ones(2)]},
+        )
     return tmp_path
 
 
@@ -70,7 +79,10 @@ def test_a_full_disk_leaves_what_was_there(folder):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
     try:
-        with pytest.raises(InputError, match=r"cannot write .*checkpoint: File too large; what was there .* is kept"):
+        with pytest.raises(
+            InputError,
+            match=r"cannot write .*checkpoint: File too large; what was there .* is kept",
+        ):
             save_checkpoint(folder, {"epoch": 3, "weights": torch.arange(1000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -87,7 +99,10 @@ def test_an_unwritable_folder_is_named(tmp_path):
 def test_write_atomically_replaces_whole_files(tmp_path):
     write_atomically(tmp_path / "new" / "a", "one")
     write_atomically(tmp_path / "new" / "a", b"two", keep=tmp_path / "new" / "b")
-    assert {path.name: path.read_text() for path in (tmp_path / "new").iterdir()} == {"a": "two", "b": "one"}
+    assert {path.name: path.read_text() for path in (tmp_path / "new").iterdir()} == {
+        "a": "two",
+        "b": "one",
+    }
 
 
 def test_a_disk_that_flushes_no_folders_is_written_to(tmp_path, monkeypatch):
@@ -109,10 +124,14 @@ def test_what_is_not_there_yet_gets_a_sentence(tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tiny, tmp_path_factory):  # noqa: F811
-    return train(tiny_run(tmp_path_factory.mktemp("finished"), teacher="wrn_10_1", epochs=1), say=quiet)
+    return train(
+        tiny_run(tmp_path_factory.mktemp("finished"), teacher="wrn_10_1", epochs=1), say=quiet
+    )
 
 
-@pytest.mark.parametrize("content", [b"", b"\x93\x00\xffbytes", b"[1]", b"{}", b"PK\x03\x04 torn", b"a,b\n1,x\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x93\x00\xffbytes", b"[1]", b"{}", b"PK\x03\x04 torn", b"a,b\n1,x\n"]
+)
 def test_a_damaged_file_gets_one_sentence_that_names_it(finished, tmp_path, content):
     folder = shutil.copytree(finished.folder, tmp_path / "runs" / finished.name)
     run = replace(finished, opened=str(folder))
@@ -128,7 +147,9 @@ def test_a_damaged_file_gets_one_sentence_that_names_it(finished, tmp_path, cont
         kept = (folder / name).read_bytes()
         (folder / name).write_bytes(content)
         for read in reads:
-            with pytest.raises(InputError, match=rf"^\S*{name} is (damaged|not a readable weights file) .*$"):
+            with pytest.raises(
+                InputError, match=rf"^\S*{name} is (damaged|not a readable weights file) .*$"
+            ):
                 read()
         (folder / name).write_bytes(kept)
     (folder / "result.json").unlink()  # broken off
@@ -154,4 +175,6 @@ def test_no_bit_that_flips_in_a_history_gives_a_raw_error(tmp_path, seed):
     except InputError as error:
         assert "history.npz is damaged" in str(error)
     else:
-        assert found.keys() == kept.keys() and all((found[name] == kept[name]).all() for name in kept)
+        assert found.keys() == kept.keys() and all(
+            (found[name] == kept[name]).all() for name in kept
+        )

@@ -40,7 +40,9 @@ def older(held, seconds=lease.LEASE_SECONDS + 60):
 
 def test_another_process_is_turned_away_until_it_is_gone(tmp_path):
     folder = tmp_path / "r"
-    other = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
+    )
     assert other.stdout.readline() == "held\n"
     told = rf"r is being trained by another process \({other.pid} on {lease.platform.node()}\): wait for it, or stop it"
     with pytest.raises(InputError, match=told), locked(folder):
@@ -55,7 +57,9 @@ def test_another_process_is_turned_away_until_it_is_gone(tmp_path):
     assert files(folder) == {"checkpoint.previous"} and other.wait()
 
 
-@pytest.mark.parametrize("name", ["elsewhere,7,42,0123abcd", f"{lease.platform.node()},7,99999999,0123abcd"])
+@pytest.mark.parametrize(
+    "name", ["elsewhere,7,42,0123abcd", f"{lease.platform.node()},7,99999999,0123abcd"]
+)
 def test_on_another_machine_or_in_another_container_only_time_tells(tmp_path, name):
     held = tmp_path / ".lease" / name
     held.mkdir(parents=True)
@@ -72,13 +76,17 @@ def test_who_hung_and_lost_the_lease_writes_nothing_any_more(tmp_path):
         save_checkpoint(tmp_path, {"epoch": 1})
         by_another(tmp_path)
         for _ in range(2):
-            with pytest.raises(InputError, match=r"no longer this process's to write to: it gave no sign of life"):
+            with pytest.raises(
+                InputError, match=r"no longer this process's to write to: it gave no sign of life"
+            ):
                 save_checkpoint(tmp_path, {"epoch": 2})
     assert files(tmp_path) == {"checkpoint", ".lease"} and load_checkpoint(tmp_path) == {"epoch": 1}
 
 
 @pytest.mark.parametrize("call", range(4))
-def test_losing_the_lease_between_any_two_steps_of_a_write_loses_no_checkpoint(tmp_path, monkeypatch, call):
+def test_losing_the_lease_between_any_two_steps_of_a_write_loses_no_checkpoint(
+    tmp_path, monkeypatch, call
+):
     """Of a second checkpoint: it is written, the first is moved out of the way, then on, then the second comes."""
     steps = []
 
@@ -122,7 +130,11 @@ def test_of_many_who_want_a_lease_that_is_over_one_gets_it(tmp_path):
     for thread in threads:
         thread.join()
     left = files(tmp_path / ".lease")
-    assert len(left) == len(got) == 1 and files(tmp_path) == {".lease"} and int(left.pop().split(",")[2]) in got
+    assert (
+        len(left) == len(got) == 1
+        and files(tmp_path) == {".lease"}
+        and int(left.pop().split(",")[2]) in got
+    )
 
 
 def test_the_lease_is_kept_alive(tmp_path, monkeypatch):
@@ -140,7 +152,10 @@ def test_the_lease_is_kept_alive(tmp_path, monkeypatch):
 
 def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"cannot write to .*file"), locked(tmp_path / "file" / "run"):
+    with (
+        pytest.raises(InputError, match=r"cannot write to .*file"),
+        locked(tmp_path / "file" / "run"),
+    ):
         raise AssertionError
     with locked(tmp_path / "run"):
         write_atomically(tmp_path / "run" / "a", "one")

@@ -13,14 +13,25 @@ from kdnb.runs import grid as plan
 from kdnb.training import setup as prepare
 
 OFFICIAL = {"epochs": 240, "batch_size": 64, "lr": 0.05, "image_size": 32, "train_limit": -1}
-TEACHERS_OWN = ({"teacher_seed": 1}, {"teacher_epochs": 2}, {"image_size": 16}, {"teacher_weights": "none"})
+TEACHERS_OWN = (
+    {"teacher_seed": 1},
+    {"teacher_epochs": 2},
+    {"image_size": 16},
+    {"teacher_weights": "none"},
+)
 CELL = 'dataset: str = "digits"  # which\nepochs: int = 0\n'
 
 
 @pytest.fixture(scope="module")
 def finished(tiny, tmp_path_factory):  # noqa: F811
     """A run, its teacher and its baseline, whose parameters are not the preset's."""
-    run = tiny_run(tmp_path_factory.mktemp("outputs"), teacher="wrn_10_1", seed=1, epochs=1, method="ce + afd:9")
+    run = tiny_run(
+        tmp_path_factory.mktemp("outputs"),
+        teacher="wrn_10_1",
+        seed=1,
+        epochs=1,
+        method="ce + afd:9",
+    )
     train(run.baseline, say=quiet)
     return train(run, say=quiet)
 
@@ -34,7 +45,10 @@ def teacher_file(folder, content, name="student.safetensors"):
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
-        ({"dataset": "mnist"}, "unknown dataset 'mnist': choose one of cifar100, digits, folder, s"),
+        (
+            {"dataset": "mnist"},
+            "unknown dataset 'mnist': choose one of cifar100, digits, folder, s",
+        ),
         ({"student": "vgg12"}, "unknown model 'vgg12'"),
         ({"method": ""}, "unknown method ''"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
@@ -51,14 +65,38 @@ def teacher_file(folder, content, name="student.safetensors"):
         ({"skip_damaged": 1}, "skip_damaged is 1: it must be True or False"),
         ({"dataset": 100}, "dataset is 100: it must be text"),
         ({"batch_size": 1}, "batch_size is 1"),
-        ({"teacher_weights": "nowhere.pth"}, "teacher_weights 'nowhere.pth': no such file; 'none' trains a teacher"),
-        ({"student_weights": "nowhere.pth"}, "student_weights 'nowhere.pth': no such file; 'none' starts from random weights"),
-        ({"student_weights": "imagenet"}, "no ImageNet weights for wrn_16_1: set student_weights to a file"),
-        ({"dataset": "cifar100", "image_size": 64}, "image_size is 64: for these images it has to be 32"),
-        ({"dataset": "stanford40", "method": "kd"}, "kd compares predictions, and this teacher knows other classes"),
-        ({"dataset": "stanford40", "teacher": "wrn_40_2"}, "no ImageNet weights for wrn_40_2: set teacher_weights"),
-        ({"teacher": "wrn_16_1", "teacher_weights": "imagenet"}, "no ImageNet weights for wrn_16_1"),
-        ({"dataset": "stanford40", "teacher_epochs": 30}, "teacher_seed and teacher_epochs are of a teacher that"),
+        (
+            {"teacher_weights": "nowhere.pth"},
+            "teacher_weights 'nowhere.pth': no such file; 'none' trains a teacher",
+        ),
+        (
+            {"student_weights": "nowhere.pth"},
+            "student_weights 'nowhere.pth': no such file; 'none' starts from random weights",
+        ),
+        (
+            {"student_weights": "imagenet"},
+            "no ImageNet weights for wrn_16_1: set student_weights to a file",
+        ),
+        (
+            {"dataset": "cifar100", "image_size": 64},
+            "image_size is 64: for these images it has to be 32",
+        ),
+        (
+            {"dataset": "stanford40", "method": "kd"},
+            "kd compares predictions, and this teacher knows other classes",
+        ),
+        (
+            {"dataset": "stanford40", "teacher": "wrn_40_2"},
+            "no ImageNet weights for wrn_40_2: set teacher_weights",
+        ),
+        (
+            {"teacher": "wrn_16_1", "teacher_weights": "imagenet"},
+            "no ImageNet weights for wrn_16_1",
+        ),
+        (
+            {"dataset": "stanford40", "teacher_epochs": 30},
+            "teacher_seed and teacher_epochs are of a teacher that",
+        ),
         ({"method": "none", "teacher": "wrn40"}, "unknown model 'wrn40'"),
         ({"student": "wrn_016_2"}, "unknown model 'wrn_016_2'"),
     ],
@@ -73,24 +111,44 @@ def test_impossible_parameters_get_a_sentence(parameters, sentence):
 def test_the_preset_stands_where_parameters_are_empty():
     run = Run(dataset="cifar100")
     assert run.identity.items() >= OFFICIAL.items() and not run.changes
-    assert (run.student, run.teacher, run.method, run.label) == ("wrn_16_2", "wrn_40_2", "ce + kd:0.9 + afd:200", "afd")
+    assert (run.student, run.teacher, run.method, run.label) == (
+        "wrn_16_2",
+        "wrn_40_2",
+        "ce + kd:0.9 + afd:200",
+        "afd",
+    )
     own = Run(dataset="tiny")  # which weighs AFD otherwise
     assert own.method == "ce + kd:0.9 + afd:20" and own.label == "afd"
     assert {"epochs", "method", "device"} <= set(run.summary().index)
     assert Run(lr=1).lr == 1.0 and type(Run(lr=1).lr) is float
     assert {type(default) for default in Run.parameters().values()} == {str, int, float, bool}
-    assert Run().output_folder == Path(__file__).parents[2] / "outputs" and str(Run(outputs="x").output_folder) == "x"
+    assert (
+        Run().output_folder == Path(__file__).parents[2] / "outputs"
+        and str(Run(outputs="x").output_folder) == "x"
+    )
 
 
 @pytest.mark.parametrize(
     ("one", "other", "equal"),
     [
-        ({"student": "wrn16x2", "teacher": "wrn40x2"}, {"student": "wrn_16_2", "teacher": "wrn_40_2"}, True),
+        (
+            {"student": "wrn16x2", "teacher": "wrn40x2"},
+            {"student": "wrn_16_2", "teacher": "wrn_40_2"},
+            True,
+        ),
         ({"method": "afd:20+kd:.9+ce"}, {"method": "afd"}, True),
         ({"teacher_weights": "none"}, {"teacher_weights": ""}, True),
-        ({"teacher_weights": None}, {"teacher_weights": "none"}, True),  # as papermill hands it over
+        (
+            {"teacher_weights": None},
+            {"teacher_weights": "none"},
+            True,
+        ),  # as papermill hands it over
         ({"student_weights": None}, {}, True),
-        ({"device": "cpu", "compile": "on", "threads": 2, "outputs": "x"}, {"data_root": "y"}, True),
+        (
+            {"device": "cpu", "compile": "on", "threads": 2, "outputs": "x"},
+            {"data_root": "y"},
+            True,
+        ),
         ({"method": "none", "teacher": "wrn_16_1", "teacher_seed": 3}, {"method": "none"}, True),
         ({"epochs": 3, "lr": 0.02, "student": "wrn_10_1"}, {}, True),  # the preset's
         ({"teacher_seed": 1}, {}, False),
@@ -101,29 +159,56 @@ def test_the_preset_stands_where_parameters_are_empty():
     ],
 )
 def test_two_spellings_of_one_training_are_equal(tmp_path, one, other, equal):
-    runs = [Run(**{"dataset": "tiny", "outputs": str(tmp_path), "precision": "float32"} | p) for p in (one, other)]
-    assert (runs[0] == runs[1]) == (hash(runs[0]) == hash(runs[1])) == (runs[0].name == runs[1].name) == equal
+    runs = [
+        Run(**{"dataset": "tiny", "outputs": str(tmp_path), "precision": "float32"} | p)
+        for p in (one, other)
+    ]
+    assert (
+        (runs[0] == runs[1])
+        == (hash(runs[0]) == hash(runs[1]))
+        == (runs[0].name == runs[1].name)
+        == equal
+    )
 
 
 def test_names_say_what_is_not_as_the_preset_has_it(tmp_path):
-    run = Run(dataset="cifar100", epochs=5, lr=0.1, student="wrn_16_1", seed=3, outputs=str(tmp_path))
+    run = Run(
+        dataset="cifar100", epochs=5, lr=0.1, student="wrn_16_1", seed=3, outputs=str(tmp_path)
+    )
     assert run.changes == {"epochs": [5, 240], "lr": [0.1, 0.05]}
     start, digest = run.name.rsplit("-", 1)
-    assert start == "cifar100-wrn_16_1-afd-from=wrn_40_2-epochs=5-lr=0.1-seed=3" and int(digest, 16) < 16**6
+    assert (
+        start == "cifar100-wrn_16_1-afd-from=wrn_40_2-epochs=5-lr=0.1-seed=3"
+        and int(digest, 16) < 16**6
+    )
     assert run.folder == tmp_path / "runs" / run.name and not run.done
     assert run.baseline.name.startswith("cifar100-wrn_16_1-none-epochs=5-lr=0.1-seed=3-")
-    long = [replace(run, method=f"ce + kd:{'2' * 90} + afd:{'3' * 90}", seed=seed) for seed in (0, 1)]
-    assert max(len(run.name) for run in long) < 240 and long[0].name != long[1].name and not long[0].done
+    long = [
+        replace(run, method=f"ce + kd:{'2' * 90} + afd:{'3' * 90}", seed=seed) for seed in (0, 1)
+    ]
+    assert (
+        max(len(run.name) for run in long) < 240
+        and long[0].name != long[1].name
+        and not long[0].done
+    )
 
 
 def test_a_validation_split_is_the_teachers_too(tmp_path):
     (tmp_path / "teachers").mkdir()
     (tmp_path / "teachers/wrn_16_1-tiny.safetensors").touch()  # has seen all training images
     run = Run(dataset="tiny", validation=0.25, outputs=str(tmp_path))
-    assert run.teacher_run.validation == run.baseline.validation == 0.25 != replace(run, validation=0.0).validation
+    assert (
+        run.teacher_run.validation
+        == run.baseline.validation
+        == 0.25
+        != replace(run, validation=0.0).validation
+    )
     assert run.changes == {"validation": [0.25, 0.0]} and "-validation=0.25-" in run.name
     train_images, test_images = prepare.load_images(run)
-    assert (len(train_images), len(test_images)) == (50, 20)  # 5 of each of four classes, of 18, 18, 17, 17
+    assert (len(train_images), len(test_images)) == (
+        50,
+        20,
+    )  # 5 of each of four classes, of 18, 18, 17, 17
 
 
 def test_a_field_that_is_added_later_orphans_no_run(finished, tmp_path):
@@ -133,10 +218,17 @@ def test_a_field_that_is_added_later_orphans_no_run(finished, tmp_path):
 
     assert Later(seed=2).name == Run(seed=2).name != Later(seed=2, dropout=0.5).name
     folder = shutil.copytree(finished.folder, tmp_path / "runs" / finished.name)
-    old = {name: value for name, value in finished.config["run"].items() if name not in ("skip_damaged", "train_limit")}
+    old = {
+        name: value
+        for name, value in finished.config["run"].items()
+        if name not in ("skip_damaged", "train_limit")
+    }
     edit(folder / "config.json", run=old)  # as before these were fields
     opened = Later.open(folder)
-    assert opened.identity == finished.identity | {"dropout": 0.0} and train(opened, quiet).result == finished.result
+    assert (
+        opened.identity == finished.identity | {"dropout": 0.0}
+        and train(opened, quiet).result == finished.result
+    )
     edit(folder / "config.json", run=old | {"colour": 1})
     with pytest.raises(InputError, match="comes from another version of kdnb: unknown are colour"):
         Run.open(folder)
@@ -174,18 +266,34 @@ def test_a_teacher_counts_by_the_bytes_of_its_file(tmp_path, monkeypatch):
 
 def test_a_sweep_keeps_one_teacher(tmp_path):
     of = {"dataset": "digits", "outputs": str(tmp_path)}
-    sweep = grid(**of, lr=[0.1, 0.2], batch_size=[16, 32]) + grid(**of, epochs=[2, 3], train_limit=[100, -1], seed=4)
+    sweep = grid(**of, lr=[0.1, 0.2], batch_size=[16, 32]) + grid(
+        **of, epochs=[2, 3], train_limit=[100, -1], seed=4
+    )
     assert len(sweep) == 8
     preset, (teacher,) = sweep[0].preset, {run.teacher_run for run in sweep}
-    assert teacher == Run(**of, student=preset.teacher, method="none") and teacher.teacher_run is None
-    assert teacher.identity.items() >= preset.usual(preset.teacher, teacher=True).items() and teacher.train_limit == -1
-    assert Run(**of, teacher_epochs=2).teacher_run.epochs == 2 and Run(**of, teacher_seed=5).teacher_run.seed == 5
-    assert {run.baseline for run in grid(**of, method=["afd", "kd"], teacher_seed=[0, 1])} == {Run(**of, method="none")}
+    assert (
+        teacher == Run(**of, student=preset.teacher, method="none") and teacher.teacher_run is None
+    )
+    assert (
+        teacher.identity.items() >= preset.usual(preset.teacher, teacher=True).items()
+        and teacher.train_limit == -1
+    )
+    assert (
+        Run(**of, teacher_epochs=2).teacher_run.epochs == 2
+        and Run(**of, teacher_seed=5).teacher_run.seed == 5
+    )
+    assert {run.baseline for run in grid(**of, method=["afd", "kd"], teacher_seed=[0, 1])} == {
+        Run(**of, method="none")
+    }
 
 
 def test_a_grid_has_each_run_once():
     runs = grid(dataset="tiny", method=["none", "kd"], teacher_seed=(0, 1), seed=range(2))
-    assert len(runs) == len(set(runs)) == 6 and runs[0] == Run(dataset="tiny", method="none") and grid() == [Run()]
+    assert (
+        len(runs) == len(set(runs)) == 6
+        and runs[0] == Run(dataset="tiny", method="none")
+        and grid() == [Run()]
+    )
     with pytest.raises(InputError, match="seed is an empty list: it must have a value or more"):
         grid(seed=[])
     with pytest.raises(InputError, match="unknown parameter 'sead': choose one of batch_size"):
@@ -201,7 +309,9 @@ def test_none_beside_a_method_with_a_teacher_is_its_baseline():
         assert runs[:2] == [run.baseline for run in runs[2:]] and runs[0].epochs == runs[2].epochs
         assert grid(method="none", **more)[0].epochs != runs[0].epochs
     planned = plan.plan(["digits"], ["none", "kd"], (pair,), seed=[0])
-    assert [run.baseline for run in planned if run.teacher] == planned[1:2] and planned[0] == planned[2].teacher_run
+    assert [run.baseline for run in planned if run.teacher] == planned[1:2] and planned[
+        0
+    ] == planned[2].teacher_run
 
 
 def test_a_grid_looks_into_what_its_seeds_share_once(monkeypatch):
@@ -211,18 +321,30 @@ def test_a_grid_looks_into_what_its_seeds_share_once(monkeypatch):
     assert len(runs) == 300 and len({run.name for run in runs}) == 300
     assert len({id(run.teacher_run) for run in runs}) == 3 and len(made) == 5
     monkeypatch.undo()
-    assert runs[142] == Run(method="kd", seed=42) and runs[142].name == Run(method="kd", seed=42).name
+    assert (
+        runs[142] == Run(method="kd", seed=42) and runs[142].name == Run(method="kd", seed=42).name
+    )
     with pytest.raises(InputError, match=r"seed is 1\.5: it must be a whole number"):
         grid(seed=[0, 1.5])
 
 
 def test_a_run_is_opened_by_its_folder_or_name(finished, tmp_path, monkeypatch):
-    for name in ("load_data", "create_model", "load_teacher"):  # neither data nor networks nor a net
+    for name in (
+        "load_data",
+        "create_model",
+        "load_teacher",
+    ):  # neither data nor networks nor a net
         monkeypatch.setattr(prepare, name, None)
     shutil.copytree(finished.output_folder / "runs", tmp_path / "runs")
     before = len(list(tmp_path.rglob("*")))
-    by_path, by_name = Run.open(tmp_path / "runs" / finished.name), Run.open(finished.name, outputs=str(tmp_path))
-    assert by_path == by_name == finished and by_path.result == train(by_path, quiet).result == finished.result
+    by_path, by_name = (
+        Run.open(tmp_path / "runs" / finished.name),
+        Run.open(finished.name, outputs=str(tmp_path)),
+    )
+    assert (
+        by_path == by_name == finished
+        and by_path.result == train(by_path, quiet).result == finished.result
+    )
     assert by_path.folder == by_name.folder == tmp_path / "runs" / finished.name != finished.folder
     assert by_path.baseline.done and by_path.baseline.folder.parent == tmp_path / "runs"
     assert by_path.teacher_run.done and by_path.baseline == finished.baseline
@@ -237,10 +359,20 @@ def test_a_run_is_opened_by_its_folder_or_name(finished, tmp_path, monkeypatch):
 
 def test_a_run_of_another_machine_is_opened_and_equal(finished, tmp_path):
     folder = shutil.copytree(finished.folder, tmp_path / "runs" / "renamed")
-    machine = finished.config["machines"][0] | {"device_type": "cuda", "compile": True, "threads": 64}
-    edit(folder / "config.json", machines=[machine], where={"teacher_weights": "none", "data_root": "/gone"})
+    machine = finished.config["machines"][0] | {
+        "device_type": "cuda",
+        "compile": True,
+        "threads": 64,
+    }
+    edit(
+        folder / "config.json",
+        machines=[machine],
+        where={"teacher_weights": "none", "data_root": "/gone"},
+    )
     opened = Run.open(folder)
-    assert opened == finished and opened.result == finished.result and train(opened, quiet) == finished
+    assert (
+        opened == finished and opened.result == finished.result and train(opened, quiet) == finished
+    )
     edit(folder / "config.json", run=finished.config["run"] | {"precision": "bfloat16"})
     assert Run.open(folder) != finished and Run.open(folder).baseline != finished.baseline
 
@@ -253,11 +385,16 @@ def test_a_run_of_another_machine_is_opened_and_equal(finished, tmp_path):
         ([CELL, "# Parameters\nepohcs = 5\nlr = 0.5\n"], "epohcs"),  # papermill's cell
         ([CELL, CELL + "epohcs = 5"], "epohcs"),
         ([CELL + "epohcs = 5", CELL + "epochs = 5"], None),  # corrected and run again
-        ([CELL, "# Parameters\nepochs = 5\n", "x = 3\ny: int = 4", "%matplotlib inline"], None),  # a reader's own
+        (
+            [CELL, "# Parameters\nepochs = 5\n", "x = 3\ny: int = 4", "%matplotlib inline"],
+            None,
+        ),  # a reader's own
     ],
 )
 def test_misspelt_parameters_are_named(cells, wrong):
     namespace = {"In": ["", *cells], "dataset": "digits", "epochs": 5, "epohcs": 5, "x": 3}
-    refused = pytest.raises(InputError, match=f"unknown parameter '{wrong}': choose from dataset, student, student_w")
+    refused = pytest.raises(
+        InputError, match=f"unknown parameter '{wrong}': choose from dataset, student, student_w"
+    )
     with refused if wrong else nullcontext():
         assert Run.from_notebook(namespace) == Run(epochs=5)

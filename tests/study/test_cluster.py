@@ -43,7 +43,11 @@ class Cluster:
         temporary = self.folder / name
         temporary.mkdir()
         (temporary / "hold").touch()
-        env = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT), "KDNB_DATA": str(self.folder)} | env
+        env = (
+            os.environ
+            | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT), "KDNB_DATA": str(self.folder)}
+            | env
+        )
         with open(temporary / "out", "wb") as out:
             how = {"cwd": ROOT, "env": env, "stdout": out, "stderr": out, "start_new_session": True}
             self.started.append(psutil.Popen([*before, sys.executable, *words], **how))
@@ -57,12 +61,26 @@ class Cluster:
 
     def worker(self, name, **more):
         until(self.file.exists, "there is a scheduler")
-        how = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--preload", STAND_IN, "--name", name]
-        return self.start(name, "-m", "dask", "worker", "--scheduler-file", str(self.file), *how, **more)
+        how = [
+            "--nthreads",
+            "1",
+            "--no-nanny",
+            "--no-dashboard",
+            "--preload",
+            STAND_IN,
+            "--name",
+            name,
+        ]
+        return self.start(
+            name, "-m", "dask", "worker", "--scheduler-file", str(self.file), *how, **more
+        )
 
     def study(self, name, *argv):
         return self.start(
-            name, STAND_IN, "study", *arguments(self.folder / "o", "--methods", "teacher", *argv, **CHANGES)
+            name,
+            STAND_IN,
+            "study",
+            *arguments(self.folder / "o", "--methods", "teacher", *argv, **CHANGES),
         )
 
     def join(self, name):
@@ -91,7 +109,9 @@ def cluster(tmp_path):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    return train(planned(tmp_path_factory.mktemp("undisturbed"), "teacher", **CHANGES)[0], say=quiet)
+    return train(
+        planned(tmp_path_factory.mktemp("undisturbed"), "teacher", **CHANGES)[0], say=quiet
+    )
 
 
 def holder(run):
@@ -117,11 +137,16 @@ def test_workers_and_the_scheduler_are_killed_and_nothing_is_lost(cluster, undis
     scheduler, killed = cluster.scheduler(), ""
     study, workers = cluster.join("study"), [cluster.worker(name) for name in ("one", "two")]
     for turn in range(2):
-        killed = until(lambda was=killed: (who := holder(run)) != was and who, "a worker has the run")
+        killed = until(
+            lambda was=killed: (who := holder(run)) != was and who, "a worker has the run"
+        )
         notebook = psutil.Process(int(killed.split(",")[2]))
         worker = next(worker for worker in workers if worker in notebook.parents())
         (scheduler if turn else worker).kill()
-        until(lambda one=notebook: not one.is_running() or one.status() == psutil.STATUS_ZOMBIE, "it ends as well")
+        until(
+            lambda one=notebook: not one.is_running() or one.status() == psutil.STATUS_ZOMBIE,
+            "it ends as well",
+        )
     assert study.wait(240) == 1, cluster.said("study")
     told = cluster.said("study")
     assert "the scheduler is gone; the same command goes on from here" in told
@@ -131,7 +156,9 @@ def test_workers_and_the_scheduler_are_killed_and_nothing_is_lost(cluster, undis
     again = cluster.study("again")
     cluster.release("again")
     assert again.wait(240) == 0, cluster.said("again")
-    assert f"finished  {run.name}: {run.result['top1']:.2f} %" in cluster.said("again") and whole(run, undisturbed)
+    assert f"finished  {run.name}: {run.result['top1']:.2f} %" in cluster.said("again") and whole(
+        run, undisturbed
+    )
 
 
 def test_who_hung_and_wakes_up_writes_nothing_while_another_goes_on(cluster, undisturbed):
@@ -142,7 +169,10 @@ def test_who_hung_and_wakes_up_writes_nothing_while_another_goes_on(cluster, und
     stopped = tree(worker)
     for process in stopped:
         process.suspend()
-    possible = shutil.which("unshare") and subprocess.run([*ELSEWHERE, "true"], capture_output=True).returncode == 0
+    possible = (
+        shutil.which("unshare")
+        and subprocess.run([*ELSEWHERE, "true"], capture_output=True).returncode == 0
+    )
     cluster.worker("other", before=ELSEWHERE if possible else ())
     until(lambda: "lost " in cluster.said("study"), "the scheduler misses the worker")
     held = run.folder / ".lease" / first
@@ -151,13 +181,21 @@ def test_who_hung_and_wakes_up_writes_nothing_while_another_goes_on(cluster, und
     second = until(lambda: (who := holder(run)) != first and who, "the other worker takes over")
     assert second.startswith("elsewhere," if possible else lease.platform.node())
 
-    kept = {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file() and path.suffix != ".log"}
+    kept = {
+        path.name: path.read_bytes()
+        for path in run.folder.iterdir()
+        if path.is_file() and path.suffix != ".log"
+    }
     cluster.release("hangs")
     for process in stopped:
         process.resume()
     said = until(lambda: cluster.said("hangs", "said"), "the one that hung notices")
-    assert said.startswith(f"{run.folder} is no longer this process's to write to: it gave no sign of life")
-    assert {name: (run.folder / name).read_bytes() for name in kept} == kept and holder(run) == second
+    assert said.startswith(
+        f"{run.folder} is no longer this process's to write to: it gave no sign of life"
+    )
+    assert {name: (run.folder / name).read_bytes() for name in kept} == kept and holder(
+        run
+    ) == second
     cluster.release("other")
     assert study.wait(240) == 0, cluster.said("study")
     assert whole(run, undisturbed)

@@ -13,7 +13,13 @@ from kdnb.study import __main__ as study
 from kdnb.study import worker as process
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = {"student": "wrn_10_1", "teacher": "wrn_10_1", "epochs": 1, "teacher_epochs": 1, "image_size": 8}
+QUICK = {
+    "student": "wrn_10_1",
+    "teacher": "wrn_10_1",
+    "epochs": 1,
+    "teacher_epochs": 1,
+    "image_size": 8,
+}
 QUICK |= {"precision": "float32", "threads": 1}
 
 
@@ -23,12 +29,17 @@ def arguments(outputs, *argv, **changes):
 
 
 def planned(outputs, *methods, **changes):
-    return study.plan(["digits"], list(methods), outputs=str(outputs), **QUICK | {"seed": [0]} | changes)
+    return study.plan(
+        ["digits"], list(methods), outputs=str(outputs), **QUICK | {"seed": [0]} | changes
+    )
 
 
 @pytest.fixture
 def pairs(monkeypatch):
-    known = {"wrn_16_2-wrn_10_1": ("wrn_16_2", "wrn_10_1"), "wrn_10_1-wrn_10_1": ("wrn_10_1", "wrn_10_1")}
+    known = {
+        "wrn_16_2-wrn_10_1": ("wrn_16_2", "wrn_10_1"),
+        "wrn_10_1-wrn_10_1": ("wrn_10_1", "wrn_10_1"),
+    }
     monkeypatch.setattr("kdnb.runs.grid.PAIRS", known)
 
 
@@ -44,14 +55,22 @@ def test_teachers_come_first_and_each_run_once(tmp_path):
     assert [run.seed for run in taught] == [3, 4, 0, 0] and len(set(taught)) == 4
 
 
-def test_a_dry_run_says_what_is_finished_and_every_command_and_writes_nothing(tmp_path, capsys, monkeypatch):
+def test_a_dry_run_says_what_is_finished_and_every_command_and_writes_nothing(
+    tmp_path, capsys, monkeypatch
+):
     monkeypatch.delenv("KDNB_DATA", raising=False)
     argv = arguments(tmp_path, "--methods", "none,ce + kd:2(T=3)", "--seeds", "5", "--dry-run")
     assert study.main(argv) == 0 and list(tmp_path.iterdir()) == []
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 and all(line.startswith("to run    python -m kdnb -p student wrn_10_1 ") for line in lines)
+    assert len(lines) == 3 and all(
+        line.startswith("to run    python -m kdnb -p student wrn_10_1 ") for line in lines
+    )
     said = "-p method 'ce + kd:2(T=3.0)' -p teacher wrn_10_1 -p teacher_weights none -p teacher_epochs 1 -p seed 5"
-    assert said in lines[2] and f"-p outputs {tmp_path}" in lines[2] and f"-p data_root {ROOT}" in lines[2]
+    assert (
+        said in lines[2]
+        and f"-p outputs {tmp_path}" in lines[2]
+        and f"-p data_root {ROOT}" in lines[2]
+    )
     run = planned(tmp_path, "none", seed=[5])[0]
     run.folder.mkdir(parents=True)
     (run.folder / "result.json").touch()
@@ -61,16 +80,41 @@ def test_a_dry_run_says_what_is_finished_and_every_command_and_writes_nothing(tm
 
 @pytest.mark.parametrize(("names", "teachers"), [("wrn_16_2-wrn_10_1", 1), ("all", 2)])
 def test_pairs_are_a_teacher_and_a_student_each(tmp_path, capsys, pairs, names, teachers):
-    argv = ["--dataset", "digits", "--methods", "none,kd", "--pair", names, "--outputs", str(tmp_path), "--dry-run"]
+    argv = [
+        "--dataset",
+        "digits",
+        "--methods",
+        "none,kd",
+        "--pair",
+        names,
+        "--outputs",
+        str(tmp_path),
+        "--dry-run",
+    ]
     assert study.main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sum("-p method ce -p epochs 6" in line for line in lines) == teachers and len(lines) == 2 * teachers + 1
+    assert (
+        sum("-p method ce -p epochs 6" in line for line in lines) == teachers
+        and len(lines) == 2 * teachers + 1
+    )
     taught = [line for line in lines if "-p teacher wrn" in line]
-    assert "-p student wrn_10_1" in taught[0] and "-p teacher wrn_16_2" in taught[0] and len(taught) == teachers
+    assert (
+        "-p student wrn_10_1" in taught[0]
+        and "-p teacher wrn_16_2" in taught[0]
+        and len(taught) == teachers
+    )
 
 
 def test_a_method_that_the_teacher_cannot_serve_is_left_out_and_said(tmp_path, capsys):
-    argv = ["--dataset", "stanford40, digits", "--methods", "none,kd", "--dry-run", "--outputs", str(tmp_path)]
+    argv = [
+        "--dataset",
+        "stanford40, digits",
+        "--methods",
+        "none,kd",
+        "--dry-run",
+        "--outputs",
+        str(tmp_path),
+    ]
     assert study.main(argv) == 0
     out = capsys.readouterr().out
     assert out.startswith("left out: stanford40, kd: kd compares predictions")
@@ -80,14 +124,23 @@ def test_a_method_that_the_teacher_cannot_serve_is_left_out_and_said(tmp_path, c
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["--dataset", "cifar10"], "unknown dataset 'cifar10': choose one of cifar100, digits, folder, s"),
+        (
+            ["--dataset", "cifar10"],
+            "unknown dataset 'cifar10': choose one of cifar100, digits, folder, s",
+        ),
         (["--methods", "none,krd"], "unknown method 'krd': choose one of none, afd"),
-        (["--seeds", "4-x"], "argument --seeds: '4-x': it must be numbers and ranges, such as 0-4 or 0,1,2"),
+        (
+            ["--seeds", "4-x"],
+            "argument --seeds: '4-x': it must be numbers and ranges, such as 0-4 or 0,1,2",
+        ),
         (["--seeds", "4-0"], "seed is an empty list: it must have a value or more"),
         (["--seeds=-1"], "argument --seeds: '-1': it must be numbers"),
         (["--jobs", "0"], "--jobs is 0: it must be 1 or more"),
         (["--per-gpu", "0"], "--per-gpu is 0: it must be 1 or more"),
-        (["--pair", "a-b"], "unknown pair 'a-b': choose one of all, wrn_10_1-wrn_10_1, wrn_16_2-wrn_10_1"),
+        (
+            ["--pair", "a-b"],
+            "unknown pair 'a-b': choose one of all, wrn_10_1-wrn_10_1, wrn_16_2-wrn_10_1",
+        ),
         (["--pair", "all", "-p", "student", "x"], "-p student: it has an option of its own"),
         (["--scheduler", "nowhere", "--dataset", "digits"], "--scheduler nowhere: "),
         (["--jobs", "two"], "argument --jobs: invalid int value: 'two'"),
@@ -104,7 +157,11 @@ def test_a_method_that_the_teacher_cannot_serve_is_left_out_and_said(tmp_path, c
 def test_bad_arguments_are_said_and_end_with_2(tmp_path, capsys, pairs, argv, sentence):
     with pytest.raises(SystemExit) as end:
         study.main(["--outputs", str(tmp_path / "o"), *argv])
-    assert end.value.code == 2 and sentence in capsys.readouterr().err and not (tmp_path / "o").exists()
+    assert (
+        end.value.code == 2
+        and sentence in capsys.readouterr().err
+        and not (tmp_path / "o").exists()
+    )
 
 
 def test_what_is_typed_is_what_papermill_makes_of_it():
@@ -118,12 +175,21 @@ def test_what_is_typed_is_what_papermill_makes_of_it():
 
 def test_a_failure_stops_what_needs_it_and_nothing_else(tmp_path, capsys, monkeypatch):
     for module in (study, process):
-        monkeypatch.setattr(module, "papermill", lambda *_: [sys.executable, "-c", "raise OSError('disk full')"])
+        monkeypatch.setattr(
+            module, "papermill", lambda *_: [sys.executable, "-c", "raise OSError('disk full')"]
+        )
     assert study.main(arguments(tmp_path, "--methods", "none,kd", "--jobs", "2")) == 1
     teacher, alone, taught = (run.name for run in planned(tmp_path, "none", "kd"))
     out, err = capsys.readouterr()
-    assert re.search(r"^dashboard http://127\.0\.0\.1:\d+/status", out, re.M)  # where it listens, and nowhere else
-    for what, why in {teacher: "OSError", alone: "OSError", taught: "not started", "results.ipynb": "OSError"}.items():
+    assert re.search(
+        r"^dashboard http://127\.0\.0\.1:\d+/status", out, re.M
+    )  # where it listens, and nowhere else
+    for what, why in {
+        teacher: "OSError",
+        alone: "OSError",
+        taught: "not started",
+        "results.ipynb": "OSError",
+    }.items():
         assert f"failed: {what}: {why}" in err
     assert "disk full (see" in err and (tmp_path / "runs" / teacher / "notebook.log").is_file()
 
@@ -132,7 +198,9 @@ def test_an_interrupted_grid_goes_on(tmp_path, capsys, monkeypatch):
     (run,) = planned(tmp_path, "none", epochs=40)
     argv = arguments(tmp_path, "--methods", "none", epochs=40)
     words = [sys.executable, "-m", "kdnb.study", *argv]
-    started = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    started = subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     while not (run.folder / "metrics.csv").exists():
         assert started.poll() is None, started.stderr.read()
         time.sleep(0.05)
@@ -145,10 +213,16 @@ def test_an_interrupted_grid_goes_on(tmp_path, capsys, monkeypatch):
     assert study.main(argv) == 0 and f"finished  {run.name}: " in capsys.readouterr().out
     assert run.done and not (run.folder / "notebook.log").exists()
     notebook = (run.folder / "notebook.ipynb").read_text()
-    assert '"papermill"' in notebook and "going on after epoch" in notebook and notebook.count('"image/png": "') == 1
+    assert (
+        '"papermill"' in notebook
+        and "going on after epoch" in notebook
+        and notebook.count('"image/png": "') == 1
+    )
     assert (tmp_path / "results.ipynb").is_file() and not (tmp_path / "records").exists()
     assert "wrn_10_1" in (tmp_path / "runs/tables/headline.md").read_text()
     assert list(tmp_path.glob("runs/figures/learning-curves-digits*.png"))
 
-    monkeypatch.setattr(study, "execute", lambda *_: "")  # but for the tables there is nothing left to make
+    monkeypatch.setattr(
+        study, "execute", lambda *_: ""
+    )  # but for the tables there is nothing left to make
     assert study.main(argv) == 0 and capsys.readouterr().out.count("finished  ") == 1

@@ -39,7 +39,10 @@ sys.exit(code)
 
 def test_a_kernel_is_interrupted_and_says_so(tmp_path):
     words = [sys.executable, "-c", PAPERMILL, KERNEL, str(tmp_path)]
-    assert execute(words, tmp_path / "log", {}, (tmp_path / "running").exists) == f"it was stopped (see {tmp_path}/log)"
+    assert (
+        execute(words, tmp_path / "log", {}, (tmp_path / "running").exists)
+        == f"it was stopped (see {tmp_path}/log)"
+    )
     assert (tmp_path / "stopped").exists()
 
 
@@ -75,7 +78,9 @@ def test_a_notebook_ends_with_its_worker_also_if_that_is_killed(tmp_path):
         ("GPU-5f,GPU-77", 1, 1, ["GPU-5f"]),
     ],
 )
-def test_runs_are_spread_over_the_gpus_that_a_worker_sees(monkeypatch, visible, count, per_gpu, places):
+def test_runs_are_spread_over_the_gpus_that_a_worker_sees(
+    monkeypatch, visible, count, per_gpu, places
+):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -101,9 +106,16 @@ def test_a_run_gets_its_part_of_the_cores_and_a_gpu_if_it_may_choose(tmp_path, m
             return env
 
     run = planned(tmp_path, "teacher")[0]
-    with Client(n_workers=3, threads_per_worker=1, processes=False, dashboard_address=None) as client:
-        one, other = (client.submit(told, run, pure=False).result() for run in (run, replace(run, device="cpu")))
-        monkeypatch.setattr(process.os, "cpu_count", lambda: 64)  # as in a container; the workers share what it has
+    with Client(
+        n_workers=3, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as client:
+        one, other = (
+            client.submit(told, run, pure=False).result()
+            for run in (run, replace(run, device="cpu"))
+        )
+        monkeypatch.setattr(
+            process.os, "cpu_count", lambda: 64
+        )  # as in a container; the workers share what it has
         assert client.submit(told, run, pure=False).result()["OMP_NUM_THREADS"] == "2"
     assert one == other | {"CUDA_VISIBLE_DEVICES": "0"} and other["OMP_NUM_THREADS"] == "2"
     process.places.cache_clear()
@@ -122,7 +134,10 @@ def test_a_worker_that_sees_other_folders_or_has_other_code_is_told(tmp_path):
     (run,) = planned(tmp_path, "teacher")
     made = process.make(run, study)
     assert made.why.startswith("not started: kdnb's code is ") and not made.top1
-    with cluster("", 1) as client, pytest.raises(InputError, match="cannot make these runs: kdnb's code is"):
+    with (
+        cluster("", 1) as client,
+        pytest.raises(InputError, match="cannot make these runs: kdnb's code is"),
+    ):
         make_all(client, [run], study)
     assert not run.folder.exists()
 
@@ -139,7 +154,9 @@ def test_a_notebook_that_made_another_run_is_not_started_again(tmp_path, monkeyp
     run, told = planned(tmp_path, "teacher")[0], []
     monkeypatch.setattr(process, "notebook", lambda *_: told.append("") or "")
     study = Study.begin(1, tmp_path / "runs", {})
-    with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
+    with Client(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as client:
         made = client.submit(process.make, run, study, pure=False).result()
     assert made.why == f"its notebook made another run, not {run.name}" and told == [""]
 
@@ -147,19 +164,29 @@ def test_a_notebook_that_made_another_run_is_not_started_again(tmp_path, monkeyp
 def test_a_run_is_looked_for_under_the_data_that_are_there_by_now(tmp_path, monkeypatch):
     run, told = planned(tmp_path, "teacher")[0], []
     assert run.data_id == ""
-    monkeypatch.setitem(DATASETS, run.dataset, DATASETS[run.dataset]._replace(digest=lambda root: "downloaded"))
-    monkeypatch.setattr(process, "notebook", lambda run, *_: told.append(run.data_id) or "disk full")
+    monkeypatch.setitem(
+        DATASETS, run.dataset, DATASETS[run.dataset]._replace(digest=lambda root: "downloaded")
+    )
+    monkeypatch.setattr(
+        process, "notebook", lambda run, *_: told.append(run.data_id) or "disk full"
+    )
     study = Study.begin(1, tmp_path / "runs", {})
-    with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
+    with Client(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as client:
         assert client.submit(process.make, run, study, pure=False).result().why == "disk full"
     assert told == ["downloaded"]
 
 
 def test_a_cluster_that_starts_workers_for_tasks_alone_is_asked_for_one(tmp_path):
     """dask-jobqueue's `adapt` starts no job before there is a task."""
-    run = train(Run(student="wrn_10_1", method="none", epochs=1, image_size=8, outputs=str(tmp_path)), quiet)
+    run = train(
+        Run(student="wrn_10_1", method="none", epochs=1, image_size=8, outputs=str(tmp_path)), quiet
+    )
     study = Study.begin(1, tmp_path / "runs", {})
-    with LocalCluster(n_workers=0, processes=False, threads_per_worker=1, dashboard_address=None) as cluster:
+    with LocalCluster(
+        n_workers=0, processes=False, threads_per_worker=1, dashboard_address=None
+    ) as cluster:
         cluster.adapt(minimum=0, maximum=1, interval="100ms")
         with Client(cluster) as client:
             assert make_all(client, [run], study) == {}

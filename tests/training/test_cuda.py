@@ -13,7 +13,10 @@ from kdnb import METHODS, Distiller, Run, create_model, train
 from kdnb.data.loader import Loader, resample
 from kdnb.training.step import Engine
 
-STEPS = [*product(METHODS, ["eager", "replayed"]), ("afd", "compiled")]  # compiling each would take many minutes
+STEPS = [
+    *product(METHODS, ["eager", "replayed"]),
+    ("afd", "compiled"),
+]  # compiling each would take many minutes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -25,7 +28,9 @@ def test_batches_are_those_of_the_cpu():
     ]
     for one, other in zip(*(loader.epoch(3) for loader in both), strict=True):
         assert_close(one.images, other.images.cpu())
-        assert torch.equal(one.labels, other.labels.cpu()) and torch.equal(one.index, other.index.cpu())
+        assert torch.equal(one.labels, other.labels.cpu()) and torch.equal(
+            one.index, other.index.cpu()
+        )
 
 
 def test_crops_are_those_of_the_cpu():
@@ -38,13 +43,26 @@ def test_crops_are_those_of_the_cpu():
 @pytest.mark.filterwarnings("error:.*not (replayed|compiled)")
 @pytest.mark.parametrize("compile", ["auto", "on"])  # auto: replayed, and too short to be compiled
 def test_a_replayed_run_computes_what_an_eager_one_does(tmp_path, compile):
-    fixed = {"teacher": "wrn_16_1", "student": "wrn_10_1", "train_limit": 512, "epochs": 2, "device": "cuda"}
-    fixed |= {"lr": 0.01}  # at the preset's, rounding alone moves the second epoch's losses by a tenth
+    fixed = {
+        "teacher": "wrn_16_1",
+        "student": "wrn_10_1",
+        "train_limit": 512,
+        "epochs": 2,
+        "device": "cuda",
+    }
+    fixed |= {
+        "lr": 0.01
+    }  # at the preset's, rounding alone moves the second epoch's losses by a tenth
     eager = train(Run(**fixed, precision="float32", compile="off", outputs=str(tmp_path / "eager")))
-    taught = {"teacher_weights": str(eager.teacher_run.folder), "outputs": str(tmp_path / "replayed")}
+    taught = {
+        "teacher_weights": str(eager.teacher_run.folder),
+        "outputs": str(tmp_path / "replayed"),
+    }
     replayed = train(Run(**fixed, precision="float32", compile=compile, **taught))
     for column in ("train_total", "train_afd"):
-        assert replayed.metrics[column].to_numpy() == pytest.approx(eager.metrics[column].to_numpy(), rel=0.02)
+        assert replayed.metrics[column].to_numpy() == pytest.approx(
+            eager.metrics[column].to_numpy(), rel=0.02
+        )
     assert replayed.history["afd.links"] == pytest.approx(eager.history["afd.links"], abs=0.05)
 
 
@@ -52,7 +70,10 @@ def test_a_run_of_a_gpu_goes_on_and_is_read_on_a_cpu(tmp_path):
     run = tiny_run(tmp_path, device="cuda", compile="auto")
     break_off(replace(run, method="none"), 8)
     made = train(replace(run, method="none"), say=quiet)
-    assert made == Run.open(made.folder, device="cpu") and made.config["machines"][0]["device_type"] == "cuda"
+    assert (
+        made == Run.open(made.folder, device="cpu")
+        and made.config["machines"][0]["device_type"] == "cuda"
+    )
     assert made.metrics["epoch"].tolist() == [1, 2, 3]
 
 
@@ -63,7 +84,9 @@ def test_no_step_waits_for_the_gpu(tiny, tmp_path, method, how):  # noqa: F811
     images, example = image_set(n=160), torch.randn(2, 3, 8, 8, device="cuda")
     distiller = Distiller(student, teacher, method, example, labels=images.labels)
     loader = Loader(images, 16, 8, train=True, padding=1, device="cuda")
-    run = tiny_run(tmp_path, device="cuda", precision="bfloat16", compile="off" if how == "eager" else "auto")
+    run = tiny_run(
+        tmp_path, device="cuda", precision="bfloat16", compile="off" if how == "eager" else "auto"
+    )
     engine = Engine(distiller, run, torch.device("cuda"), compiled=how == "compiled")
     engine.start_epoch(0)
     batches = list(loader.epoch())

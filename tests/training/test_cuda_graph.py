@@ -15,7 +15,9 @@ from kdnb.training import cuda_graph as graph
 from kdnb.training import step as engine
 from kdnb.training.cuda_graph import WARM_UPS, Replayed, aside
 
-tiny_run = partial(usual_run, compile="auto")  # too short to be compiled; "off" would not be replayed either
+tiny_run = partial(
+    usual_run, compile="auto"
+)  # too short to be compiled; "off" would not be replayed either
 
 
 @pytest.fixture
@@ -33,15 +35,21 @@ def test_replays_read_what_they_are_given(recorded):
     for i in range(6):
         step(torch.tensor(float(i)), torch.tensor(i))
     assert [values for _, *values in seen] == [[i, i] for i in range(6)]
-    assert len({id(x) for x, *_ in seen[WARM_UPS:]}) == 1 and recorded == [1]  # the same memory, over and over
+    assert len({id(x) for x, *_ in seen[WARM_UPS:]}) == 1 and recorded == [
+        1
+    ]  # the same memory, over and over
 
 
-def test_a_replayed_run_is_the_same_run_and_resumes_to_the_same_bits(recorded, tmp_path, monkeypatch):
+def test_a_replayed_run_is_the_same_run_and_resumes_to_the_same_bits(
+    recorded, tmp_path, monkeypatch
+):
     replayed = train(tiny_run(tmp_path / "replayed", teacher="wrn_10_1"), say=quiet)
     assert recorded == [1, 1]  # the teacher's step and the student's
     train(tiny_run(tmp_path / "off", method="none", compile="off"), say=quiet)
     assert recorded == [1, 1]
-    broken = tiny_run(tmp_path / "broken", teacher="wrn_10_1", teacher_weights=str(replayed.teacher_run.folder))
+    broken = tiny_run(
+        tmp_path / "broken", teacher="wrn_10_1", teacher_weights=str(replayed.teacher_run.folder)
+    )
     break_off(broken, 8)
     assert same(train(broken, say=quiet), replayed)
     monkeypatch.undo()
@@ -71,7 +79,10 @@ class Tape(TorchDispatchMode):
         self.calls, self.before = [], {}
 
     def __torch_dispatch__(self, call, types, args=(), kwargs=None):
-        if call is torch.ops.aten._local_scalar_dense.default or call is torch.ops.aten.nonzero.default:
+        if (
+            call is torch.ops.aten._local_scalar_dense.default
+            or call is torch.ops.aten.nonzero.default
+        ):
             raise RuntimeError("operation not permitted when stream is capturing")
         for value in tree_leaves((args, kwargs)):  # batch norm does not say what it writes to
             if isinstance(value, torch.Tensor):
@@ -82,7 +93,9 @@ class Tape(TorchDispatchMode):
 
     def replay(self):
         for call, args, kwargs, made in self.calls:
-            for place, value in zip(tree_leaves(made), tree_leaves(call(*args, **kwargs)), strict=True):
+            for place, value in zip(
+                tree_leaves(made), tree_leaves(call(*args, **kwargs)), strict=True
+            ):
                 if isinstance(place, torch.Tensor) and place.data_ptr() != value.data_ptr():
                     place.copy_(value)
 
@@ -108,7 +121,9 @@ def test_every_loss_computes_the_same_in_a_recorded_step(recorded, tmp_path, mon
         break_off(broken, 8)
         taped = train(broken, say=quiet)
     rows = [run.metrics.drop(columns="seconds").to_numpy() for run in (taped, usual)]
-    assert rows[0] == pytest.approx(rows[1], rel=1e-5)  # copies may lie otherwise in memory, and be summed otherwise
+    assert rows[0] == pytest.approx(
+        rows[1], rel=1e-5
+    )  # copies may lie otherwise in memory, and be summed otherwise
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
