@@ -15,11 +15,11 @@ import torch
 
 from kdnb.errors import InputError, choose
 
-USUAL_THREADS = torch.get_num_threads()
+DEFAULT_THREADS = torch.get_num_threads()
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # From how many training pixels on compiling a step repays itself, about twice over: measured on two CPU cores, and on a
 # GPU in bf16 at 32 pixels (NOTES.md), where steps are replayed without it, too.
-REPAYS = {
+COMPILE_PIXELS = {
     ("cpu", "float32"): 5e8,
     ("cpu", "bfloat16"): 3e8,
     ("cuda", "float32"): 4e9,
@@ -69,7 +69,7 @@ def pick_compile(name: str, device: torch.device, precision: str, pixels: float)
         raise InputError(
             "compile is on: there is no C++ compiler here (c++, g++, clang++, or what CXX names)"
         )
-    repays = pixels >= REPAYS.get((device.type, precision), float("inf"))
+    repays = pixels >= COMPILE_PIXELS.get((device.type, precision), float("inf"))
     return name == "on" or (name == "auto" and repays and has_compiler())
 
 
@@ -83,7 +83,7 @@ def has_compiler() -> bool:
 
 
 @contextlib.contextmanager
-def enough_memory() -> Iterator[None]:
+def oom_as_input_error() -> Iterator[None]:
     """Raises InputError for what a CUDA GPU's memory does not hold."""
     try:
         yield
@@ -99,7 +99,7 @@ def enough_memory() -> Iterator[None]:
 
 def set_threads(threads: int) -> None:
     """Compute with so many threads of the CPU; 0: as many as torch or OMP_NUM_THREADS said in the beginning."""
-    torch.set_num_threads(threads or USUAL_THREADS)
+    torch.set_num_threads(threads or DEFAULT_THREADS)
 
 
 def environment(device: str) -> dict:

@@ -13,7 +13,7 @@ def project_root() -> Path:
     return here if (here / "notebooks").is_dir() else Path.cwd()
 
 
-def located(path: str | Path) -> Path:
+def resolve_path(path: str | Path) -> Path:
     """A path with ~ as the home folder; a relative one from the current folder or, if it is not there, the project."""
     given = Path(os.path.expanduser(path))  # which leaves ~somebody alone where pathlib raises
     return (
@@ -24,7 +24,7 @@ def located(path: str | Path) -> Path:
 def data_folder(root: str | Path = "") -> Path:
     """The folder that holds the data: `root`, or $KDNB_DATA, or data/ in the project."""
     return (
-        located(root)
+        resolve_path(root)
         if root
         else Path(os.path.expanduser(os.environ.get("KDNB_DATA") or project_root() / "data"))
     )
@@ -38,7 +38,7 @@ def output_folder(root: str | Path = "") -> Path:
 def run_folder(name: str | Path, outputs: str | Path = "") -> Path | None:
     """The folder of a run, by its path or by its name under the outputs folder; None if there is none."""
     root = output_folder(outputs)
-    places = located(name), root / "runs" / name, root / "records" / name
+    places = resolve_path(name), root / "runs" / name, root / "records" / name
     return next(
         (Path(os.path.abspath(place)) for place in places if (place / "config.json").is_file()),
         None,

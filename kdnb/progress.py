@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from tqdm import tqdm
 
 
-def watched() -> bool:
+def is_interactive() -> bool:
     """Whether a person is looking on: a terminal, or a notebook that was opened in JupyterLab and not by papermill."""
     if (
         "JPY_PARENT_PID" in os.environ
@@ -28,7 +28,7 @@ def bar(total: int, description: str, unit: str) -> Iterator[tqdm]:
         "desc": description,
         "unit": unit,
         "leave": False,
-        "disable": not watched(),
+        "disable": not is_interactive(),
     }
     if look["disable"] or "ipykernel" not in sys.modules:
         with tqdm(**look) as made:
@@ -47,7 +47,7 @@ def bar(total: int, description: str, unit: str) -> Iterator[tqdm]:
             handle.update({}, raw=True)
 
 
-def counted(items: Iterable, total: int, description: str) -> Iterator:
+def with_progress(items: Iterable, total: int, description: str) -> Iterator:
     """The items, under a bar."""
     with bar(total, description, "batch") as shown:
         for item in items:
@@ -79,18 +79,18 @@ class StopButton:
 
     @property
     def pressed(self) -> bool:
-        return self.wished or time.monotonic() >= self.until
+        return self.requested or time.monotonic() >= self.until
 
     def __enter__(self) -> "StopButton":
-        self.wished, self.before = False, None
+        self.requested, self.before = False, None
         with suppress(ValueError):  # outside the main thread, which alone hears signals
             self.before = signal.signal(signal.SIGINT, self.press)
         return self
 
     def press(self, *_) -> None:
-        if self.wished:
+        if self.requested:
             raise KeyboardInterrupt
-        self.wished = True
+        self.requested = True
 
     def __exit__(self, *_) -> None:
         if self.before is not None:

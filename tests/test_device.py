@@ -45,7 +45,7 @@ def test_precisions(monkeypatch, native):
 def test_compiling_where_it_repays_itself(monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name: name == "g++")
     assert pick_compile("on", CPU, "float32", 1) and not pick_compile("off", CPU, "float32", 1e12)
-    for (kind, precision), least in module.REPAYS.items():
+    for (kind, precision), least in module.COMPILE_PIXELS.items():
         assert [
             pick_compile("auto", torch.device(kind), precision, least - less) for less in (0, 1)
         ] == [True, False]

@@ -13,7 +13,7 @@ from scipy import special
 from torch import Tensor, nn
 
 from kdnb.data.loader import Loader
-from kdnb.progress import counted
+from kdnb.progress import with_progress
 from kdnb.results.intervals import difference, interval, share
 
 
@@ -45,7 +45,7 @@ class Predictions(NamedTuple):
 def predict(models: Mapping[str, nn.Module], loader: Loader) -> Predictions:
     """One pass of networks in eval mode over the images of a loader."""
     logits = {name: [] for name in models}
-    for batch in counted(loader.epoch(), len(loader), "predict"):
+    for batch in with_progress(loader.epoch(), len(loader), "predict"):
         for name, model in models.items():
             logits[name].append(model(batch.images).logits.float().cpu())
     labels = loader.images.labels.numpy()
@@ -136,7 +136,7 @@ def cka(
     starts = range(
         0, max(len(order) - size, 0) + 1, size
     )  # the last, smaller batch would weigh as much as a whole one
-    for start in counted(starts, len(starts), "CKA"):
+    for start in with_progress(starts, len(starts), "CKA"):
         images = loader.take(order[start : start + size]).images
         grams = {name: centred_grams(model(images).feats) for name, model in models.items()}
         for name, parts in sums.items():

@@ -18,7 +18,7 @@ from kdnb.analysis.survey import Survey, joined, placing
 from kdnb.losses.afd import AFD, energy
 from kdnb.losses.mix import weight_at
 from kdnb.models import load_weights, read_state_dict
-from kdnb.progress import counted
+from kdnb.progress import with_progress
 from kdnb.results.intervals import interval
 from kdnb.runs.run import Run
 from kdnb.training.loop import train
@@ -54,7 +54,7 @@ def link_controls(
         len(loader.images)
     )  # of its class alone, another would be much alike
     parts = np.array_split(order, -(-len(order) // loader.batch_size))  # none is one lone image
-    for rows in counted(parts, len(parts), "controls"):
+    for rows in with_progress(parts, len(parts), "controls"):
         images = loader.take(rows).images
         s, t = student(images), teacher(images)
         if fresh is None:
@@ -144,7 +144,7 @@ def inside(networks: Networks, survey: Survey, photographs, most: int = 1000) ->
     places = {role: placing(networks.blocks[role != "teacher"]) for role in networks.models}
     cuts, parts = loader.plan(0)["box"].cpu().numpy(), []
     batches = np.array_split(chosen, -(-len(chosen) // loader.batch_size))  # none is one lone image
-    for rows in counted(batches, len(batches), "boxes"):
+    for rows in with_progress(batches, len(batches), "boxes"):
         boxes = np.stack(
             [fractions(*photographs[own[i]]) for i in rows]
         )  # b 4: left, top, right, bottom

@@ -15,7 +15,7 @@ from kdnb.data.loader import Loader
 from kdnb.errors import InputError
 from kdnb.losses.afd import energy
 from kdnb.models import Block
-from kdnb.paths import located
+from kdnb.paths import resolve_path
 
 
 class Gallery(NamedTuple):
@@ -65,7 +65,7 @@ def look_at(
     """
     if not photograph:
         return None
-    file = located(photograph) if isinstance(photograph, str | Path) else photograph
+    file = resolve_path(photograph) if isinstance(photograph, str | Path) else photograph
     found = read_image(file, 2 * networks.loader.size)
     if found is None:
         what = "no such file, no image of 8 bits a channel, or one of too many pixels"

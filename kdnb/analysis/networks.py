@@ -23,7 +23,7 @@ from kdnb.models import (
     parameter_count,
     read_state_dict,
 )
-from kdnb.paths import located, output_folder
+from kdnb.paths import output_folder, resolve_path
 from kdnb.results.frame import or_warn
 from kdnb.runs import parameters
 from kdnb.runs.parameters import listing, words
@@ -91,7 +91,7 @@ def run_from_notebook(namespace: Mapping) -> Run:
     where = {
         name: parameters.checked(name, value, known[name]) for name, value in given.items() if value
     }
-    if (photograph := where.pop("photograph", "")) and not located(photograph).is_file():
+    if (photograph := where.pop("photograph", "")) and not resolve_path(photograph).is_file():
         raise InputError(f"photograph {photograph!r}: no such file")
     if name := where.pop("run", ""):
         return Run.open(name, **where)

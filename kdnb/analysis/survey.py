@@ -9,7 +9,7 @@ import torch
 from kdnb.analysis.compare import Predictions
 from kdnb.analysis.networks import STUDENTS, Networks
 from kdnb.models import Block
-from kdnb.progress import counted
+from kdnb.progress import with_progress
 
 LINKED = 0.1  # mean attention from which on two blocks are shown as a pair
 
@@ -47,7 +47,7 @@ class Survey(NamedTuple):
 def survey_images(networks: Networks) -> Survey:
     """Links, map distances and predictions of all test images, in one pass."""
     loader, afd, parts = networks.loader, networks.afd, []
-    for batch in counted(loader.epoch(), len(loader), "survey"):
+    for batch in with_progress(loader.epoch(), len(loader), "survey"):
         outputs = {role: model(batch.images) for role, model in networks.models.items()}
         attention = afd.attention(outputs["distilled"], outputs["teacher"])
         parts.append(

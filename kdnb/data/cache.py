@@ -27,7 +27,7 @@ from PIL import ExifTags, Image, ImageOps
 from kdnb.data.base import Images
 from kdnb.data.loader import centre_boxes
 from kdnb.errors import InputError
-from kdnb.progress import bar, watched
+from kdnb.progress import bar, is_interactive
 
 IMAGENET_STATS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VERSION = 1  # raise when the same files give other pixels
@@ -175,7 +175,7 @@ def _build(path, fingerprint, photographs, size) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-    if not watched():
+    if not is_interactive():
         print(f"{label}: {n:,} images in {time.perf_counter() - start:.1f} s", flush=True)
 
 

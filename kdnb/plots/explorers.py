@@ -20,7 +20,7 @@ from PIL import Image
 from kdnb.plots.links import Numbers, heatmap
 from kdnb.plots.maps import blend, map_bar, seen
 from kdnb.plots.style import WIDTH, described, encoded, in_lines, show, size, words
-from kdnb.progress import watched
+from kdnb.progress import is_interactive
 
 PAGE, DPI = (
     100,
@@ -81,12 +81,12 @@ class Explorer(ipywidgets.VBox):
 
     def _ipython_display_(self) -> None:
         """The explorer where somebody watches, and a still picture of it for everybody who comes later."""
-        if watched():
+        if is_interactive():
             self.add_class("kdnb-explorer")
             display(super()._repr_mimebundle_(), raw=True)
         text = "Still picture of an explorer: " + described(self.canvas.figure)
         show(np.asarray(self.canvas.buffer_rgba()), WIDTH * PAGE, text)
-        if watched():
+        if is_interactive():
             display(HTML(f'<style>{ONE_OF_TWO}</style><span class="kdnb-still"></span>'))
 
 

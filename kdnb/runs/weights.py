@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kdnb.errors import InputError
 from kdnb.models import has_imagenet_weights
-from kdnb.paths import located
+from kdnb.paths import resolve_path
 
 ALTERNATIVES = {
     "teacher_weights": "'none' trains a teacher first",
@@ -75,7 +75,7 @@ def resolve_weights(weights: str, network: str, parameter: str) -> tuple[str, st
 
 def weights_file(weights: str, parameter: str) -> Path:
     """The absolute path of a weights file, given as such or as the folder of its run. Raises InputError if missing."""
-    path = located(weights)
+    path = resolve_path(weights)
     path = path / "student.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"{parameter} {weights!r}: no such file; {ALTERNATIVES[parameter]}")

@@ -14,9 +14,9 @@ from safetensors.torch import save
 from tqdm import tqdm
 
 from kdnb.device import (
-    enough_memory,
     environment,
     has_compiler,
+    oom_as_input_error,
     pick_compile,
     pick_device,
     set_threads,
@@ -38,7 +38,7 @@ class Interrupted(InputError):
     """Training was stopped by the person who started it, or its time is over; everything is kept."""
 
 
-@enough_memory()
+@oom_as_input_error()
 def train(run: Run, say: Callable[[str], None] = print, until: float = math.inf) -> Run:
     """Train a run, and first the teacher that it needs; returns it, finished.
 
@@ -153,7 +153,7 @@ class Training:
                 self.train_epoch(stop, shown)
                 self.say(epoch_line(self.rows[-1], epochs))
         self.finish()
-        if stop.wished:  # in the last epoch's test
+        if stop.requested:  # in the last epoch's test
             raise Interrupted(
                 f"stopped; {self.run.name} is finished, and nothing that follows was begun"
             )

@@ -79,11 +79,11 @@ def test_an_uploaded_photograph_joins_the_images_and_a_bad_one_is_named():
     assert shown.moving[4].get_text() == "dog.jpg"
 
 
-@pytest.mark.parametrize("watched", [True, False])
-def test_a_still_picture_stands_in(links, monkeypatch, watched):
+@pytest.mark.parametrize("is_interactive", [True, False])
+def test_a_still_picture_stands_in(links, monkeypatch, is_interactive):
     """A widget where somebody watches, and always a picture of its own, which needs no kernel."""
     shown = []
-    monkeypatch.setattr(explorers, "watched", lambda: watched)
+    monkeypatch.setattr(explorers, "is_interactive", lambda: is_interactive)
     for module in (explorers, IPython.display):
         monkeypatch.setattr(
             module, "display", lambda what, metadata=None, raw=False: shown.append(what)
@@ -91,12 +91,12 @@ def test_a_still_picture_stands_in(links, monkeypatch, watched):
     links._ipython_display_()
     bundles = [what for what in shown if isinstance(what, dict)]
     widgets = ["application/vnd.jupyter.widget-view+json" in bundle for bundle in bundles]
-    assert widgets == ([True, False] if watched else [False])
+    assert widgets == ([True, False] if is_interactive else [False])
     still = Image.open(io.BytesIO(base64.b64decode(bundles[-1]["image/png"])))
     assert still.size == Image.open(io.BytesIO(links.image.value)).size == (1350, still.height)
     assert (
         'alt="Still picture of an explorer: mean attention, epoch 5; ' in bundles[-1]["text/html"]
     )
     assert len(shown) == (
-        3 if watched else 1
+        3 if is_interactive else 1
     )  # the last one tells the page which of the two to show

@@ -24,10 +24,9 @@ from helpers import (
     press_stop,
     quiet,
     same,
-    tiny,
     tiny_run,
     weights,
-)  # noqa: F401
+)
 from safetensors.torch import save_file
 
 from kdnb import METHODS, InputError, Run, create_model, train
@@ -43,7 +42,7 @@ from kdnb.training.step import Engine, evaluate
 
 
 @pytest.fixture(scope="module")
-def teacher(tiny, tmp_path_factory):  # noqa: F811
+def teacher(tiny, tmp_path_factory):
     """The file of a trained teacher: no run has to train it first."""
     return str(train(tiny_run(tmp_path_factory.mktemp("teacher")).teacher_run, say=quiet).weights)
 
