@@ -37,8 +37,8 @@ class Grouped(nn.Module):
     """
 
     classifier_name = "fc"
-    activates = True  # False: a block's output is its tap as it is
-    every = 1  # of a group, every so many-th block is a tap
+    relu_after_block = True  # False: a block's output is its tap as it is
+    tap_every = 1  # of a group, every so many-th block is a tap
 
     def block_groups(self) -> list[Iterable[nn.Module]]:
         return [layer for name, layer in self.named_children() if name.startswith("layer")]
@@ -56,14 +56,18 @@ class Grouped(nn.Module):
         for group in self.block_groups():
             for b, block in enumerate(group, 1):
                 preact = block(x)
-                x = F.relu(preact) if self.activates else preact
-                feats += [] if b % self.every else [x]
+                x = F.relu(preact) if self.relu_after_block else preact
+                feats += [] if b % self.tap_every else [x]
             stages.append(x)
             preacts.append(preact)
         pooled = self.head(x).mean((2, 3))
         logits = self.get_submodule(self.classifier_name)(pooled)
         return Output(
-            logits, tuple(feats), tuple(stages), pooled, tuple(preacts) if self.activates else ()
+            logits,
+            tuple(feats),
+            tuple(stages),
+            pooled,
+            tuple(preacts) if self.relu_after_block else (),
         )
 
     @property
@@ -71,7 +75,9 @@ class Grouped(nn.Module):
         """A name per tap, for the axes of plots: group.block, counted from 1."""
         groups = enumerate(([*group] for group in self.block_groups()), 1)
         return [
-            f"{g}.{b}" for g, group in groups for b in range(self.every, len(group) + 1, self.every)
+            f"{g}.{b}"
+            for g, group in groups
+            for b in range(self.tap_every, len(group) + 1, self.tap_every)
         ]
 
 
@@ -107,22 +113,22 @@ FAMILIES: dict[
 ] = {}  # by how people spell them
 
 
-def register(pattern: str, template: str = "", spelt: str = "") -> Callable:
+def register(pattern: str, template: str = "", spelling: str = "") -> Callable:
     """Makes a function a family of networks: `build(*groups, num_classes)` of the groups of `pattern` in a name.
 
-    template: the canonical name, with a {} for each group; spelt: for people; both are the pattern, if not given. The
+    template: the canonical name, with a {} for each group; spelling: for people; both are the pattern, if not given. The
     network returns Output and has `block_names`, a name per tap, and `classifier_name`, that of its last linear layer;
     an impossible one is an InputError.
     """
 
     def add(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        FAMILIES[spelt or pattern] = re.compile(pattern), template or pattern, build
+        FAMILIES[spelling or pattern] = re.compile(pattern), template or pattern, build
         return build
 
     return add
 
 
-def find(name: str) -> tuple[str, Callable[..., nn.Module]]:
+def find_family(name: str) -> tuple[str, Callable[..., nn.Module]]:
     for pattern, template, build in FAMILIES.values():
         if match := pattern.fullmatch(name.strip().lower()):
             return template.format(*match.groups()), partial(build, *match.groups())
@@ -135,7 +141,7 @@ def model_name(name: str) -> str:
 
     Raises InputError for anything that is not a model here.
     """
-    canonical, build = find(name)
+    canonical, build = find_family(name)
     with torch.device("meta"):  # without memory or random draws: only to see that it can be built
         build(num_classes=2)
     return canonical
@@ -143,7 +149,7 @@ def model_name(name: str) -> str:
 
 def create_model(name: str, num_classes: int) -> nn.Module:
     """A freshly initialised network; its weights follow torch's global seed. Raises InputError for an unknown name."""
-    return find(name)[1](num_classes=num_classes)
+    return find_family(name)[1](num_classes=num_classes)
 
 
 def parameter_count(model: nn.Module) -> int:

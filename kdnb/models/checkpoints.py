@@ -64,14 +64,14 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(state, dict):
         raise InputError(f"{path} holds a {type(state).__name__}, not a state dict")
     tensors = {
-        current(str(k).removeprefix("module.")): v
+        current_key(str(k).removeprefix("module.")): v
         for k, v in state.items()
         if isinstance(v, Tensor)
     }
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 
 
-def current(key: str) -> str:
+def current_key(key: str) -> str:
     """The key as torchvision writes it today: its files of DenseNets are older ("denselayer1.norm.1.weight")."""
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key)
 
@@ -145,7 +145,7 @@ def imagenet_model(name: str) -> tuple[nn.Module, list[str]]:
         ) from None
     classes = list(weights.meta["categories"])
     model = create_model(name, len(classes))
-    model.load_state_dict({current(key): value for key, value in state.items()})
+    model.load_state_dict({current_key(key): value for key, value in state.items()})
     return model, classes
 
 

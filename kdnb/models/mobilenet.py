@@ -38,7 +38,7 @@ class MobileNetV2(Grouped):
     """The taps are the block outputs, the stages the last of each size: linear, so signed, as the published code's."""
 
     classifier_name = "classifier.0"
-    activates = False
+    relu_after_block = False
 
     def __init__(self, num_classes: int):
         super().__init__()

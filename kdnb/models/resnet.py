@@ -16,7 +16,7 @@ LAYERS = {
 class ResNet(Grouped, torchvision.models.ResNet):
     """torchvision's ResNet; the taps are the block outputs, the stages the last of each group, all after the ReLU."""
 
-    activates = False  # torchvision's blocks end in their ReLU
+    relu_after_block = False  # torchvision's blocks end in their ReLU
 
     def stem(self, x: Tensor) -> Tensor:
         return self.maxpool(super().stem(x))

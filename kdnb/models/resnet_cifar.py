@@ -72,7 +72,7 @@ def build(size: str, num_classes: int) -> CifarResNet:
     depth, _, widen = size.partition("x")
     stem, widths = (32, [64, 128, 256]) if widen else (16, [16, 32, 64])
     model = CifarResNet(BasicBlock, stem, widths, [(int(depth) - 2) // 6] * 3, num_classes)
-    model.every = 2 if depth == "110" else 1  # as AFD's code
+    model.tap_every = 2 if depth == "110" else 1  # as AFD's code
     return model
 
 

@@ -61,14 +61,16 @@ def forwards(
     graphs: dict[bool, fx.Graph],
     taps: Sequence[str],
     classifier: str,
-    turn: Sequence[str] = (),
+    channels_last: Sequence[str] = (),
 ) -> Forwards:
-    """The traced forward passes, cut off at the classifier; turn: taps whose channels are last."""
+    """The traced forward passes, cut off at the classifier; channels_last: taps whose channels are last."""
     found = {}
     for mode, graph in graphs.items():
-        logits, nodes = last(graph, classifier), {tap: last(graph, tap) for tap in taps}
+        logits, nodes = last_node(graph, classifier), {tap: last_node(graph, tap) for tap in taps}
         graph.erase_node(graph.output_node())
-        nodes |= {tap: graph.call_method("permute", (nodes[tap], 0, 3, 1, 2)) for tap in turn}
+        nodes |= {
+            tap: graph.call_method("permute", (nodes[tap], 0, 3, 1, 2)) for tap in channels_last
+        }
         maps = tuple(nodes.values())
         graph.output(
             (logits, maps, maps, logits.all_input_nodes[0])
@@ -106,7 +108,7 @@ def layers(node: fx.Node) -> list[str]:
     return [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
 
 
-def last(graph: fx.Graph, name: str) -> fx.Node:
+def last_node(graph: fx.Graph, name: str) -> fx.Node:
     """The last operation of a layer; or the one that torch.fx calls so."""
     inside = [node for node in graph.nodes if name == node.name or name in layers(node)]
     if not inside:
@@ -117,7 +119,7 @@ def last(graph: fx.Graph, name: str) -> fx.Node:
     return inside[-1]
 
 
-def trunk(graph: fx.Graph, end: fx.Node) -> list[fx.Node]:
+def dominators(graph: fx.Graph, end: fx.Node) -> list[fx.Node]:
     """The operations that every path from the images to `end` passes: no branch, no shortcut goes round them."""
     nodes = list(graph.nodes)
     after, before = {nodes[0]}, {end}
@@ -134,7 +136,7 @@ def trunk(graph: fx.Graph, end: fx.Node) -> list[fx.Node]:
     return found
 
 
-def bare(name: str, num_classes: int) -> nn.Module:
+def build_torchvision(name: str, num_classes: int) -> nn.Module:
     try:
         return get_model(name, num_classes=num_classes)
     except NotImplementedError:  # on the meta device: RegNet computes its widths with tensors
@@ -152,13 +154,13 @@ def side(node: fx.Node) -> tuple[int, bool]:
 
 @lru_cache
 @torch.no_grad()
-def plan(name: str) -> tuple[Forwards, list[str], str]:
+def torchvision_taps(name: str) -> tuple[Forwards, list[str], str]:
     """What `Tapped` needs besides one of torchvision's networks itself. Raises InputError for one without maps.
 
     The taps are the last maps on its trunk of each size that they have with images of 224 pixels.
     """
     with torch.device("meta"):
-        module = bare(name, 2).eval()
+        module = build_torchvision(name, 2).eval()
         classifier = [
             None,
             *(key for key, layer in module.named_modules() if isinstance(layer, nn.Linear)),
@@ -171,20 +173,20 @@ def plan(name: str) -> tuple[Forwards, list[str], str]:
             )
         ShapeProp(fx.GraphModule(module, graphs[False])).propagate(torch.zeros(2, 3, SIZE, SIZE))
         sides = {}  # the last operation of each size
-        for node in trunk(graphs[False], ends[1])[1:]:
+        for node in dominators(graphs[False], ends[1])[1:]:
             pool = node.op == "call_module" and isinstance(
                 module.get_submodule(node.target), nn.AdaptiveAvgPool2d
             )
-            pixels, last_channels = side(node)
+            pixels, is_channels_last = side(node)
             if pixels > 1 and not pool:  # VGG's fits maps of any size to its classifier
-                sides[pixels] = node, last_channels
+                sides[pixels] = node, is_channels_last
         if len(sides) < 2:
             raise InputError(
                 f"{name} has no feature maps of several sizes (batch, channels, height, width) to distil"
             )
         nodes = [node for node, _ in sides.values()]
-        turn = [node.name for node, last_channels in sides.values() if last_channels]
-        made = forwards(module, graphs, [node.name for node in nodes], classifier, turn)
+        channels_last = [node.name for node, is_channels_last in sides.values() if is_channels_last]
+        made = forwards(module, graphs, [node.name for node in nodes], classifier, channels_last)
     return made, [(layers(node) or [node.name])[-1] for node in nodes], classifier
 
 
@@ -192,4 +194,4 @@ def plan(name: str) -> tuple[Forwards, list[str], str]:
     f"({'|'.join(NAMES)})", "{}", "any of torchvision's such as mobilenet_v3_small or convnext_tiny"
 )
 def build(name: str, num_classes: int) -> Tapped:
-    return Tapped(bare(name, num_classes), *plan(name))
+    return Tapped(build_torchvision(name, num_classes), *torchvision_taps(name))

@@ -39,8 +39,8 @@ def test_networks_are_as_large_as_published_and_spelt_in_several_ways():
         for of in (("wrn_40_2", 100), ("wrn_16_2", 40), ("resnet18", 40))
     ]
     assert counts == [2_255_156, 695_544, 11_197_032]
-    spelt = [model_name(name) for name in ("wrn40x2", "WRN-16-2", "resnet34im", " wrn_40_2")]
-    assert spelt == ["wrn_40_2", "wrn_16_2", "resnet34", "wrn_40_2"]
+    spelling = [model_name(name) for name in ("wrn40x2", "WRN-16-2", "resnet34im", " wrn_40_2")]
+    assert spelling == ["wrn_40_2", "wrn_16_2", "resnet34", "wrn_40_2"]
 
 
 @pytest.mark.parametrize("name", ["vgg", "wrn_17_2", "wrn_16_0", "resnet35", ""])
