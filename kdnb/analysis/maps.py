@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from kdnb.analysis.networks import Networks
 from kdnb.analysis.survey import Survey
-from kdnb.data.cache import central, read_image
+from kdnb.data.cache import centre_crop, read_image
 from kdnb.data.loader import Loader
 from kdnb.errors import InputError
 from kdnb.losses.afd import energy
@@ -109,5 +109,5 @@ def shown(networks: Networks, loader: Loader, index: np.ndarray, names: list[str
         role: [classes[c] for c in values.argmax(1)]
         for role, values in networks.logits(outputs).items()
     }
-    pixels = [central(files[i]) for i in index] if files else [*pixels]
+    pixels = [centre_crop(files[i]) for i in index] if files else [*pixels]
     return Gallery(names, pixels, maps, distances, said, networks.blocks)

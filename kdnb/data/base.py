@@ -15,7 +15,7 @@ from torch import Tensor
 from kdnb.errors import InputError, choose
 from kdnb.paths import data_folder
 
-SMALLEST = 8  # pixels: of less the networks make nothing
+MIN_SIZE = 8  # pixels: of less the networks make nothing
 
 
 class Batch(NamedTuple):
@@ -69,7 +69,7 @@ class Images:
         return self.take(
             [
                 index
-                for turn in zip_longest(*self.of_class())
+                for turn in zip_longest(*self.indices_by_class())
                 for index in turn
                 if index is not None
             ][:n]
@@ -78,14 +78,14 @@ class Images:
     def split(self, share: float) -> tuple["Images", "Images"]:
         """All but the last images of each class; and those, a `share` of it, rounded up. Raises InputError."""
         kept, held_out = [], []
-        for name, its in zip(self.classes, self.of_class(), strict=True):
+        for name, its in zip(self.classes, self.indices_by_class(), strict=True):
             end = len(its) - math.ceil(round(share * len(its), 6))
             if its and not end:
                 raise InputError(f"validation is {share}: that leaves no training image of {name}")
             kept, held_out = kept + its[:end], held_out + its[end:]
         return self.take(sorted(kept)), self.take(sorted(held_out))
 
-    def of_class(self) -> list[list[int]]:
+    def indices_by_class(self) -> list[list[int]]:
         """The places of the images of each class."""
         return [
             (self.labels == label).nonzero().flatten().tolist()
@@ -132,7 +132,7 @@ class Preset:
         default_factory=dict
     )  # a method weighed otherwise: {"afd": "ce + kd:0.9 + afd:20"}
 
-    def usual(self, network: str, teacher: bool) -> dict[str, float]:
+    def defaults(self, network: str, teacher: bool) -> dict[str, float]:
         """What a run of a network takes from here where it says nothing; a teacher sees all images."""
         own = {
             n: getattr(self, n) for n in ("epochs", "batch_size", "lr", "image_size", "train_limit")
@@ -147,8 +147,8 @@ class Preset:
         that the data set does not come in.
         """
         image_size = image_size or self.image_size
-        if image_size < SMALLEST or (self.fixed_size and image_size != self.image_size):
-            due = self.image_size if self.fixed_size else f"at least {SMALLEST}"
+        if image_size < MIN_SIZE or (self.fixed_size and image_size != self.image_size):
+            due = self.image_size if self.fixed_size else f"at least {MIN_SIZE}"
             raise InputError(f"image_size is {image_size}: for these images it has to be {due}")
         return round(image_size * (self.stored_size or self.image_size) / self.image_size)
 

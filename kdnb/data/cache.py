@@ -66,8 +66,8 @@ def decode(kind: str, files: Files, size: int, skip_damaged: bool) -> tuple[Imag
             f"image of 8 bits a channel, or of more than {Image.MAX_IMAGE_PIXELS} pixels)"
         )
         if not skip_damaged:
-            raise InputError(f"{text}: {listing(damaged)}; skip_damaged leaves them out")
-        print(f"{text} and are left out: {listing(damaged)}", flush=True)
+            raise InputError(f"{text}: {shorten_list(damaged)}; skip_damaged leaves them out")
+        print(f"{text} and are left out: {shorten_list(damaged)}", flush=True)
     labels = torch.tensor([*files.labels[0], *files.labels[1]], dtype=torch.int64)[whole]
     first, aspect = int(whole[: len(files.names[0])].sum()), aspect[whole]
     paths, about = (
@@ -84,7 +84,7 @@ def decode(kind: str, files: Files, size: int, skip_damaged: bool) -> tuple[Imag
         if label not in train.labels
     ]
     if lacking or not len(test):
-        raise InputError(f"{files.folder} has no {listing(lacking) or 'test images'}")
+        raise InputError(f"{files.folder} has no {shorten_list(lacking) or 'test images'}")
     return train, test
 
 
@@ -211,7 +211,7 @@ def read_image(path: Path | BinaryIO, size: int) -> tuple[np.ndarray, float] | N
         return None
 
 
-def central(path: Path | BinaryIO, most: int = 320) -> np.ndarray:
+def centre_crop(path: Path | BinaryIO, most: int = 320) -> np.ndarray:
     """What testing cuts out of a photograph, from the file: uint8 (side, side, 3), its own pixels up to `most`."""
     with Image.open(path) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")
@@ -227,7 +227,7 @@ def central(path: Path | BinaryIO, most: int = 320) -> np.ndarray:
 
 
 @contextmanager
-def fetching(what: str, urls: Sequence[str], folder: Path) -> Iterator[None]:
+def downloading(what: str, urls: Sequence[str], folder: Path) -> Iterator[None]:
     """Around a download into `folder`: one process at a time, no endless waiting, one sentence if it fails."""
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(
@@ -240,13 +240,13 @@ def fetching(what: str, urls: Sequence[str], folder: Path) -> Iterator[None]:
     except Exception as error:  # networks and archives fail in many ways
         raise InputError(
             f"{what} is not whole in {folder} and the download failed ({error}): "
-            f"unpack {listing(urls)} there by hand, or run again with a network"
+            f"unpack {shorten_list(urls)} there by hand, or run again with a network"
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
 
 
-def listing(names: Sequence[str], most: int = 10) -> str:
+def shorten_list(names: Sequence[str], most: int = 10) -> str:
     """The first ten names, and how many more there are."""
     return ", ".join(names[:most]) + (
         f" and {len(names) - most:,} more" if len(names) > most else ""

@@ -6,7 +6,7 @@ import torch
 from torchvision.datasets import CIFAR100
 
 from kdnb.data.base import Images, Preset, register
-from kdnb.data.cache import fetching
+from kdnb.data.cache import downloading
 
 # The official recipe: 240 epochs, x 0.1 after epochs 150, 180 and 210; CRD's code trains three networks more slowly.
 SCHEDULE = {
@@ -31,7 +31,7 @@ def load(root: Path, size: int, **_) -> tuple[Images, Images]:
     except (
         RuntimeError
     ):  # missing or damaged; not asked for at once because looking twice costs half a second
-        with fetching("CIFAR-100", [CIFAR100.url], root / CIFAR100.base_folder):
+        with downloading("CIFAR-100", [CIFAR100.url], root / CIFAR100.base_folder):
             splits = CIFAR100(root, train=True, download=True), CIFAR100(root, train=False)
     pixels = [torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous() for split in splits]
     about = tuple(splits[0].classes), *STATS

@@ -7,7 +7,7 @@ from pathlib import Path
 from torchvision.datasets.folder import is_image_file, make_dataset
 
 from kdnb.data.base import Images, register
-from kdnb.data.cache import Files, decode, digest, listing
+from kdnb.data.cache import Files, decode, digest, shorten_list
 from kdnb.data.stanford40 import PRESET
 from kdnb.errors import InputError
 
@@ -30,7 +30,9 @@ def files(root: Path) -> Files:
         )
         classes = classes or found
         if strangers := [name for name in found if name not in classes]:
-            raise InputError(f"{split} has classes that {splits[0]} lacks: {listing(strangers)}")
+            raise InputError(
+                f"{split} has classes that {splits[0]} lacks: {shorten_list(strangers)}"
+            )
         if not found:
             raise InputError(f"{split} has no class folders")
         images = make_dataset(
@@ -40,7 +42,7 @@ def files(root: Path) -> Files:
         labels.append([label for _, label in images])
         if empty := sorted(set(found) - {classes[label] for label in labels[-1]}):
             raise InputError(
-                f"there are no images in these class folders of {split}: {listing(empty)}"
+                f"there are no images in these class folders of {split}: {shorten_list(empty)}"
             )
     return Files(root, classes, names, labels)
 

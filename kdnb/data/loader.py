@@ -16,7 +16,7 @@ from torch import Tensor
 from kdnb.data.base import Batch, Images
 from kdnb.errors import InputError
 
-IN_CACHE = 2**20  # values: what a core's cache holds of bytes and floats
+CACHE_VALUES = 2**20  # values: what a core's cache holds of bytes and floats
 
 
 @dataclass(eq=False, repr=False)
@@ -113,7 +113,9 @@ class Loader:
             pixels.shape, dtype=self.dtype, device=self.device, memory_format=torch.channels_last
         )
         # A CPU normalises a few images at a time, so that they stay in its cache; they end up the same.
-        few = max(1, IN_CACHE // pixels[0].numel()) if self.device.type == "cpu" else len(pixels)
+        few = (
+            max(1, CACHE_VALUES // pixels[0].numel()) if self.device.type == "cpu" else len(pixels)
+        )
         for part in (slice(i, i + few) for i in range(0, len(pixels), few)):
             some = pixels[part]
             if flip is not None:

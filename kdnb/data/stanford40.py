@@ -13,7 +13,7 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.datasets.utils import download_and_extract_archive
 
 from kdnb.data.base import Images, Preset, register
-from kdnb.data.cache import Files, decode, digest, fetching, listing
+from kdnb.data.cache import Files, decode, digest, downloading, shorten_list
 from kdnb.errors import InputError, choose
 
 NETWORKS = {"student": "resnet18", "teacher": "resnet34", "teacher_weights": "imagenet"}
@@ -73,14 +73,14 @@ class Stanford40(VisionDataset):
             self._download()
         self.folder = self._find()
         if self.folder is None:
-            by_hand = f"unpack {listing(self._urls)} into {self._target}"
+            by_hand = f"unpack {shorten_list(self._urls)} into {self._target}"
             raise InputError(f"no Stanford40 in {self.root}: {by_hand}, or ask for download=True")
         self.classes = self._classes("train")
         unpaired = set(self.classes) ^ set(self._classes("test"))
         if unpaired or not self.classes:
             raise InputError(
                 f"{self.folder / 'ImageSplits'} needs CLASS_train.txt and CLASS_test.txt for every class; "
-                f"one of the two is missing for {listing(sorted(unpaired)) or 'all'}"
+                f"one of the two is missing for {shorten_list(sorted(unpaired)) or 'all'}"
             )
         self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
         listed = []
@@ -129,7 +129,7 @@ class Stanford40(VisionDataset):
         # by listing, not by path, so that a name with ../ in it is missing too
         there = set(os.listdir(self.folder / part)) if (self.folder / part).is_dir() else set()
         if missing := [name for name in names if name not in there]:
-            lacks = f"{len(missing):,} of the {len(names):,} listed files: {listing(missing)}"
+            lacks = f"{len(missing):,} of the {len(names):,} listed files: {shorten_list(missing)}"
             raise InputError(f"{self.folder / part} lacks {lacks}")
 
     def _find(self) -> Path | None:
@@ -140,7 +140,7 @@ class Stanford40(VisionDataset):
 
     def _download(self) -> None:
         target = self._target
-        with fetching("Stanford40", self._urls, target):
+        with downloading("Stanford40", self._urls, target):
             if self._find():  # another process fetched it while this one waited
                 return
             if target.is_dir() and any(target.iterdir()):

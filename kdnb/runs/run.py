@@ -128,7 +128,7 @@ class Run(store.RunFolder):
         if self.teacher_id == "trained":
             self._set(
                 teacher_epochs=self.teacher_epochs
-                or preset.usual(self.teacher, teacher=True)["epochs"]
+                or preset.defaults(self.teacher, teacher=True)["epochs"]
             )
         elif self.teacher_seed or self.teacher_epochs:
             raise InputError(
@@ -202,7 +202,7 @@ class Run(store.RunFolder):
     def usual(self) -> dict[str, object]:
         """What the preset gives this network: its own teacher, on its labels alone, is trained on all images."""
         p = self.preset
-        return p.usual(
+        return p.defaults(
             self.student, teacher=self.student == p.teacher != p.student and self.method == "ce"
         )
 
@@ -220,7 +220,8 @@ class Run(store.RunFolder):
     def departures(self) -> dict[str, list]:
         """`changes`; on labels alone from the nearer preset of two, of the preset's student only if it is followed."""
         alone = [
-            self.changes_from(self.preset.usual(self.student, teacher)) for teacher in (False, True)
+            self.changes_from(self.preset.defaults(self.student, teacher))
+            for teacher in (False, True)
         ]
         baseline = self.student == self.preset.student and alone[1]
         return self.changes if self.teacher or baseline else min(alone, key=len)
@@ -230,7 +231,7 @@ class Run(store.RunFolder):
             f.name: f.default for f in fields(self) if f.compare and f.name not in ALWAYS
         } | usual
         if self.teacher_id == "trained":
-            usual["teacher_epochs"] = self.preset.usual(self.teacher, teacher=True)["epochs"]
+            usual["teacher_epochs"] = self.preset.defaults(self.teacher, teacher=True)["epochs"]
         return {
             name: [getattr(self, name), value]
             for name, value in usual.items()
@@ -299,7 +300,7 @@ class Run(store.RunFolder):
         """The run that trains the teacher, on all images; None where its weights are given, or nobody teaches."""
         if self.teacher_id != "trained":
             return None
-        own = self.preset.usual(self.teacher, True) | {
+        own = self.preset.defaults(self.teacher, True) | {
             "epochs": self.teacher_epochs,
             "image_size": self.image_size,
         }

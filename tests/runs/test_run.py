@@ -275,7 +275,7 @@ def test_a_sweep_keeps_one_teacher(tmp_path):
         teacher == Run(**of, student=preset.teacher, method="none") and teacher.teacher_run is None
     )
     assert (
-        teacher.identity.items() >= preset.usual(preset.teacher, teacher=True).items()
+        teacher.identity.items() >= preset.defaults(preset.teacher, teacher=True).items()
         and teacher.train_limit == -1
     )
     assert (
