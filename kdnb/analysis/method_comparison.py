@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from kdnb.errors import InputError
-from kdnb.losses.mix import METHODS, listed
+from kdnb.losses.mix import METHODS, split_list
 from kdnb.results.curves import look
 from kdnb.results.frame import row, whole
 from kdnb.results.published import beside_published
@@ -32,7 +32,7 @@ def runs_from_notebook(namespace: Mapping) -> dict[str, list[Run]]:
     if seeds < 1:
         raise InputError("seeds is 0: it must be 1 or more")
     fixed = {"dataset": Run.dataset, "seed": range(seeds)} | given
-    runs = grid(method=served(["none", *listed(names)], **fixed), **fixed)
+    runs = grid(method=served(["none", *split_list(names)], **fixed), **fixed)
     if not any(run.teacher for run in runs):
         known = ", ".join(name for name in METHODS if name != "none")
         raise InputError(

@@ -61,7 +61,7 @@ class AFD(Loss, name="afd", method="ce + kd:0.9 + afd:200"):
         self.bilinear = projection(qk_dim, qk_dim * T)
         self.p_t = nn.Parameter(nn.init.xavier_normal_(torch.empty(T, qk_dim)))
         self.p_s = nn.Parameter(nn.init.xavier_normal_(torch.empty(S, qk_dim)))
-        self.running("links", (T, S))
+        self.register_running_mean("links", (T, S))
 
     def attention(self, student: Output, teacher: Output) -> Tensor:
         """Which student map each teacher map teaches: (batch, T, S), rows sum to one (eq. 1 to 3)."""

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.losses.base import Batch, Loss, Output, match_size, paired
+from kdnb.losses.base import Batch, Loss, Output, align_from_deepest, match_size
 
 
 def attention(feat: Tensor) -> Tensor:
@@ -15,5 +15,5 @@ class AT(Loss, name="at", method="ce + at:1000"):
     """Mean squared difference of both networks' attention, summed over the stages (section 3.1, p = 2)."""
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        pairs = [match_size(*pair) for pair in paired(student.stages, teacher.stages)]
+        pairs = [match_size(*pair) for pair in align_from_deepest(student.stages, teacher.stages)]
         return sum(F.mse_loss(attention(h_s), attention(h_t)) for h_s, h_t in pairs)

@@ -26,15 +26,15 @@ class Loss(nn.Module):
     in checkpoints; gradients never reach the teacher. On a CUDA GPU a step is recorded and replayed: what changes from
     step to step has to be a tensor, such as a buffer, and random numbers torch's.
 
-    taught: it needs a teacher. same_classes: it compares predictions, so that student and teacher have to know the
+    needs_teacher: it needs a teacher. same_classes: it compares predictions, so that student and teacher have to know the
     same classes.
     warmup: epochs over which its weight rises linearly, from 1 / warmup in the first.
     """
 
-    taught: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = True
     same_classes: ClassVar[bool] = False
     warmup: ClassVar[int] = 0
-    averaged: tuple[str, ...] = ()  # the running means
+    running_names: tuple[str, ...] = ()  # the running means
 
     def __init__(self, *examples: Output):
         super().__init__()
@@ -50,14 +50,14 @@ class Loss(nn.Module):
         """The loss of a batch, a scalar."""
         raise NotImplementedError
 
-    def remember(self, labels: Tensor) -> None:
+    def setup(self, labels: Tensor) -> None:
         """Told once, before training: the labels (n,) of the training set, whose images `batch.index` counts."""
 
-    def running(self, name: str, shape: tuple[int, ...]) -> None:
+    def register_running_mean(self, name: str, shape: tuple[int, ...]) -> None:
         """Register a running mean of this shape: `track` adds to it, the loop keeps one per epoch in history.npz."""
         self.register_buffer(f"{name}_sum", torch.zeros(shape), persistent=False)
         self.register_buffer(f"{name}_count", torch.zeros(()), persistent=False)
-        self.averaged += (name,)
+        self.running_names += (name,)
 
     def track(self, name: str, values: Tensor) -> None:
         """Add (batch, *shape) to a running mean, in train mode; nothing waits for the device."""
@@ -69,7 +69,7 @@ class Loss(nn.Module):
         """What `means` are computed from: zeroed by the loop before an epoch, kept in its checkpoints."""
         return {
             f"{n}_{part}": getattr(self, f"{n}_{part}")
-            for n in self.averaged
+            for n in self.running_names
             for part in ("sum", "count")
         }
 
@@ -77,11 +77,13 @@ class Loss(nn.Module):
         """The running means since they were last zeroed."""
         return {
             name: getattr(self, f"{name}_sum") / getattr(self, f"{name}_count")
-            for name in self.averaged
+            for name in self.running_names
         }
 
 
-def paired(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def align_from_deepest(
+    student: Sequence[Tensor], teacher: Sequence[Tensor]
+) -> list[tuple[Tensor, Tensor]]:
     """Both networks' maps two by two from the deepest on, in order; the shallowest of who has more stay alone."""
     return [*zip(student[::-1], teacher[::-1], strict=False)][::-1]
 

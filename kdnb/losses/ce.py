@@ -9,7 +9,7 @@ from kdnb.losses.base import Batch, Loss, Output
 class CE(Loss, name="ce"):
     """The mean over the batch, in nats."""
 
-    taught = False
+    needs_teacher = False
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Tensor:
         return F.cross_entropy(student.logits.float(), batch.labels)

@@ -33,7 +33,7 @@ class CRD(Loss, name="crd", method="ce + crd:0.8"):
         self.embed_s, self.embed_t = (nn.Linear(output.pooled.shape[1], dim) for output in examples)
         self.register_buffer("labels", None)
 
-    def remember(self, labels: Tensor) -> None:
+    def setup(self, labels: Tensor) -> None:
         others = len(labels) - int(labels.bincount().max())
         if not others:
             raise InputError(

@@ -4,12 +4,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnb.errors import InputError
-from kdnb.losses.base import Batch, Loss, Output, paired
+from kdnb.losses.base import Batch, Loss, Output, align_from_deepest
 
 
 def hint(student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
     """The second stage of both networks; of one with more stages the one that is as far from its last."""
-    pairs = paired(student.stages, teacher.stages)
+    pairs = align_from_deepest(student.stages, teacher.stages)
     return pairs[min(1, len(pairs) - 1)]
 
 

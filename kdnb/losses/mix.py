@@ -48,12 +48,13 @@ def parse_mix(method: str, text: str, losses: tuple[type, ...]) -> tuple[Term, .
         raise InputError(f"method {text!r} names {', '.join(sorted(twice))} twice")
     return tuple(
         sorted(
-            terms, key=lambda t: (LOSSES[t.loss].taught, not LOSSES[t.loss].same_classes, t.loss)
+            terms,
+            key=lambda t: (LOSSES[t.loss].needs_teacher, not LOSSES[t.loss].same_classes, t.loss),
         )
     )
 
 
-def listed(text: str) -> list[str]:
+def split_list(text: str) -> list[str]:
     """Methods, or other names, that stand in a list with commas, but for those between the options of a loss."""
     return re.split(r"\s*,\s*(?![^(]*\))", text)
 
@@ -101,9 +102,9 @@ def options_of(loss: str) -> dict[str, object]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def taught(terms: Sequence[Term]) -> bool:
+def needs_teacher(terms: Sequence[Term]) -> bool:
     """Whether some of the terms need a teacher."""
-    return any(LOSSES[term.loss].taught for term in terms)
+    return any(LOSSES[term.loss].needs_teacher for term in terms)
 
 
 def weight_at(loss: str, weight: float, epoch):
@@ -112,7 +113,7 @@ def weight_at(loss: str, weight: float, epoch):
     return weight * (np.minimum(1.0, (epoch + 1) / ramp) if ramp else 1.0)
 
 
-def spell(terms: Sequence[Term]) -> str:
+def canonical(terms: Sequence[Term]) -> str:
     """The mix of some terms, one spelling for each, which is read back as the same: what makes two runs the same."""
 
     def one(term: Term) -> str:
@@ -128,29 +129,31 @@ def spell(terms: Sequence[Term]) -> str:
 
 def label(mix: str, named: Mapping[str, str] | None = None) -> str:
     """The name of a mix in METHODS (or of the data set's own), for legends, tables and folders; else the mix."""
-    return spelt(tuple({**METHODS, **(named or {})}.items()), tuple(LOSSES.values())).get(mix, mix)
+    return names_by_mix(tuple({**METHODS, **(named or {})}.items()), tuple(LOSSES.values())).get(
+        mix, mix
+    )
 
 
 @lru_cache(64)
-def spelt(known: tuple[tuple[str, str], ...], losses: tuple[type, ...]) -> dict[str, str]:
+def names_by_mix(known: tuple[tuple[str, str], ...], losses: tuple[type, ...]) -> dict[str, str]:
     """{mix: its name} of what is known, while there are these losses."""
-    return {spell(parse(text)): name for name, text in known}
+    return {canonical(parse(text)): name for name, text in known}
 
 
-def serving(
-    terms: Sequence[Term], same_classes: bool, partly: bool
+def applicable_terms(
+    terms: Sequence[Term], same_classes: bool, allow_partial: bool
 ) -> tuple[tuple[Term, ...], tuple[str, ...]]:
     """The terms that a teacher can serve, and the names of those it cannot: comparing predictions needs its classes.
 
-    partly: leave the others out, as long as something of the teacher is left. Raises InputError otherwise.
+    allow_partial: leave the others out, as long as something of the teacher is left. Raises InputError otherwise.
     """
     lost = [t for t in terms if LOSSES[t.loss].same_classes and not same_classes]
     kept = tuple(t for t in terms if t not in lost)
-    if lost and not (partly and taught(kept)):
+    if lost and not (allow_partial and needs_teacher(kept)):
         features = ", ".join(
-            name for name, loss in LOSSES.items() if loss.taught and not loss.same_classes
+            name for name, loss in LOSSES.items() if loss.needs_teacher and not loss.same_classes
         )
-        instead = spell(kept) if taught(kept) else "ce + afd:200"
+        instead = canonical(kept) if needs_teacher(kept) else "ce + afd:200"
         raise InputError(
             f"{', '.join(t.loss for t in lost)} compares predictions, and this teacher knows other classes: choose "
             f"one on features ({features}) such as '{instead}', or a teacher of these classes"

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.losses.base import Batch, Loss, Output, match_size, paired
+from kdnb.losses.base import Batch, Loss, Output, align_from_deepest, match_size
 
 
 def kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ class NST(Loss, name="nst", method="ce + nst:50"):
         with torch.autocast(
             student.logits.device.type, enabled=False
         ):  # a small difference of large terms
-            for maps in paired(student.stages, teacher.stages):
+            for maps in align_from_deepest(student.stages, teacher.stages):
                 x, y = (F.normalize(h.flatten(2), dim=2) for h in match_size(*maps))  # b c hw
                 loss = loss + kernel(y, y) + kernel(x, x) - 2 * kernel(x, y)
         return loss

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.losses.base import Batch, Loss, Output, paired
+from kdnb.losses.base import Batch, Loss, Output, align_from_deepest
 
 WIDEST = 512  # channels between the two convolutions of a fusion
 
@@ -48,9 +48,9 @@ def hierarchical(h_s: Tensor, h_t: Tensor) -> Tensor:
 def levels(student: Output, teacher: Output) -> list[tuple[Tensor, Tensor]]:
     """What is compared, from deep to shallow: pooled features as maps of one pixel, then the stages."""
     pooled_s, pooled_t = (output.pooled[:, :, None, None] for output in (student, teacher))
-    return paired((*student.stages, pooled_s), (*(teacher.preacts or teacher.stages), pooled_t))[
-        ::-1
-    ]
+    return align_from_deepest(
+        (*student.stages, pooled_s), (*(teacher.preacts or teacher.stages), pooled_t)
+    )[::-1]
 
 
 class ReviewKD(Loss, name="reviewkd", method="ce + reviewkd:5"):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.losses.base import Batch, Loss, Output, match_size, paired
+from kdnb.losses.base import Batch, Loss, Output, align_from_deepest, match_size
 
 EPS = 1e-5  # the least variance
 
@@ -27,7 +27,8 @@ class VID(Loss, name="vid", method="ce + vid"):
     def __init__(self, student: Output, teacher: Output, *, variance: float = 5.0):
         super().__init__()
         widths = [
-            (h_s.shape[1], h_t.shape[1]) for h_s, h_t in paired(student.stages, teacher.stages)
+            (h_s.shape[1], h_t.shape[1])
+            for h_s, h_t in align_from_deepest(student.stages, teacher.stages)
         ]
         first = max(variance - EPS, EPS)
         first += math.log(-math.expm1(-first))  # what softplus makes that of
@@ -36,7 +37,7 @@ class VID(Loss, name="vid", method="ce + vid"):
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         loss = 0
-        pairs = paired(student.stages, teacher.stages)
+        pairs = align_from_deepest(student.stages, teacher.stages)
         for regressor, scale, pair in zip(self.regressors, self.scales, pairs, strict=True):
             h_s, h_t = match_size(*pair)
             variance = F.softplus(scale)[:, None, None] + EPS  # c 1 1

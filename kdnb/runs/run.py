@@ -10,7 +10,7 @@ from pathlib import Path
 from kdnb.data import DATASETS, Preset
 from kdnb.device import pick_device, pick_precision
 from kdnb.errors import InputError, choose
-from kdnb.losses.mix import Term, label, parse, serving, spell, taught
+from kdnb.losses.mix import Term, applicable_terms, canonical, label, needs_teacher, parse
 from kdnb.models import model_name
 from kdnb.paths import data_folder, output_folder, run_folder
 from kdnb.runs import folder as store
@@ -95,7 +95,7 @@ class Run(store.RunFolder):
         )
         preset = self.preset
         terms = parse(self.method, preset.methods)
-        self._set(method=spell(terms), student=model_name(self.student or preset.student))
+        self._set(method=canonical(terms), student=model_name(self.student or preset.student))
         self._set(
             teacher=model_name(self.teacher or preset.teacher)
         )  # misspelt is misspelt, also where nobody teaches
@@ -113,7 +113,7 @@ class Run(store.RunFolder):
         self._set(
             data_id=self.data_id or DATASETS[self.dataset].digest(data_folder(self.data_root))
         )
-        if not taught(terms):
+        if not needs_teacher(terms):
             self._set(
                 teacher="", teacher_weights="", teacher_seed=0, teacher_epochs=0, teacher_id=""
             )
@@ -135,7 +135,7 @@ class Run(store.RunFolder):
                 "teacher_seed and teacher_epochs are of a teacher that is trained first (weights 'none')"
             )
         if self.teacher_id == "imagenet":  # whose classes are known without looking
-            serving(terms, same_classes=False, partly=self.named)
+            applicable_terms(terms, same_classes=False, allow_partial=self.named)
 
     def _set(self, **values) -> None:
         for name, value in values.items():

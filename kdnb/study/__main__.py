@@ -14,7 +14,7 @@ import sys
 
 from kdnb.data import DATASETS
 from kdnb.errors import InputError
-from kdnb.losses.mix import listed
+from kdnb.losses.mix import split_list
 from kdnb.paths import data_folder, output_folder
 from kdnb.runs.grid import pairs, plan
 from kdnb.runs.parameters import checked, typed
@@ -85,20 +85,20 @@ def main(argv: list[str] | None = None) -> int:
     add(
         "--dataset",
         default="cifar100",
-        type=listed,
+        type=split_list,
         help=f"of {', '.join(DATASETS)}; several with commas (cifar100)",
     )
     add(
         "--methods",
         default="none,kd,afd",
-        type=listed,
+        type=split_list,
         help="names or mixes; 'teacher' alone: only what teaches",
     )
     add("--seeds", default="0", type=seeds, help="of the students, such as 0-4 or 0,1,2 (0)")
     add(
         "--pair",
         default=[],
-        type=listed,
+        type=split_list,
         help="teacher-student, of kdnb.models.PAIRS; several with commas, or all",
     )
     add(

@@ -7,7 +7,15 @@ from torch import Tensor, nn
 
 from kdnb.data import Batch
 from kdnb.errors import InputError
-from kdnb.losses.mix import LOSSES, Term, parse, serving, spell, taught, weight_at
+from kdnb.losses.mix import (
+    LOSSES,
+    Term,
+    applicable_terms,
+    canonical,
+    needs_teacher,
+    parse,
+    weight_at,
+)
 from kdnb.models import class_count, example_output
 
 
@@ -19,7 +27,7 @@ class Distiller(nn.Module):
     example: images (2+, 3, height, width) from which the losses learn the shapes of both networks' maps.
     same_classes: whether the teacher's predictions are of the student's classes; None: as many classes count as such.
     labels: (n,) of the whole training set, for losses that remember its images; they raise InputError without.
-    partly: leave out losses that this teacher cannot serve (`left_out` names them); else they are an InputError.
+    allow_partial: leave out losses that this teacher cannot serve (`left_out` names them); else they are an InputError.
     """
 
     def __init__(
@@ -31,7 +39,7 @@ class Distiller(nn.Module):
         *,
         same_classes: bool | None = None,
         labels: Tensor | None = None,
-        partly: bool = False,
+        allow_partial: bool = False,
     ):
         super().__init__()
         self.student, self.teacher, self.left_out = student, None, ()
@@ -41,20 +49,20 @@ class Distiller(nn.Module):
             None if example is None else example_output(student, example)
         )  # raises for images that are too small
         examples = None, None
-        if taught(self.terms):
+        if needs_teacher(self.terms):
             if teacher is None or example is None:
                 raise InputError(
-                    f"the method {spell(self.terms)} needs a teacher and an example batch"
+                    f"the method {canonical(self.terms)} needs a teacher and an example batch"
                 )
             if same_classes is None:
                 same_classes = class_count(student) == class_count(teacher)
-            self.terms, self.left_out = serving(self.terms, same_classes, partly)
+            self.terms, self.left_out = applicable_terms(self.terms, same_classes, allow_partial)
             self.teacher = teacher.requires_grad_(False).eval()
             examples = seen, example_output(teacher, example)
         for term in self.terms:
             self.losses[term.loss] = LOSSES[term.loss](*examples, **term.options)
             if labels is not None:
-                self.losses[term.loss].remember(labels)
+                self.losses[term.loss].setup(labels)
         # On the device, since a recorded step would keep a number for ever.
         self.register_buffer(
             "weights", torch.tensor([term.weight for term in self.terms]), persistent=False
@@ -92,7 +100,7 @@ class Distiller(nn.Module):
         """What the optimiser trains and a checkpoint keeps: the student and the losses' own parameters."""
         return nn.ModuleDict({"student": self.student, "losses": self.losses})
 
-    def running(self) -> dict[str, Tensor]:
+    def running_buffers(self) -> dict[str, Tensor]:
         """The buffers behind the losses' running means, by "loss.buffer"."""
         return {
             f"{n}.{k}": v

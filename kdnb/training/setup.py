@@ -94,7 +94,7 @@ def ready(
         student = student.to(train.device)
         model = teacher.model.to(train.device) if teacher else None
         known = {"same_classes": same, "labels": images[0].labels}
-        distiller = Distiller(student, model, run.terms, example, partly=run.named, **known)
+        distiller = Distiller(student, model, run.terms, example, allow_partial=run.named, **known)
     return Ready(distiller, train, test, teacher, assumed)
 
 

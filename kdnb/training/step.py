@@ -108,7 +108,7 @@ class Engine:
 
     def start_epoch(self, epoch: int) -> None:
         """Forget what was measured, and set the losses' weights for an epoch (from 0)."""
-        for value in (self.sums, *self.distiller.running().values()):
+        for value in (self.sums, *self.distiller.running_buffers().values()):
             value.zero_()
         self.distiller.start_epoch(epoch)
 
@@ -134,7 +134,7 @@ class Engine:
             "optimizer": self.optimizer.state_dict(),
             "sums": self.sums,
         }
-        state |= {"running": self.distiller.running(), "rng": torch.get_rng_state()}
+        state |= {"running": self.distiller.running_buffers(), "rng": torch.get_rng_state()}
         return state | (
             {"device_rng": torch.cuda.get_rng_state(self.device)} if self.stream else {}
         )
@@ -145,7 +145,7 @@ class Engine:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
         self.sums.copy_(state["sums"])
-        for name, value in self.distiller.running().items():
+        for name, value in self.distiller.running_buffers().items():
             value.copy_(state["running"][name])
         torch.set_rng_state(state["rng"])
         if self.stream and "device_rng" in state:

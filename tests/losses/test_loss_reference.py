@@ -117,7 +117,7 @@ def test_loss_gradients_and_buffers(method, case):
             loss = LOSSES[method](
                 student, teacher, **{k: options[k] for k in options_of(method) if k in options}
             )
-            loss.remember(torch.arange(hyper.get("n_data", 2)) % 2)
+            loss.setup(torch.arange(hyper.get("n_data", 2)) % 2)
             ours = loss.state_dict().keys() - {"labels"}
             given = state(method, f"{start}/state/")
             assert given.keys() == ours

@@ -9,7 +9,7 @@ from torch import nn
 from kdnb import LOSSES, Distiller, InputError, Output, create_model
 from kdnb.data import Batch
 from kdnb.losses.afd import AFD
-from kdnb.losses.base import match_size, paired
+from kdnb.losses.base import align_from_deepest, match_size
 from kdnb.losses.crd import CRD
 from kdnb.losses.fitnet import regressor
 from kdnb.losses.vid import VID
@@ -29,13 +29,13 @@ LAYERED = {
     "reviewkd",
     "vid",
 }  # layers of theirs compute under autocast as a network's do
-taught = pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name].taught])
+taught = pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name].needs_teacher])
 
 
 def made(name, pair):
     """A loss between two networks, in train mode, that has heard of the training set."""
     loss = LOSSES[name](*pair)
-    loss.remember(LABELS)
+    loss.setup(LABELS)
     return loss
 
 
@@ -169,9 +169,11 @@ def test_every_loss_takes_any_two_networks_or_says_why_not(name, names):
 
 
 def test_maps_are_paired_from_the_deepest_on_and_fit_to_the_smaller():
-    assert paired("abcd", "xyz") == [("b", "x"), ("c", "y"), ("d", "z")] and paired("ab", "xyz")[
-        0
-    ] == ("a", "y")
+    assert align_from_deepest("abcd", "xyz") == [
+        ("b", "x"),
+        ("c", "y"),
+        ("d", "z"),
+    ] and align_from_deepest("ab", "xyz")[0] == ("a", "y")
     wide, high = torch.randn(2, 3, 4, 8), torch.randn(2, 5, 6, 2, dtype=torch.bfloat16)
     h_s, h_t = match_size(wide, high)
     assert h_s.shape == (2, 3, 4, 2) and h_t.shape == (2, 5, 4, 2) and h_t.dtype == torch.float32
@@ -209,7 +211,7 @@ def test_the_negatives_of_crd_are_of_other_classes(pair, K):
     """Each of the others is drawn as often, and once at most in a row as long as there are enough."""
     labels = torch.tensor([0] * 10 + [1] * 20 + [2] * 20)
     crd = CRD(*pair, K=K)
-    crd.remember(labels)
+    crd.setup(labels)
     asked = torch.tensor([0, 1, 2]).repeat(400)
     drawn = crd.negatives(asked)
     assert drawn.shape == (1200, K) and (labels[drawn] != asked[:, None]).all()
@@ -230,8 +232,8 @@ def test_crd_remembers_what_it_saw_in_training(pair):
     ):
         crd(*pair, BATCH)
     with pytest.raises(InputError, match="all of these are of one"):
-        crd.remember(torch.zeros(9, dtype=torch.long))
-    crd.remember(LABELS)
+        crd.setup(torch.zeros(9, dtype=torch.long))
+    crd.setup(LABELS)
     before = copy.deepcopy(crd.state_dict())
     assert float(before["memory_s"].abs().max()) <= (128 / 3) ** -0.5 and crd.Z_s == crd.Z_t == -1
     crd.eval()(*pair, BATCH)
@@ -250,14 +252,14 @@ def test_predictions_of_other_classes_are_left_out_or_refused():
         (create_model("wrn_10_1", 5), create_model("wrn_16_1", 9)),
         torch.randn(2, 3, 16, 16),
     )
-    partly = Distiller(*networks, "afd", example, partly=True)
+    allow_partial = Distiller(*networks, "afd", example, allow_partial=True)
     assert (
-        "weights" not in partly.state_dict()
-        and list(partly.losses) == ["ce", "afd"]
-        and partly.left_out == ("kd",)
-        and len(partly.weights) == 2
+        "weights" not in allow_partial.state_dict()
+        and list(allow_partial.losses) == ["ce", "afd"]
+        and allow_partial.left_out == ("kd",)
+        and len(allow_partial.weights) == 2
     )
-    for method, options in (("afd", {}), ("kd", {"partly": True})):
+    for method, options in (("afd", {}), ("kd", {"allow_partial": True})):
         with pytest.raises(
             InputError, match="kd compares predictions, and this teacher knows other classes"
         ):

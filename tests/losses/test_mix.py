@@ -3,7 +3,7 @@ import torch
 from helpers import break_off, press_stop, quiet, tiny, tiny_run, weights  # noqa: F401
 
 from kdnb import LOSSES, METHODS, InputError, Loss, Run, create_model, train
-from kdnb.losses.mix import label, parse, serving, spell
+from kdnb.losses.mix import applicable_terms, canonical, label, parse
 from kdnb.models import base
 
 
@@ -18,9 +18,9 @@ def test_the_methods_are_weighed_as_published():
         ("afd", 200),
     ]
     own = {"afd": "ce + afd:7"}  # a data set may weigh one otherwise
-    assert spell(parse("afd", own)) == "ce + afd:7" and label("ce + afd:7", own) == "afd" != label(
-        METHODS["afd"], own
-    )
+    assert canonical(parse("afd", own)) == "ce + afd:7" and label(
+        "ce + afd:7", own
+    ) == "afd" != label(METHODS["afd"], own)
 
 
 @pytest.mark.parametrize(
@@ -37,14 +37,16 @@ def test_the_methods_are_weighed_as_published():
     ],
 )
 def test_a_mix_has_one_spelling(text, spelt, name):
-    assert spell(parse(text)) == spelt == spell(parse(spelt)) and label(spelt) == (name or spelt)
+    assert canonical(parse(text)) == spelt == canonical(parse(spelt)) and label(spelt) == (
+        name or spelt
+    )
 
 
 def test_a_loss_by_itself_is_not_the_method_of_its_name():
     for loss in LOSSES:
         alone = parse(f"{loss}:1")
         assert [(term.loss, term.weight) for term in alone] == [(loss, 1)] and parse(
-            spell(alone)
+            canonical(alone)
         ) == alone
 
 
@@ -77,18 +79,17 @@ def test_what_is_no_method_gets_a_sentence(text, sentence):
 
 def test_what_a_teacher_of_other_classes_can_serve():
     terms = parse("afd")
-    assert serving(terms, True, False) == (terms, ()) and serving(terms, False, True) == (
-        (terms[0], terms[2]),
-        ("kd",),
-    )
-    for method, partly in (
+    assert applicable_terms(terms, True, False) == (terms, ()) and applicable_terms(
+        terms, False, True
+    ) == ((terms[0], terms[2]), ("kd",))
+    for method, allow_partial in (
         ("afd", False),
         ("kd", True),
     ):  # nothing of the teacher would be left of the second
         with pytest.raises(
             InputError, match=r"kd compares predictions.* \(.*afd.*\) such as 'ce \+ afd:200', or"
         ):
-            serving(parse(method), False, partly)
+            applicable_terms(parse(method), False, allow_partial)
 
 
 def test_a_loss_and_a_network_are_added_by_a_class_and_a_call(tmp_path, monkeypatch):
@@ -104,7 +105,7 @@ def test_a_loss_and_a_network_are_added_by_a_class_and_a_call(tmp_path, monkeypa
                 power,
                 torch.nn.Linear(student.pooled.shape[1], teacher.pooled.shape[1]),
             )
-            self.running("seen", (2,))
+            self.register_running_mean("seen", (2,))
 
         def forward(self, student, teacher, batch):
             self.track("seen", torch.stack([batch.index.float(), batch.labels.float()], 1))

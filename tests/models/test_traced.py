@@ -198,7 +198,7 @@ def networks():
     return {name: create_model(name, 4) for name in SMALL}
 
 
-@pytest.mark.parametrize("loss", [name for name in LOSSES if LOSSES[name].taught])
+@pytest.mark.parametrize("loss", [name for name in LOSSES if LOSSES[name].needs_teacher])
 def test_any_two_networks_distil(networks, loss):
     images, labels, distilled = torch.randn(4, 3, 64, 64), torch.arange(4), 0
     some = [(SMALL[0], SMALL[1]), (SMALL[2], SMALL[3])]

@@ -109,7 +109,7 @@ def on_tape(step):
     return torch.no_grad()(tape.replay)
 
 
-@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.taught])
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.needs_teacher])
 def test_every_loss_computes_the_same_in_a_recorded_step(recorded, tmp_path, monkeypatch, name):
     """Over three epochs and a broken-off one: nothing that changes between steps may be a number of Python's."""
     of = {"method": f"ce + {name}:0.1", "teacher": "wrn_10_1"}
