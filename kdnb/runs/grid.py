@@ -1,6 +1,6 @@
-"""Many runs: every combination of some parameters, and what a study makes of them, teachers first."""
+"""Many runs: every combination of some parameters, and the runs of a study in their order."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from copy import copy
 from itertools import product
 
@@ -8,91 +8,107 @@ from kdnb.data import DATASETS
 from kdnb.errors import InputError, choose
 from kdnb.losses.mix import parse
 from kdnb.models import PAIRS
-from kdnb.runs.parameters import checked
+from kdnb.runs.parameters import check
 from kdnb.runs.run import Run
+
+TEACHER_ONLY = "teacher"  # in a study's list of methods: train the teacher alone
 
 
 def grid(**parameters) -> list[Run]:
-    """A Run for every combination of the parameters that are lists (or tuples, ranges), each once.
+    """A Run for every combination of the parameters that are lists, tuples or ranges, without
+    duplicates.
 
-    grid(dataset="cifar100", method=["none", "kd", "afd"], seed=range(5)); a teacher is each run's `teacher_run`. "none"
-    beside a method with a teacher is that one's `baseline`, also where the student is what usually teaches.
+        grid(dataset="cifar100", method=["none", "kd", "afd"], seed=range(5))
+
+    A teacher is each run's `teacher_run`. The method "none" beside a method with a teacher is that
+    run's `baseline`, also if the student is the network that the preset trains as a teacher. Raises
+    InputError for an unknown or impossible parameter.
     """
-    several = {
-        name: [*v] if isinstance(v, (list, tuple, range)) else [v] for name, v in parameters.items()
+    choices = {
+        name: list(value) if isinstance(value, (list, tuple, range)) else [value]
+        for name, value in parameters.items()
     }
-    for name, values in several.items():
+    for name, values in choices.items():
         choose("parameter", name, Run.parameters())
         if not values and name != "method":
             raise InputError(f"{name} is an empty list: it must have a value or more")
-    runs, made = (
-        {},
-        {},
-    )  # a seed decides nothing but itself: of thousands of runs, few have to be looked into
-    for values in product(*several.values()):
-        given = dict(zip(several, values, strict=True))
-        seed = given.pop("seed", Run.seed)
-        first = made[str(given)] = made.get(str(given)) or one(given, several.get("method", ()))
+    # Runs that differ in their seed alone are resolved once: a study may have thousands.
+    resolved: dict[str, Run] = {}
+    runs: dict[Run, None] = {}
+    for values in product(*choices.values()):
+        fixed = dict(zip(choices, values, strict=True))
+        seed = fixed.pop("seed", Run.seed)
+        if str(fixed) not in resolved:
+            resolved[str(fixed)] = resolve(fixed, choices.get("method", ()))
+        first = resolved[str(fixed)]
         run = copy(first)
-        run._set(seed=checked("seed", seed, Run.seed), teacher_run=first.teacher_run)
+        run._set(seed=check("seed", seed, Run.seed), teacher_run=first.teacher_run)
         runs[run] = None
     return list(runs)
 
 
-def one(given: dict, methods: Collection[str]) -> Run:
-    """The run of some parameters, beside those of other methods."""
-    run = Run(**given)
-    if (
-        run.method == "ce" and run.student == run.preset.teacher
-    ):  # it would be trained as a teacher is
-        others = (Run(**given | {"method": method}) for method in methods)
-        return next((other.baseline for other in others if other.teacher), run)
+def resolve(parameters: dict, methods: Collection[str]) -> Run:
+    """The run of some parameters, in a grid that contains these methods."""
+    run = Run(**parameters)
+    if run.method == "ce" and run.student == run.preset.teacher:
+        # Alone, it would be trained by the teacher's recipe; as a baseline it needs the student's.
+        for method in methods:
+            other = Run(**parameters | {"method": method})
+            if other.teacher:
+                return other.baseline
     return run
 
 
-def plan(
-    datasets: list[str], methods: list[str], pairs: tuple[dict, ...] = ({},), **own
+def plan_study(
+    datasets: Sequence[str], methods: Sequence[str], pairs: Sequence[dict] = ({},), **parameters
 ) -> list[Run]:
-    """The runs of the grid, teachers first; a method that a data set's teacher cannot serve is said and left out.
+    """The runs of a study, teachers first, without duplicates.
 
-    The method "teacher" stands for what teaches alone.
+    A method that a data set's teacher cannot serve is left out, with a printed line. The method
+    "teacher" stands for training the teacher alone. Raises InputError if no run is left.
     """
-    teachers, students = [], []
+    teachers: list[Run | None] = []
+    students: list[Run] = []
     for dataset, pair in product(datasets, pairs):
-        fixed = {"dataset": dataset, **own, **pair}
-        kept = served(methods, **fixed)
-        one_seed = {
-            **fixed,
-            "seed": Run.seed,
-            "method": ["afd" if m == "teacher" else m for m in kept],
-        }
-        teachers += [run.teacher_run for run in grid(**one_seed)]
-        students += grid(method=[method for method in kept if method != "teacher"], **fixed)
+        fixed = {"dataset": dataset, **parameters, **pair}
+        applicable = applicable_methods(methods, **fixed)
+        with_teachers = ["afd" if method == TEACHER_ONLY else method for method in applicable]
+        teachers += [
+            run.teacher_run for run in grid(**{**fixed, "seed": Run.seed, "method": with_teachers})
+        ]
+        students += grid(
+            method=[method for method in applicable if method != TEACHER_ONLY], **fixed
+        )
     runs = list(dict.fromkeys([*filter(None, teachers), *students]))
     if not runs:
         raise InputError("nothing is left to run")
     return runs
 
 
-def served(methods: list[str], **fixed) -> list[str]:
-    """Those of some methods that the teacher of a grid can serve; the others are said. Raises InputError."""
-    kept, fixed = [], {**fixed, "seed": Run.seed}  # any seed tells
+def applicable_methods(methods: Sequence[str], **parameters) -> list[str]:
+    """The methods that a grid's teacher can serve; a line is printed for each of the others.
+
+    Raises InputError for a misspelt method and for a parameter that is wrong whatever the method.
+    """
+    applicable = []
+    fixed = {**parameters, "seed": Run.seed}  # the seed does not matter here
     for method in methods:
         try:
-            grid(method="afd" if method == "teacher" else method, **fixed)
-            kept.append(method)
+            grid(method="afd" if method == TEACHER_ONLY else method, **fixed)
+            applicable.append(method)
         except InputError as error:
-            grid(method="afd", **fixed)  # a wrong parameter is no reason to go on without it,
-            parse(method, DATASETS[fixed["dataset"]].preset.methods)  # nor is a misspelt method
+            grid(method="afd", **fixed)  # raises if it is a parameter that is wrong
+            parse(method, DATASETS[fixed["dataset"]].preset.methods)  # raises if it is misspelt
             print(f"left out: {fixed['dataset']}, {method}: {error}")
-    return kept
+    return applicable
 
 
-def pairs(names: list[str]) -> list[dict[str, str]]:
-    """The teachers and students of `--pair`; without it, what leaves both to the data set."""
+def parse_pairs(names: Sequence[str]) -> list[dict[str, str]]:
+    """The teacher and student of each pair in `--pair`; for no names, the preset's pair. Raises
+    InputError."""
     if not names:
         return [{}]
-    chosen = (
-        PAIRS if names == ["all"] else [choose("pair", name, [*PAIRS, "all"]) for name in names]
-    )
-    return [dict(zip(("teacher", "student"), PAIRS[name], strict=True)) for name in chosen]
+    if names == ["all"]:
+        names = list(PAIRS)
+    chosen = [PAIRS[choose("pair", name, [*PAIRS, "all"])] for name in names]
+    return [{"teacher": teacher, "student": student} for teacher, student in chosen]

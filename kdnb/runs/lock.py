@@ -1,4 +1,11 @@
-"""Who may write to the folder of a run: one process at a time, on one machine or on many that share a disk."""
+"""A lock on the folder of a run: one process writes to it, on one machine or on many that share a
+disk.
+
+The lock is a lease, the folder `.lease/HOLDER` inside the run's folder, whose time a thread renews.
+When its process is gone, or nothing renewed it for LEASE_SECONDS, another process may rename it to
+its own. Only one process can do that; and a process that wakes up after that finds its lease gone,
+with every file that it was about to rename.
+"""
 
 import contextlib
 import os
@@ -12,104 +19,120 @@ from pathlib import Path
 
 from kdnb.errors import InputError
 
-LEASE_SECONDS = (
-    180  # without a sign of life until others go on; network folders show a time up to 60 s late
-)
-HELD: dict[Path, Path] = {}  # folders that this process alone may write to, and its leases in them
+LEASE_SECONDS = 180  # until a lease expires; network folders show times that are up to 60 s old
+HELD: dict[Path, Path] = {}  # {folder that this process has locked: its lease}
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Within it, `folder` is there and is this process's alone to write to. Raises InputError if it is another's.
-
-    What is held is a lease: the folder `.lease/HOLDER`, which a thread touches. When its process is gone, or nothing
-    has touched it for LEASE_SECONDS, another process may rename it to its own: only one of them can, and whatever the
-    one before was about to rename out of it, having hung meanwhile, is no longer there.
-    """
-    lease = folder / ".lease" / this_process()
+    """Create a folder if it is missing, and lock it within the context. Raises InputError if
+    another process holds it."""
+    lease = folder / ".lease" / new_holder()
     try:
-        take(lease)
+        acquire(lease)
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}") from None
-    HELD[folder], released = lease, threading.Event()
+    HELD[folder] = lease
+    released = threading.Event()
     threading.Thread(target=keep_alive, args=(lease, released), daemon=True).start()
     try:
         yield
     finally:
         released.set()
         del HELD[folder]
-        with contextlib.suppress(OSError):  # it is another's now
-            clear(lease)
+        with contextlib.suppress(OSError):  # another process has taken it over
+            empty(lease)
             lease.rmdir()
             lease.parent.rmdir()
 
 
-def busy(folder: Path) -> str:
-    """Who else may write to the folder of a run, in a sentence; "" if nobody."""
-    others = [other.name.split(",") for other in holders(folder) if not over(other)]
-    told = "".join(f" ({pid} on {host})" for host, _, pid, _ in others)
-    return told and f"{folder} is being trained by another process{told}: wait for it, or stop it"
+def busy_message(folder: Path) -> str:
+    """A sentence that names the process that holds the lock of a folder; "" if none does."""
+    holders = [lease.name.split(",") for lease in leases(folder) if not has_expired(lease)]
+    if not holders:
+        return ""
+    names = "".join(f" ({pid} on {host})" for host, _, pid, _ in holders)
+    return f"{folder} is being trained by another process{names}: wait for it, or stop it"
 
 
-def this_process() -> str:
-    """Host, process namespace (two containers of one name have two), number, and which of its leases."""
-    space = os.stat("/proc/self/ns/pid").st_ino if os.path.exists("/proc/self/ns/pid") else 0
-    return f"{platform.node()},{space},{os.getpid()},{uuid.uuid4().hex[:8]}"
+def new_holder() -> str:
+    """A name for a lease of this process: host, process namespace, process number, a random number.
+
+    Two containers on one host have the same host name and process numbers, but different
+    namespaces.
+    """
+    namespace = os.stat("/proc/self/ns/pid").st_ino if os.path.exists("/proc/self/ns/pid") else 0
+    return f"{platform.node()},{namespace},{os.getpid()},{uuid.uuid4().hex[:8]}"
 
 
-def holders(folder: Path) -> list[Path]:
+def leases(folder: Path) -> list[Path]:
     """The lease of a folder: one or none."""
     return list((folder / ".lease").glob("*,*"))
 
 
-def take(lease: Path) -> None:
-    """Make a lease, or rename one that is over. Raises InputError."""
+def acquire(lease: Path) -> None:
+    """Create a lease, or rename one that has expired. Raises InputError if another process holds
+    it."""
     folder = lease.parents[1]
-    new = folder / f".{lease.name}"
-    (new / lease.name).mkdir(parents=True)
+    temporary = folder / f".{lease.name}"
+    (temporary / lease.name).mkdir(parents=True)
     try:
         with contextlib.suppress(OSError):
-            os.rename(new, lease.parent)  # unless there is one that is not empty
+            os.rename(temporary, lease.parent)  # fails if there is one that is not empty
             return
-        for other in filter(over, holders(folder)):
+        for expired in filter(has_expired, leases(folder)):
             with contextlib.suppress(FileNotFoundError):  # another process was faster
-                os.rename(other, lease)
+                os.rename(expired, lease)
                 os.utime(lease)
-                return clear(lease)
+                empty(lease)
+                return
         raise InputError(
-            busy(folder) or f"{folder} has just been let go by another process: try again"
+            busy_message(folder) or f"{folder} was released by another process just now: try again"
         )
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def over(other: Path) -> bool:
-    """Whether the holder of a lease is gone, as far as this process can see."""
-    with tempfile.TemporaryDirectory(
-        prefix=".", dir=other.parents[1]
-    ) as clock:  # the disk's, which all machines share
+def has_expired(lease: Path) -> bool:
+    """Whether the holder of a lease is gone, as far as this process can tell."""
+    # The time of the disk, which all machines share: their own clocks may differ.
+    with tempfile.TemporaryDirectory(prefix=".", dir=lease.parents[1]) as clock:
         now = os.stat(clock).st_mtime
-    with contextlib.suppress(FileNotFoundError):
-        gone = now - other.stat().st_mtime > LEASE_SECONDS
-        *there, pid, _ = other.name.split(",")
-        if there == this_process().split(",")[:2]:
-            with contextlib.suppress(ImportError):  # without it, time alone tells
-                import psutil
+    try:
+        if now - lease.stat().st_mtime > LEASE_SECONDS:
+            return True
+    except FileNotFoundError:
+        return True
+    host, namespace, pid, _ = lease.name.split(",")
+    is_local = [host, namespace] == new_holder().split(",")[:2]
+    return is_local and process_is_gone(int(pid))
 
-                gone = gone or not psutil.pid_exists(int(pid))
-                with contextlib.suppress(psutil.Error):  # it is another person's, or has just ended
-                    gone = gone or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
-        return gone
-    return True
+
+def process_is_gone(pid: int) -> bool:
+    """Whether a process of this machine has ended; False without psutil, where only time tells."""
+    try:
+        import psutil
+    except ImportError:
+        return False
+    if not psutil.pid_exists(pid):
+        return True
+    with contextlib.suppress(psutil.Error):  # it is another user's, or has ended just now
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    return False
 
 
 def keep_alive(lease: Path, released: threading.Event) -> None:
+    """Renew a lease until it is released."""
     while not released.wait(LEASE_SECONDS / 6):
         with contextlib.suppress(OSError):
             os.utime(lease)
 
 
-def clear(lease: Path) -> None:
-    """Out of a lease: halves of files go, a file that was on its way to another name goes there."""
-    for left in lease.iterdir():
-        left.unlink() if left.suffix == ".part" else os.replace(left, lease.parents[1] / left.name)
+def empty(lease: Path) -> None:
+    """Clear what the last holder left: delete half-written files, move a file that was being
+    renamed to its place."""
+    for path in lease.iterdir():
+        if path.suffix == ".part":
+            path.unlink()
+        else:
+            os.replace(path, lease.parents[1] / path.name)

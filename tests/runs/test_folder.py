@@ -9,18 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import quiet, tiny, tiny_run  # noqa: F401
+from helpers import quiet, tiny, tiny_run
 
 from kdnb import InputError, Run, train
 from kdnb.models import load_weights, read_state_dict
-from kdnb.runs import folder as store
-from kdnb.runs.folder import (
-    CHECKPOINT,
-    RunFolder,
-    load_checkpoint,
-    save_checkpoint,
-    write_atomically,
-)
+from kdnb.runs.checkpoint import CHECKPOINT, drop_checkpoints, load_checkpoint, save_checkpoint
+from kdnb.runs.files import write_atomically
+from kdnb.runs.folder import RunFolder, write_history
 
 
 @pytest.fixture
@@ -49,7 +44,7 @@ def test_checkpoints_come_back_and_the_one_before_is_kept(folder):
     assert torch.equal(load_checkpoint(folder)["weights"], torch.arange(1000) + 2)
     (folder / CHECKPOINT).unlink()  # killed between the two renames
     assert load_checkpoint(folder)["epoch"] == 1
-    store.drop_checkpoints(folder)
+    drop_checkpoints(folder)
     assert not files(folder) and load_checkpoint(folder) is None
 
 
@@ -81,7 +76,7 @@ def test_a_full_disk_leaves_what_was_there(folder):
     try:
         with pytest.raises(
             InputError,
-            match=r"cannot write .*checkpoint: File too large; what was there .* is kept",
+            match=r"cannot write .*checkpoint: File too large; the previous file is kept",
         ):
             save_checkpoint(folder, {"epoch": 3, "weights": torch.arange(1000)})
     finally:
@@ -117,15 +112,15 @@ def test_a_disk_that_flushes_no_folders_is_written_to(tmp_path, monkeypatch):
 
 def test_what_is_not_there_yet_gets_a_sentence(tmp_path):
     for name in ("config", "result", "metrics", "history", "weights", "loss_weights"):
-        with pytest.raises(InputError, match=r"has no \w+\.\w+: it has not come so far"):
+        with pytest.raises(InputError, match=r"has no \w+\.\w+: the run has not written it yet"):
             getattr(RunFolder(tmp_path), name)
     assert not RunFolder(tmp_path).done
 
 
 @pytest.fixture(scope="module")
-def finished(tiny, tmp_path_factory):  # noqa: F811
+def finished(tiny, tmp_path_factory):
     return train(
-        tiny_run(tmp_path_factory.mktemp("finished"), teacher="wrn_10_1", epochs=1), say=quiet
+        tiny_run(tmp_path_factory.mktemp("finished"), teacher="wrn_10_1", epochs=1), log=quiet
     )
 
 
@@ -134,10 +129,10 @@ def finished(tiny, tmp_path_factory):  # noqa: F811
 )
 def test_a_damaged_file_gets_one_sentence_that_names_it(finished, tmp_path, content):
     folder = shutil.copytree(finished.folder, tmp_path / "runs" / finished.name)
-    run = replace(finished, opened=str(folder))
+    run = replace(finished, folder_override=str(folder))
     readers = {
-        "result.json": [lambda: train(run, say=quiet), lambda: run.result],
-        "config.json": [lambda: train(run, say=quiet), lambda: Run.open(folder)],
+        "result.json": [lambda: train(run, log=quiet), lambda: run.result],
+        "config.json": [lambda: train(run, log=quiet), lambda: Run.open(folder)],
         "metrics.csv": [lambda: run.metrics],
         "history.npz": [lambda: run.history],
         "student.safetensors": [lambda: load_weights(run.student, run.weights)],
@@ -155,7 +150,7 @@ def test_a_damaged_file_gets_one_sentence_that_names_it(finished, tmp_path, cont
     (folder / "result.json").unlink()  # broken off
     (folder / "config.json").write_bytes(content)
     with pytest.raises(InputError, match=r"config\.json is damaged"):
-        train(run, say=quiet)
+        train(run, log=quiet)
 
 
 @pytest.mark.parametrize("entry", [{"top1": 250}, {"top1": "NaN"}, {"top5": None}, {"best": 3}])
@@ -168,7 +163,7 @@ def test_a_result_without_an_accuracy_is_damaged(finished, tmp_path, entry):
 @pytest.mark.parametrize("seed", range(40))
 def test_no_bit_that_flips_in_a_history_gives_a_raw_error(tmp_path, seed):
     kept = {"afd.links": np.eye(9), "teacher.blocks": np.array(["1.1", "1.2"])}
-    store.write_history(tmp_path, [], kept)
+    write_history(tmp_path, [], kept)
     (tmp_path / "history.npz").write_bytes(flipped(tmp_path / "history.npz", seed))
     try:
         found = RunFolder(tmp_path).history

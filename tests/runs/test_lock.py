@@ -10,7 +10,8 @@ import torch
 
 from kdnb import InputError
 from kdnb.runs import lock as lease
-from kdnb.runs.folder import load_checkpoint, save_checkpoint, write_atomically
+from kdnb.runs.checkpoint import load_checkpoint, save_checkpoint
+from kdnb.runs.files import write_atomically
 from kdnb.runs.lock import locked
 
 HOLD = """
@@ -77,7 +78,7 @@ def test_who_hung_and_lost_the_lease_writes_nothing_any_more(tmp_path):
         by_another(tmp_path)
         for _ in range(2):
             with pytest.raises(
-                InputError, match=r"no longer this process's to write to: it gave no sign of life"
+                InputError, match=r"no longer locked by this process: it gave no sign of life"
             ):
                 save_checkpoint(tmp_path, {"epoch": 2})
     assert files(tmp_path) == {"checkpoint", ".lease"} and load_checkpoint(tmp_path) == {"epoch": 1}
@@ -87,7 +88,8 @@ def test_who_hung_and_lost_the_lease_writes_nothing_any_more(tmp_path):
 def test_losing_the_lease_between_any_two_steps_of_a_write_loses_no_checkpoint(
     tmp_path, monkeypatch, call
 ):
-    """Of a second checkpoint: it is written, the first is moved out of the way, then on, then the second comes."""
+    """Of a second checkpoint: it is written, the first is moved out of the way, then on, then the
+    second comes."""
     steps = []
 
     def hang(function):
@@ -103,7 +105,7 @@ def test_losing_the_lease_between_any_two_steps_of_a_write_loses_no_checkpoint(
         save_checkpoint(tmp_path, {"epoch": 1, "weights": torch.ones(3)})
         monkeypatch.setattr(os, "replace", hang(os.replace))
         monkeypatch.setattr(os, "fsync", hang(os.fsync))
-        with pytest.raises(InputError, match="no longer this process's"):
+        with pytest.raises(InputError, match="no longer locked by this process"):
             save_checkpoint(tmp_path, {"epoch": 2, "weights": torch.ones(3)})
         monkeypatch.undo()
     with locked(tmp_path):
@@ -119,7 +121,7 @@ def test_of_many_who_want_a_lease_that_is_over_one_gets_it(tmp_path):
     def want(number):
         start.wait()
         try:
-            lease.take(tmp_path / ".lease" / f"here,7,{number},0123abcd")
+            lease.acquire(tmp_path / ".lease" / f"here,7,{number},0123abcd")
             got.append(number)
         except InputError:
             pass

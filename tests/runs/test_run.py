@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from conftest import picture
-from helpers import edit, quiet, tiny, tiny_run  # noqa: F401
+from helpers import edit, quiet, tiny, tiny_run
 
 from kdnb import InputError, Run, grid, load_data, paths, train
-from kdnb.runs import grid as plan
+from kdnb.runs.grid import plan_study
 from kdnb.training import setup as prepare
 
 OFFICIAL = {"epochs": 240, "batch_size": 64, "lr": 0.05, "image_size": 32, "train_limit": -1}
@@ -23,7 +23,7 @@ CELL = 'dataset: str = "digits"  # which\nepochs: int = 0\n'
 
 
 @pytest.fixture(scope="module")
-def finished(tiny, tmp_path_factory):  # noqa: F811
+def finished(tiny, tmp_path_factory):
     """A run, its teacher and its baseline, whose parameters are not the preset's."""
     run = tiny_run(
         tmp_path_factory.mktemp("outputs"),
@@ -32,8 +32,8 @@ def finished(tiny, tmp_path_factory):  # noqa: F811
         epochs=1,
         method="ce + afd:9",
     )
-    train(run.baseline, say=quiet)
-    return train(run, say=quiet)
+    train(run.baseline, log=quiet)
+    return train(run, log=quiet)
 
 
 def teacher_file(folder, content, name="student.safetensors"):
@@ -95,7 +95,7 @@ def teacher_file(folder, content, name="student.safetensors"):
         ),
         (
             {"dataset": "stanford40", "teacher_epochs": 30},
-            "teacher_seed and teacher_epochs are of a teacher that",
+            "teacher_seed and teacher_epochs apply to a teacher that",
         ),
         ({"method": "none", "teacher": "wrn40"}, "unknown model 'wrn40'"),
         ({"student": "wrn_016_2"}, "unknown model 'wrn_016_2'"),
@@ -110,7 +110,7 @@ def test_impossible_parameters_get_a_sentence(parameters, sentence):
 
 def test_the_preset_stands_where_parameters_are_empty():
     run = Run(dataset="cifar100")
-    assert run.identity.items() >= OFFICIAL.items() and not run.changes
+    assert run.identity.items() >= OFFICIAL.items() and not run.overrides
     assert (run.student, run.teacher, run.method, run.label) == (
         "wrn_16_2",
         "wrn_40_2",
@@ -175,7 +175,7 @@ def test_names_say_what_is_not_as_the_preset_has_it(tmp_path):
     run = Run(
         dataset="cifar100", epochs=5, lr=0.1, student="wrn_16_1", seed=3, outputs=str(tmp_path)
     )
-    assert run.changes == {"epochs": [5, 240], "lr": [0.1, 0.05]}
+    assert run.overrides == {"epochs": [5, 240], "lr": [0.1, 0.05]}
     start, digest = run.name.rsplit("-", 1)
     assert (
         start == "cifar100-wrn_16_1-afd-from=wrn_40_2-epochs=5-lr=0.1-seed=3"
@@ -203,7 +203,7 @@ def test_a_validation_split_is_the_teachers_too(tmp_path):
         == 0.25
         != replace(run, validation=0.0).validation
     )
-    assert run.changes == {"validation": [0.25, 0.0]} and "-validation=0.25-" in run.name
+    assert run.overrides == {"validation": [0.25, 0.0]} and "-validation=0.25-" in run.name
     train_images, test_images = prepare.load_images(run)
     assert (len(train_images), len(test_images)) == (
         50,
@@ -242,7 +242,7 @@ def test_two_folders_of_one_name_are_two_data_sets(tmp_path, cache_folder):
                 folder.mkdir(parents=True)
                 picture(width, 30, seed=len(label)).save(folder / "1.png")
     a, b, c = (Run(dataset="folder", data_root=str(tmp_path / place / "photos")) for place in "abc")
-    assert len(a.data_id) == 8 and a != b and a.name != b.name and a == c
+    assert len(a.data_hash) == 8 and a != b and a.name != b.name and a == c
     assert load_data("folder", a.data_root, 32)[0].classes == ("cat", "dog")
 
 
@@ -253,10 +253,12 @@ def test_a_teacher_counts_by_the_bytes_of_its_file(tmp_path, monkeypatch):
     runs = [of(teacher_weights=path) for path in (one, two, copy, str(tmp_path / "one"))]
     assert runs[0] != runs[1] and runs[0].folder != runs[1].folder and runs[0] == runs[2] == runs[3]
     assert runs[3].teacher_weights == one and runs[0].teacher_run is None
-    assert of().teacher_id == "trained"
+    assert of().teacher_weights_hash == "trained"
     kept = teacher_file(tmp_path / "teachers", b"one", "wrn_16_1-tiny.safetensors")
     assert of() == runs[0] and of().teacher_weights == kept
-    assert {of(**own).teacher_id for own in TEACHERS_OWN} == {"trained"}  # no such teacher is kept
+    assert {of(**own).teacher_weights_hash for own in TEACHERS_OWN} == {
+        "trained"
+    }  # no such teacher is kept
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
     assert of(teacher_weights="~/two/student.safetensors") == of(teacher_weights="two") == runs[1]
@@ -301,14 +303,15 @@ def test_a_grid_has_each_run_once():
 
 
 def test_none_beside_a_method_with_a_teacher_is_its_baseline():
-    """Also where the student is the network that usually teaches, and is then trained by another recipe."""
+    """Also where the student is the network that usually teaches, and is then trained by another
+    recipe."""
     pair = {"student": "wrn_16_2", "teacher": "wrn_40_2"}
     for more in (pair, {"student": "wrn_16_2"}):
         runs = grid(method=["none", "kd"], seed=[0, 1], **more)
         assert [run.label for run in runs] == ["none", "none", "kd", "kd"]
         assert runs[:2] == [run.baseline for run in runs[2:]] and runs[0].epochs == runs[2].epochs
         assert grid(method="none", **more)[0].epochs != runs[0].epochs
-    planned = plan.plan(["digits"], ["none", "kd"], (pair,), seed=[0])
+    planned = plan_study(["digits"], ["none", "kd"], (pair,), seed=[0])
     assert [run.baseline for run in planned if run.teacher] == planned[1:2] and planned[
         0
     ] == planned[2].teacher_run
