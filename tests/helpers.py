@@ -83,15 +83,17 @@ def press_stop():
 
 
 def at_step(at, do):
-    """A step of Engine's that does something to the batch of the run's step `at` (from 1) before it takes it."""
+    """A step of Engine's that does something to the batch of the run's step `at` (from 1) before it
+    takes it."""
     step, count = Engine.__call__, itertools.count(1)
     return lambda self, batch: step(self, (do(batch) or batch) if next(count) == at else batch)
 
 
 def break_off(run, at, how=kill):
-    """Train a run until step `at`, where it ends like a killed process, or like one that a person stops."""
+    """Train a run until step `at`, where it ends like a killed process, or like one that a person
+    stops."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises((Killed, Interrupted)) as error:
         patch.setattr(Engine, "__call__", at_step(at, lambda batch: how()))
-        train(run, say=quiet)
+        train(run, log=quiet)
     assert not run.done
     return str(error.value)

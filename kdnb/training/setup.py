@@ -1,7 +1,5 @@
-"""What a run starts from: its images, its networks, its teacher, on their device; and what is kept of that."""
+"""What a run starts from: its images, batches, networks and teacher."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,163 +13,166 @@ from kdnb.device import PRECISIONS, pick_device
 from kdnb.errors import InputError
 from kdnb.models import create_model, imagenet_model, load_weights, read_metadata
 from kdnb.paths import data_folder
-from kdnb.runs.folder import damaged
 from kdnb.runs.run import Run
 from kdnb.runs.weights import file_hash
 from kdnb.training.distiller import Distiller
 from kdnb.training.teacher import Teacher, load_teacher
 
-# Of a preset, what changes no step of a run.
-NO_STEP = ("teacher_weights", "for_teacher", "lrs", "methods", "fixed_size")
 
-
-class Ready(NamedTuple):
-    """A run before its first step: fresh networks, and the batches of both splits."""
+class TrainingSetup(NamedTuple):
+    """A run before its first step: initialised networks, and the batches of both splits."""
 
     distiller: Distiller
     train: Loader
     test: Loader
     teacher: Teacher | None = None
-    assumed: bool = (
-        False  # that the teacher knows the same classes: only their number could be compared
+    same_classes_assumed: bool = (
+        False  # the teacher's weights name no classes, and there are as many
     )
 
 
 def load_images(run: Run) -> tuple[Images, Images]:
-    """The training images of a run, limited, and what it is tested on. Raises InputError if they are not there."""
-    train, test = load_data(
-        run.dataset, run.data_root, run.preset.stored(run.image_size), run.skip_damaged
-    )
-    train, test = train.split(run.validation) if run.validation else (train, test)
+    """The images that a run is trained on, and those that it is tested on. Raises InputError if
+    they are missing."""
+    size = run.preset.stored(run.image_size)
+    train, test = load_data(run.dataset, run.data_root, size, run.skip_damaged)
+    if run.validation:
+        train, test = train.split(run.validation)
     return train.limit(run.train_limit), test
 
 
 def loaders(run: Run, images: tuple[Images, Images]) -> tuple[Loader, Loader]:
-    """The augmented training batches of a run and its test batches, on its device."""
-    common = {"device": pick_device(run.device), "dtype": PRECISIONS[run.precision]}
-    augment = {
-        "train": True,
-        "seed": run.seed,
-        "padding": run.preset.padding,
-        "flip": run.preset.flip,
-    }
-    train = Loader(images[0], run.batch_size, run.image_size, **augment, **common)
-    many = (
-        2**19 // run.image_size**2 if train.device.type != "cpu" else 0
-    )  # launching takes as long as computing there
-    return train, Loader(images[1], max(run.batch_size, 250, many), run.image_size, **common)
+    """The augmented training batches of a run, and its test batches, on its device."""
+    train_images, test_images = images
+    device = pick_device(run.device)
+    common = {"device": device, "dtype": PRECISIONS[run.precision]}
+    preset = run.preset
+    train = Loader(
+        train_images,
+        run.batch_size,
+        run.image_size,
+        train=True,
+        seed=run.seed,
+        padding=preset.padding,
+        flip=preset.flip,
+        **common,
+    )
+    test_batch = max(run.batch_size, 250)
+    if device.type != "cpu":  # larger ones: launching a kernel takes as long as it computes
+        test_batch = max(test_batch, 2**19 // run.image_size**2)
+    return train, Loader(test_images, test_batch, run.image_size, **common)
 
 
 def photographs(run: Run, split: str = "train") -> Stanford40 | None:
-    """A run's photographs as they lie on disk, with their boxes; None for data sets without boxes, or their files."""
+    """The photographs of a run as they are on disk, with boxes around the people.
+
+    None for a data set without boxes, and if the annotations are missing. With a validation split,
+    the run is tested on
+    training images: then `split` is "train" in any case.
+    """
     if run.dataset != "stanford40":
         return None
-    found = Stanford40(data_folder(run.data_root), "train" if run.validation else split)
-    return (
-        Stanford40(found.root, found.split, boxes=True)
-        if (found.folder / "XMLAnnotations").is_dir()
-        else None
-    )
+    split = "train" if run.validation else split
+    dataset = Stanford40(data_folder(run.data_root), split)
+    if not (dataset.folder / "XMLAnnotations").is_dir():
+        return None
+    return Stanford40(dataset.root, split, boxes=True)
 
 
-def ready(
+def build_setup(
     run: Run, images: tuple[Images, Images] | None = None, teacher: Teacher | None = None
-) -> Ready:
-    """What a run starts from, on its device; its teacher, unless one is given, has to be trained. Raises InputError."""
+) -> TrainingSetup:
+    """Build what a run starts from, on its device.
+
+    Initial weights follow from the seed alone. images: if they are loaded already. teacher: in
+    place of the run's own, which has to be trained. Raises InputError for what is missing or does
+    not fit together.
+    """
     images = images or load_images(run)
     train, test = loaders(run, images)
     classes = images[0].classes
-    teacher = teacher or (load_teacher(run) if run.teacher else None)
-    same, assumed = teacher.same_classes(classes) if teacher else (None, False)
-    example = test.take(
-        [0, 0]
-    ).images.float()  # of two for batch norm's sake; losses look at shapes alone
-    with torch.random.fork_rng([]):  # networks and losses draw on the CPU
+    if teacher is None and run.teacher:
+        teacher = load_teacher(run)
+    same_classes, is_assumed = teacher.same_classes(classes) if teacher else (None, False)
+    # Losses look at the shapes alone; batch norm needs two images.
+    example = test.take([0, 0]).images.float()
+    with torch.random.fork_rng([]):  # networks and losses draw their weights on the CPU
         torch.default_generator.manual_seed(run.seed)
         student = create_model(run.student, len(classes))
-        if run.pretrained:
+        if run.student_weights_hash:
             load_pretrained(student, run, classes)
         student = student.to(train.device)
-        model = teacher.model.to(train.device) if teacher else None
-        known = {"same_classes": same, "labels": images[0].labels}
-        distiller = Distiller(student, model, run.terms, example, allow_partial=run.named, **known)
-    return Ready(distiller, train, test, teacher, assumed)
+        distiller = Distiller(
+            student,
+            teacher.model.to(train.device) if teacher else None,
+            run.terms,
+            example,
+            same_classes=same_classes,
+            labels=images[0].labels,
+            allow_partial=run.has_named_method,
+        )
+    check_tensors_are_separate(distiller.trainable())
+    return TrainingSetup(distiller, train, test, teacher, is_assumed)
 
 
 def load_pretrained(student: nn.Module, run: Run, classes: tuple[str, ...]) -> None:
-    """Give a fresh student the weights that it begins with; the classifier's only if their file names these classes.
+    """Load a run's `student_weights`; those of the classifier only if their file names the same
+    classes.
 
-    Raises InputError for weights that are not what they were when the run was described.
+    Raises InputError for a file that changed since the run was described.
     """
-    if run.pretrained == "imagenet":
-        model, theirs = imagenet_model(run.student)
+    if run.student_weights_hash == "imagenet":
+        model, known_classes = imagenet_model(run.student)
     else:
         path = Path(run.student_weights)
-        if not path.is_file() or file_hash(path) != run.pretrained:
-            told = f"student_weights {run.student_weights!r} does not hold the weights that {run.name} begins with"
-            raise InputError(f"{told}: set it to their file")
-        model, theirs = load_weights(run.student, path), read_metadata(path).get("classes") or ()
-    state, head = model.state_dict(), student.classifier_name
-    if tuple(theirs) != tuple(classes):
-        state |= {
-            key: value
-            for key, value in student.state_dict().items()
-            if key.rpartition(".")[0] == head
-        }
+        if not path.is_file() or file_hash(path) != run.student_weights_hash:
+            raise InputError(
+                f"student_weights {run.student_weights!r} does not hold the initial weights of "
+                f"{run.name}: set it to their file"
+            )
+        model = load_weights(run.student, path)
+        known_classes = read_metadata(path).get("classes") or ()
+    state = model.state_dict()
+    if tuple(known_classes) != tuple(classes):
+        for key, value in student.state_dict().items():
+            if key.rpartition(".")[0] == student.classifier_name:
+                state[key] = value
     student.load_state_dict(state)
 
 
+def check_tensors_are_separate(module: nn.Module) -> None:
+    """Raises InputError if two entries of a state dict share memory: a safetensors file cannot hold
+    tied parameters."""
+    names: dict[int, str] = {}
+    for name, tensor in module.state_dict().items():
+        address = tensor.untyped_storage().data_ptr()
+        if tensor.numel() and address in names:
+            raise InputError(
+                f"{names[address]} and {name} share memory (tied parameters), which a weights file "
+                "cannot hold: give each a tensor of its own"
+            )
+        names[address] = name
+
+
 def check(run: Run, images: tuple[Images, Images] | None = None) -> None:
-    """Raises InputError for a run that cannot be trained, before its teacher is: a pair that its method cannot serve,
-    a network that the images are too small for."""
+    """Raises InputError for a run that cannot be trained, before its teacher is trained.
+
+    Such as a pair of networks that its method cannot serve, or images that are too small for a
+    network.
+    """
     images = images or load_images(run)
-    own = run.teacher_run
+    teacher_run = run.teacher_run
+    teacher = None
     with torch.random.fork_rng([]):
-        ready(
-            run, images, Teacher(create_model(run.teacher, len(images[0].classes))) if own else None
-        )
+        if teacher_run:
+            teacher = Teacher(create_model(run.teacher, len(images[0].classes)))
+        build_setup(run, images, teacher)
+    if teacher_run is None or teacher_run.done:
+        return
     try:
-        if own and not own.done:
-            check(own)
+        check(teacher_run)
     except InputError as error:
-        alone = f"train it by itself (student {own.student}, method none), then set teacher_weights to its folder"
         raise InputError(
-            f"its teacher cannot be trained by the preset ({error}): {alone}"
+            f"its teacher cannot be trained by the preset ({error}): train it by itself "
+            f"(student {teacher_run.student}, method none), then set teacher_weights to its folder"
         ) from None
-
-
-def description(run: Run, start: Ready | None = None) -> dict:
-    """What config.json keeps of what is trained; start: where it starts from, if it is to be trained."""
-    asked = {
-        "run": run.identity,
-        "preset": asdict(run.preset),
-        "changes": run.departures,
-        "label": run.label,
-    }
-    if start:
-        asked |= {
-            "terms": [term._asdict() for term in start.distiller.terms],
-            "left_out": list(start.distiller.left_out),
-            "classes": list(start.train.images.classes),
-            "same_classes_assumed": start.assumed,
-            "teacher": start.teacher and start.teacher.about,
-        }
-    return json.loads(json.dumps(asked))  # as it will be read back: tuples are lists
-
-
-def check_same(run: Run, asked: dict) -> None:
-    """Raises InputError if the folder of a run holds another one than `asked`, a description."""
-
-    def facts(config: dict) -> dict:
-        found = {
-            name: value for name, value in config["preset"].items() if name not in NO_STEP
-        } | config["run"]
-        return found | {name: config[name] for name in ("classes",) if name in config}
-
-    try:
-        was, now = facts(run.config), facts(asked)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise damaged(run.folder / "config.json", f"it lacks {error}") from None
-    if differ := [name for name in now if name in was and was[name] != now[name]]:
-        changes = ", ".join(f"{name} was {was[name]!r} and is now {now[name]!r}" for name in differ)
-        raise InputError(f"{run.folder} holds another run: {changes}; move it away or change back")

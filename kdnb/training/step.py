@@ -1,4 +1,5 @@
-"""One training step of a Distiller: eager, compiled, or a CUDA graph; nothing in it waits for the device."""
+"""One training step of a Distiller: eager, compiled, or a CUDA graph; and the evaluation of a
+network."""
 
 import copy
 import warnings
@@ -11,142 +12,163 @@ from torch import Tensor, nn
 from kdnb.data import Batch
 from kdnb.data.loader import Loader
 from kdnb.runs.run import Run
-from kdnb.training.cuda_graph import Replayed, aside
+from kdnb.training.cuda_graph import CUDAGraphStep, on_side_stream
 from kdnb.training.distiller import Distiller
 
-REPLAYED = (
-    "cuda",
-)  # where full steps are replayed as a graph, unless compile is off: recording one takes a moment
+GRAPH_DEVICES = ("cuda",)  # where full steps are replayed as a graph, unless compile is off
 
 
 class Engine:
-    """Calling it with a batch is one step of a run, of SGD. It sums up what it measures on the device.
+    """The training step of a run, SGD: call it with a batch.
 
-    A full batch's step is worth compiling; that of the last, smaller one of an epoch is not.
+    It sums up losses and accuracy on the device; nothing in a step waits for the device. The step
+    of a full batch may be compiled and captured; the last, smaller batch of an epoch runs eagerly.
+
+    Args:
+        distiller: is moved to the device.
+        run: gives the recipe and the precision.
+        device: where to compute.
+        compiled: whether to compile the forward pass.
     """
 
     def __init__(self, distiller: Distiller, run: Run, device: torch.device, compiled: bool):
-        self.device, self.batch_size, self.precision = device, run.batch_size, run.precision
+        self.device = device
+        self.batch_size = run.batch_size
+        self.precision = run.precision
         self.distiller = distiller.to(device, memory_format=torch.channels_last).train()
-        self.trained, self.lr = distiller.trained(), run.lr
-        replayed = device.type in REPLAYED and run.compile != "off"
-        lr = (
-            torch.tensor(run.lr, device=device) if replayed else run.lr
-        )  # a number would be recorded
-        how = {"momentum": run.preset.momentum, "weight_decay": run.preset.weight_decay}
+        self.trainable = distiller.trainable()
+        self.lr = run.lr
+        use_graph = device.type in GRAPH_DEVICES and run.compile != "off"
         self.optimizer = torch.optim.SGD(
-            self.trained.parameters(), lr, **how, fused=device.type in ("cpu", "cuda")
+            self.trainable.parameters(),
+            # A tensor in a captured step, which would keep a Python number for ever.
+            lr=torch.tensor(run.lr, device=device) if use_graph else run.lr,
+            momentum=run.preset.momentum,
+            weight_decay=run.preset.weight_decay,
+            fused=device.type in ("cpu", "cuda"),
         )
-        self.update = self.full_update = partial(self._update, self._forward)
-        self.compiled, self.fell_back = (
-            None,
-            False,
-        )  # the forward pass, from the first step on; whether that failed
+        self.eager_step = partial(self._step, self._forward)
+        self.full_step = self.eager_step
+        self.compiled_forward: Callable | None = None  # made in the first step
+        self.fell_back = False  # whether compiling failed
         if compiled:
-            torch.compiler.reset()  # a notebook trains many networks, and compiled steps of one function are few
-            self.full_update = self._compiled_update
-        if replayed:
-            self.full_update = Replayed(self.full_update)
+            # A notebook trains many networks, and torch keeps few compiled versions of one
+            # function.
+            torch.compiler.reset()
+            self.full_step = self._compiled_step
+        if use_graph:
+            self.full_step = CUDAGraphStep(self.full_step)
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        torch.backends.cudnn.benchmark = True  # every step has the same shapes
+        torch.backends.cudnn.benchmark = True  # all steps have the same shapes
         self.names = ["total", *(term.loss for term in distiller.terms)]
-        # Losses summed over images, right predictions, images, and how many of them had been seen when the loss was
-        # first not finite (0: it always was).
+        # Losses summed over images, correct predictions, images, and how many of these had been
+        # seen when the loss was first not finite (0: it always was).
         dtype = torch.float64 if device.type != "mps" else None
         self.sums = torch.zeros(len(self.names) + 3, device=device, dtype=dtype)
 
     def __call__(self, batch: Batch) -> None:
-        with aside(self.stream):
-            (self.full_update if len(batch.labels) == self.batch_size else self.update)(*batch)
+        is_full = len(batch.labels) == self.batch_size
+        with on_side_stream(self.stream):
+            (self.full_step if is_full else self.eager_step)(*batch)
 
     def _forward(self, images: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of a batch; and what is summed up: its terms times the images, and the correct
+        predictions."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             terms, logits = self.distiller(images, labels, index)
-        right = (logits.detach().argmax(1) == labels).sum()
-        return terms["total"], torch.stack(
-            [*(terms[n].detach() * len(labels) for n in self.names), right]
-        )
+        correct = (logits.detach().argmax(1) == labels).sum()
+        losses = [terms[name].detach() * len(labels) for name in self.names]
+        return terms["total"], torch.stack([*losses, correct])
 
-    def _compiled_update(self, *batch: Tensor) -> None:
-        """One step, compiled; if that fails, which shows in the first, this and the others are done as they are."""
-        if self.compiled is None:
-            self.compiled, before = (
-                torch.compile(self._forward, dynamic=False),
-                copy.deepcopy(self.state()),
-            )
+    def _compiled_step(self, *batch: Tensor) -> None:
+        """One step, compiled. If compiling fails, which shows in the first step, all steps run
+        eagerly."""
+        if self.compiled_forward is None:
+            self.compiled_forward = torch.compile(self._forward, dynamic=False)
+            before = copy.deepcopy(self.state())
             try:
-                return self._update(self.compiled, *batch)
+                self._step(self.compiled_forward, *batch)
+                return
             except torch.OutOfMemoryError:
                 raise
-            except Exception as error:  # compilers fail in many ways; what is wrong with the step itself fails again
-                why = getattr(error, "inner_exception", error)
+            except Exception as error:  # compilers fail in many ways; the step's own error recurs
+                cause = getattr(error, "inner_exception", error)
                 warnings.warn(
-                    f"the step is not compiled, which costs time: {why}".splitlines()[0],
+                    f"the step is not compiled, which costs time: {cause}".splitlines()[0],
                     stacklevel=2,
                 )
-                self.compiled, self.fell_back = self._forward, True
+                self.compiled_forward = self._forward
+                self.fell_back = True
                 self.load(before)
-        self._update(self.compiled, *batch)
+        self._step(self.compiled_forward, *batch)
 
-    def _update(self, forward: Callable, images: Tensor, labels: Tensor, index: Tensor) -> None:
-        """One step. Everything stays on the device, in tensors that are always the same: nothing waits for it."""
+    def _step(self, forward: Callable, images: Tensor, labels: Tensor, index: Tensor) -> None:
+        """One step. Its results stay on the device, in tensors that are always the same."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss, measured = forward(images, labels, index)
+        loss, sums = forward(images, labels, index)
         loss.backward()
         self.optimizer.step()
-        self.sums[:-2] += measured
+        self.sums[:-2] += sums
         self.sums[-2] += len(labels)
-        bad = (self.sums[-1] == 0) & ~torch.isfinite(measured[0])
-        self.sums[-1] += bad * self.sums[-2]
+        is_first_nonfinite = (self.sums[-1] == 0) & ~torch.isfinite(sums[0])
+        self.sums[-1] += is_first_nonfinite * self.sums[-2]
 
     def set_lr(self, lr: float) -> None:
-        for group in (
-            self.optimizer.param_groups if lr != self.lr else ()
-        ):  # filling a tensor is a kernel to launch
+        """Set the learning rate, in place: a captured step reads it from a tensor."""
+        if lr == self.lr:  # filling a tensor launches a kernel
+            return
+        for group in self.optimizer.param_groups:
             group["lr"] = group["lr"].fill_(lr) if isinstance(group["lr"], Tensor) else lr
         self.lr = lr
 
     def start_epoch(self, epoch: int) -> None:
-        """Forget what was measured, and set the losses' weights for an epoch (from 0)."""
+        """Zero the sums and the losses' running means, and set the losses' weights for an epoch,
+        counted from 0."""
         for value in (self.sums, *self.distiller.running_buffers().values()):
             value.zero_()
         self.distiller.start_epoch(epoch)
 
-    def measured(self) -> dict[str, float]:
-        """Means over the images since the epoch started: the terms of the loss, and the accuracy "top1" in percent."""
-        *losses, right, images, _ = self.sums.tolist()
-        return {"top1": 100 * right / images} | {
-            n: s / images for n, s in zip(self.names, losses, strict=True)
-        }
+    def epoch_means(self) -> dict[str, float]:
+        """Means over the images since the epoch started: the loss and its terms, and "top1" in
+        percent."""
+        *losses, correct, images, _ = self.sums.tolist()
+        means = {name: loss / images for name, loss in zip(self.names, losses, strict=True)}
+        return {"top1": 100 * correct / images} | means
 
-    def first_bad_step(self) -> int:
-        """The step of this epoch, from 1, in which the loss was first not finite; 0: it always was. Waits."""
+    def first_nonfinite_step(self) -> int:
+        """The step of this epoch, from 1, in which the loss was first not finite; 0 if it always
+        was.
+
+        Waits for the device.
+        """
         return -(-int(self.sums[-1]) // self.batch_size)
 
     def close(self) -> None:
-        """Let go of the steps: each knows this object, a cycle that would keep a graph's memory."""
-        self.update = self.full_update = self.compiled = None
+        """Drop the steps: they refer to this object, a cycle that would keep a graph's memory."""
+        self.eager_step = self.full_step = self.compiled_forward = None
 
     def state(self) -> dict:
-        """What a checkpoint keeps of it, random numbers included."""
+        """What a checkpoint keeps, states of the random number generators included."""
         state = {
-            "trained": self.trained.state_dict(),
+            "trained": self.trainable.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "sums": self.sums,
+            "running": self.distiller.running_buffers(),
+            "rng": torch.get_rng_state(),
         }
-        state |= {"running": self.distiller.running_buffers(), "rng": torch.get_rng_state()}
-        return state | (
-            {"device_rng": torch.cuda.get_rng_state(self.device)} if self.stream else {}
-        )
+        if self.stream:
+            state["device_rng"] = torch.cuda.get_rng_state(self.device)
+        return state
 
     def load(self, state: dict) -> None:
-        self.trained.load_state_dict(state["trained"])
-        # The groups stay as the preset made them: a recorded step reads the learning rate from a tensor on the device.
+        """Load what `state` returned."""
+        self.trainable.load_state_dict(state["trained"])
+        # The parameter groups stay: a captured step reads the learning rate from a tensor in them.
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
         self.sums.copy_(state["sums"])
-        for name, value in self.distiller.running_buffers().items():
-            value.copy_(state["running"][name])
+        for name, buffer in self.distiller.running_buffers().items():
+            buffer.copy_(state["running"][name])
         torch.set_rng_state(state["rng"])
         if self.stream and "device_rng" in state:
             torch.cuda.set_rng_state(state["device_rng"], self.device)
@@ -154,16 +176,17 @@ class Engine:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, loader: Loader, precision: str = "float32") -> dict[str, float]:
-    """Top-1 and top-5 accuracy in percent, and cross-entropy, over all images, in eval mode."""
+    """Accuracies "top1" and "top5" in percent and the cross-entropy "loss" over all images, in eval
+    mode."""
     was_training = model.training
     model.eval()
     sums = torch.zeros(3, device=loader.device)
     for images, labels, _ in loader.epoch():
         with torch.autocast(loader.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             logits = model(images).logits.float()
-        ranks = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        correct = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
-        sums += torch.stack([ranks[:, 0].sum(), ranks.sum(), loss])
+        sums += torch.stack([correct[:, 0].sum(), correct.sum(), loss])
     model.train(was_training)
     top1, top5, loss = (value / len(loader.images) for value in sums.tolist())
     return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss}

@@ -1,75 +1,120 @@
-"""The teacher: where its weights come from, what it knows, and whether it knows the student's classes."""
+"""The teacher of a run: a trained network, where its weights come from, and the classes that it
+knows."""
 
 from dataclasses import dataclass
 
 from torch import nn
 
 from kdnb.errors import InputError
-from kdnb.models import class_count, fingerprint, imagenet_model, load_weights, read_metadata
-from kdnb.runs.parameters import words
+from kdnb.models import (
+    class_count,
+    create_model,
+    fingerprint,
+    imagenet_model,
+    load_weights,
+    read_metadata,
+)
+from kdnb.runs.identity import describe_overrides
 from kdnb.runs.run import Run
+from kdnb.runs.stored_names import with_current_names
 from kdnb.runs.weights import file_hash, weights_file
+
+IMAGENET_CLASSES = 1000
+METADATA = {
+    "dataset": str,
+    "top1": float,
+    "overrides": dict,
+}  # entries of a weights file, and their types
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained network that teaches. `about` is what a run's config.json keeps of it."""
+    """A network that teaches.
+
+    Attributes:
+        model: the network.
+        classes: the names of its classes; empty if the weights file does not name them.
+        about: what config.json says of it: network, weights, sha256, classes, and what the weights
+        file says of its
+            training: dataset, top1, overrides. None for a teacher that is not trained.
+    """
 
     model: nn.Module
-    classes: tuple[str, ...] = ()  # their names; (): the file does not know them
+    classes: tuple[str, ...] = ()
     about: dict | None = None
 
     def __str__(self) -> str:
-        """The network, its weights, and what their file tells of their training and accuracy."""
-        network, weights, dataset, top1 = (
-            self.about[name] for name in ("network", "weights", "dataset", "top1")
-        )
-        told = [dataset, f"top-1 {top1:.2f} %" if top1 else "", words(self.about["changes"] or {})]
-        return f"{network}, weights {weights} ({', '.join(filter(None, told)) or 'it is not known of what'})"
+        """The network, its weights, and what their file says of its training and accuracy."""
+        facts = [self.about["dataset"]]
+        if self.about["top1"]:
+            facts.append(f"top-1 {self.about['top1']:.2f} %")
+        facts.append(describe_overrides(self.about["overrides"] or {}))
+        training = ", ".join(filter(None, facts)) or "their training is not known"
+        return f"{self.about['network']}, weights {self.about['weights']} ({training})"
 
     def same_classes(self, classes: tuple[str, ...]) -> tuple[bool, bool]:
-        """Whether it knows these classes; and whether that is assumed, because only their number can be compared."""
+        """Whether the teacher knows these classes, and whether that is assumed.
+
+        It is assumed if the weights file does not name its classes, and there are as many.
+        """
         if self.classes:
             return tuple(self.classes) == tuple(classes), False
-        same = class_count(self.model) == len(classes)
-        return same, same
+        equal = class_count(self.model) == len(classes)
+        return equal, equal
 
 
 def load_teacher(run: Run) -> Teacher:
-    """The teacher of a run, from ImageNet's weights, its file or its own finished run. Raises InputError.
+    """The teacher of a run: ImageNet's weights, a file, or a finished run.
 
-    A run that was begun has the teacher that it began with, or none.
+    Raises InputError for weights that are missing, of another network, or not those with which the
+    run was described or begun.
     """
-    if run.teacher_id == "imagenet":
+    if run.teacher_weights_hash == "imagenet":
         model, classes = imagenet_model(run.teacher)
-        kept, weights, found = {"dataset": "imagenet"}, "imagenet", "imagenet"
+        weights, digest, metadata = "imagenet", "imagenet", {"dataset": "imagenet"}
     else:
-        own = run.teacher_run if run.teacher_weights in ("", "none") else None  # else it was moved
-        path = own.weights if own else weights_file(run.teacher_weights, "teacher_weights")
-        model, kept = load_weights(run.teacher, path), read_metadata(path)
-        classes, weights = kept.get("classes") or (), own.name if own else path.name
-        found = (
-            "trained" if run.teacher_id == "trained" else file_hash(path)
-        )  # a trained one may have been moved
-    kinds = {"dataset": str, "top1": float, "changes": dict}
-    told = {
-        name: value if isinstance(value := kept.get(name), kind) else None
-        for name, kind in kinds.items()
-    }
+        # A teacher that was trained first may have been moved: then teacher_weights names its file.
+        own_run = run.teacher_run if run.teacher_weights in ("", "none") else None
+        path = own_run.weights if own_run else weights_file(run.teacher_weights, "teacher_weights")
+        model = load_weights(run.teacher, path)
+        metadata = with_current_names(read_metadata(path))
+        classes = metadata.get("classes") or ()
+        weights = own_run.name if own_run else path.name
+        digest = "trained" if run.teacher_weights_hash == "trained" else file_hash(path)
     about = {
         "network": run.teacher,
         "weights": weights,
         "sha256": fingerprint(model),
         "classes": class_count(model),
     }
-    begun = (
-        (run.config.get("teacher") or {}).get("sha256")
-        if (run.folder / "config.json").is_file()
-        else None
-    )
-    if begun not in (None, about["sha256"]) or run.teacher_id != found:
+    if run.teacher_weights_hash != digest or stored_hash(run) not in (None, about["sha256"]):
         raise InputError(
-            f"{weights} does not hold the weights that teach {run.name}: set teacher_weights to their file, or delete "
-            "that run's folder to begin anew"
+            f"{weights} does not hold the weights that teach {run.name}: set teacher_weights to their "
+            "file, or delete that run's folder to begin anew"
         )
-    return Teacher(model, tuple(classes), about | told)
+    for name, kind in METADATA.items():
+        value = metadata.get(name)
+        about[name] = value if isinstance(value, kind) else None
+    return Teacher(model, tuple(classes), about)
+
+
+def stored_hash(run: Run) -> str | None:
+    """The hash of the teacher's weights in the config.json of a run that was begun; None if there
+    is none."""
+    if not (run.folder / "config.json").is_file():
+        return None
+    return (run.config.get("teacher") or {}).get("sha256")
+
+
+def untrained_teacher(run: Run, classes: tuple[str, ...]) -> Teacher:
+    """A teacher with random weights that knows as many classes as the run's teacher; `classes` are
+    the data set's.
+
+    For what depends on networks and classes alone, such as the time of a step. Only a weights file
+    of the user's is read.
+    """
+    if run.teacher_weights_hash == "imagenet":
+        return Teacher(create_model(run.teacher, IMAGENET_CLASSES))
+    if run.teacher_weights_hash == "trained":
+        return Teacher(create_model(run.teacher, len(classes)), classes)
+    return load_teacher(run)

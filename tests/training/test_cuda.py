@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 import torch
 from conftest import image_set
-from helpers import TINY, break_off, quiet, tiny, tiny_run, weights  # noqa: F401
+from helpers import TINY, break_off, quiet, tiny, tiny_run, weights
 from torch.testing import assert_close
 
 from kdnb import METHODS, Distiller, Run, create_model, train
@@ -69,7 +69,7 @@ def test_a_replayed_run_computes_what_an_eager_one_does(tmp_path, compile):
 def test_a_run_of_a_gpu_goes_on_and_is_read_on_a_cpu(tmp_path):
     run = tiny_run(tmp_path, device="cuda", compile="auto")
     break_off(replace(run, method="none"), 8)
-    made = train(replace(run, method="none"), say=quiet)
+    made = train(replace(run, method="none"), log=quiet)
     assert (
         made == Run.open(made.folder, device="cpu")
         and made.config["machines"][0]["device_type"] == "cuda"
@@ -79,7 +79,7 @@ def test_a_run_of_a_gpu_goes_on_and_is_read_on_a_cpu(tmp_path):
 
 @pytest.mark.filterwarnings("error:.*not (replayed|compiled)")
 @pytest.mark.parametrize(("method", "how"), STEPS)
-def test_no_step_waits_for_the_gpu(tiny, tmp_path, method, how):  # noqa: F811
+def test_no_step_waits_for_the_gpu(tiny, tmp_path, method, how):
     teacher, student = (create_model(name, 4).cuda() for name in ("wrn_16_1", "wrn_10_1"))
     images, example = image_set(n=160), torch.randn(2, 3, 8, 8, device="cuda")
     distiller = Distiller(student, teacher, method, example, labels=images.labels)
@@ -99,5 +99,5 @@ def test_no_step_waits_for_the_gpu(tiny, tmp_path, method, how):  # noqa: F811
             engine(batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert not engine.first_bad_step() and engine.sums[-2].item() == 160
-    assert how == "eager" or engine.full_update.replay
+    assert not engine.first_nonfinite_step() and engine.sums[-2].item() == 160
+    assert how == "eager" or engine.full_step.replay

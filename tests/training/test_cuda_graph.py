@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import break_off, quiet, same, tiny  # noqa: F401
+from helpers import break_off, quiet, same, tiny
 from helpers import tiny_run as usual_run
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from kdnb import LOSSES, train
 from kdnb.training import cuda_graph as graph
 from kdnb.training import step as engine
-from kdnb.training.cuda_graph import WARM_UPS, Replayed, aside
+from kdnb.training.cuda_graph import WARM_UPS, CUDAGraphStep, on_side_stream
 
 tiny_run = partial(
     usual_run, compile="auto"
@@ -24,14 +24,14 @@ tiny_run = partial(
 def recorded(monkeypatch):
     """Full steps are replayed; how often one was recorded."""
     times = []
-    monkeypatch.setattr(graph, "record", lambda step: times.append(1) or step)
-    monkeypatch.setattr(engine, "REPLAYED", ("cpu",))
+    monkeypatch.setattr(graph, "capture", lambda step: times.append(1) or step)
+    monkeypatch.setattr(engine, "GRAPH_DEVICES", ("cpu",))
     return times
 
 
 def test_replays_read_what_they_are_given(recorded):
     seen = []
-    step = Replayed(lambda x, y: seen.append((x, x.item(), y.item())))
+    step = CUDAGraphStep(lambda x, y: seen.append((x, x.item(), y.item())))
     for i in range(6):
         step(torch.tensor(float(i)), torch.tensor(i))
     assert [values for _, *values in seen] == [[i, i] for i in range(6)]
@@ -43,35 +43,37 @@ def test_replays_read_what_they_are_given(recorded):
 def test_a_replayed_run_is_the_same_run_and_resumes_to_the_same_bits(
     recorded, tmp_path, monkeypatch
 ):
-    replayed = train(tiny_run(tmp_path / "replayed", teacher="wrn_10_1"), say=quiet)
+    replayed = train(tiny_run(tmp_path / "replayed", teacher="wrn_10_1"), log=quiet)
     assert recorded == [1, 1]  # the teacher's step and the student's
-    train(tiny_run(tmp_path / "off", method="none", compile="off"), say=quiet)
+    train(tiny_run(tmp_path / "off", method="none", compile="off"), log=quiet)
     assert recorded == [1, 1]
     broken = tiny_run(
         tmp_path / "broken", teacher="wrn_10_1", teacher_weights=str(replayed.teacher_run.folder)
     )
     break_off(broken, 8)
-    assert same(train(broken, say=quiet), replayed)
+    assert same(train(broken, log=quiet), replayed)
     monkeypatch.undo()
-    assert same(train(tiny_run(tmp_path / "usual", teacher="wrn_10_1"), say=quiet), replayed)
+    assert same(train(tiny_run(tmp_path / "usual", teacher="wrn_10_1"), log=quiet), replayed)
 
 
 def test_a_step_that_cannot_be_recorded_goes_on_as_it_is(recorded, tmp_path, monkeypatch):
     def refuse(step):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(graph, "record", refuse)
+    monkeypatch.setattr(graph, "capture", refuse)
     with pytest.warns(UserWarning, match="not replayed as a CUDA graph.*not permitted"):
-        run = train(tiny_run(tmp_path / "r", method="none"), say=quiet)
+        run = train(tiny_run(tmp_path / "r", method="none"), log=quiet)
     monkeypatch.undo()
-    usual = train(tiny_run(tmp_path / "usual", method="none"), say=quiet)
+    usual = train(tiny_run(tmp_path / "usual", method="none"), log=quiet)
     assert run.weights.read_bytes() == usual.weights.read_bytes()
 
 
 class Tape(TorchDispatchMode):
-    """Keeps what is computed while it is on, to do it again in the same memory, without Python: as a CUDA graph does.
+    """Keeps what is computed while it is on, to do it again in the same memory, without Python: as
+    a CUDA graph does.
 
-    Reading a value, on which what follows might depend, is refused as there. What was overwritten is put back.
+    Reading a value, on which what follows might depend, is refused as there. What was overwritten
+    is put back.
     """
 
     def __init__(self):
@@ -111,15 +113,16 @@ def on_tape(step):
 
 @pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.needs_teacher])
 def test_every_loss_computes_the_same_in_a_recorded_step(recorded, tmp_path, monkeypatch, name):
-    """Over three epochs and a broken-off one: nothing that changes between steps may be a number of Python's."""
+    """Over three epochs and a broken-off one: nothing that changes between steps may be a number of
+    Python's."""
     of = {"method": f"ce + {name}:0.1", "teacher": "wrn_10_1"}
-    usual = train(tiny_run(tmp_path / "usual", **of), say=quiet)
-    monkeypatch.setattr(graph, "record", on_tape)
+    usual = train(tiny_run(tmp_path / "usual", **of), log=quiet)
+    monkeypatch.setattr(graph, "capture", on_tape)
     broken = tiny_run(tmp_path / "taped", **of | {"teacher_weights": str(usual.teacher_run.folder)})
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*not replayed")
         break_off(broken, 8)
-        taped = train(broken, say=quiet)
+        taped = train(broken, log=quiet)
     rows = [run.metrics.drop(columns="seconds").to_numpy() for run in (taped, usual)]
     assert rows[0] == pytest.approx(
         rows[1], rel=1e-5
@@ -138,10 +141,10 @@ def test_a_recorded_step_on_a_gpu():
         optimizer.step()
         total.add_(loss.detach())
 
-    step, stream = Replayed(update), torch.cuda.Stream()
+    step, stream = CUDAGraphStep(update), torch.cuda.Stream()
     inputs = torch.linspace(0.1, 1, 10, device="cuda")
     for x in inputs:
-        with aside(stream):
+        with on_side_stream(stream):
             step(x.expand(3).contiguous())
     assert step.replay is not None
     expected = torch.ones(3, requires_grad=True)

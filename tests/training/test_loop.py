@@ -24,6 +24,7 @@ from helpers import (
     press_stop,
     quiet,
     same,
+    tiny,
     tiny_run,
     weights,
 )
@@ -35,22 +36,22 @@ from kdnb.data import DATASETS
 from kdnb.data.loader import Loader
 from kdnb.models import load_weights, read_metadata
 from kdnb.progress import StopButton
-from kdnb.runs.folder import CHECKPOINT, load_checkpoint
+from kdnb.runs.checkpoint import CHECKPOINT, load_checkpoint
 from kdnb.training.loop import Interrupted
-from kdnb.training.setup import ready
+from kdnb.training.setup import build_setup
 from kdnb.training.step import Engine, evaluate
 
 
 @pytest.fixture(scope="module")
 def teacher(tiny, tmp_path_factory):
     """The file of a trained teacher: no run has to train it first."""
-    return str(train(tiny_run(tmp_path_factory.mktemp("teacher")).teacher_run, say=quiet).weights)
+    return str(train(tiny_run(tmp_path_factory.mktemp("teacher")).teacher_run, log=quiet).weights)
 
 
 @pytest.fixture(scope="module")
 def whole(teacher, tmp_path_factory):
     """A run that nothing interrupted."""
-    return train(tiny_run(tmp_path_factory.mktemp("whole"), teacher_weights=teacher), say=quiet)
+    return train(tiny_run(tmp_path_factory.mktemp("whole"), teacher_weights=teacher), log=quiet)
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ PARTS = {"none": {"ce": 1}, "kd": {"ce": 0.1, "kd": 0.9}, "ce + kd:2(T=1)": {"ce
 )
 def test_the_total_is_the_weighted_sum(teacher, tmp_path, method, parts):
     table = train(
-        tiny_run(tmp_path, method=method, teacher_weights=teacher, epochs=1), say=quiet
+        tiny_run(tmp_path, method=method, teacher_weights=teacher, epochs=1), log=quiet
     ).metrics
     assert {name for name in table if name.startswith("train_")} == {
         f"train_{n}" for n in ("top1", "total", *parts)
@@ -126,14 +127,15 @@ def test_the_total_is_the_weighted_sum(teacher, tmp_path, method, parts):
 
 def test_the_same_seed_gives_the_same_bits(whole, run):
     before, threads = torch.get_rng_state(), torch.get_num_threads()
-    assert same(train(run, say=quiet), whole)
+    assert same(train(run, log=quiet), whole)
     assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads
-    assert weights(train(replace(run, seed=1), say=quiet)) != weights(whole)
+    assert weights(train(replace(run, seed=1), log=quiet)) != weights(whole)
 
 
 def test_a_student_starts_from_its_seed_whatever_teaches_it(run):
     starts = [
-        ready(r).distiller.student.state_dict() for r in (run, run.baseline, replace(run, seed=4))
+        build_setup(r).distiller.student.state_dict()
+        for r in (run, run.baseline, replace(run, seed=4))
     ]
     assert all(torch.equal(value, starts[1][key]) for key, value in starts[0].items())
     assert not torch.equal(starts[0]["conv1.weight"], starts[2]["conv1.weight"])
@@ -143,7 +145,7 @@ def test_a_student_starts_from_its_seed_whatever_teaches_it(run):
 @pytest.mark.parametrize("how", [kill, press_stop])
 def test_a_broken_off_run_goes_on_to_the_same_bits(whole, run, at, how):
     break_off(run, at, how)
-    assert same(train(run, say=quiet), whole)
+    assert same(train(run, log=quiet), whole)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -152,7 +154,7 @@ def test_every_method_goes_on_to_the_same_bits(teacher, tmp_path, method):
     of = {"method": method, "teacher_weights": teacher, "epochs": 2}
     whole, broken = (tiny_run(tmp_path / name, **of) for name in ("whole", "broken"))
     break_off(broken, 7, press_stop)
-    assert weights(train(broken, say=quiet)) == weights(train(whole, say=quiet))
+    assert weights(train(broken, log=quiet)) == weights(train(whole, log=quiet))
 
 
 def test_the_stop_button_keeps_the_step_it_stopped_at(run):
@@ -162,7 +164,7 @@ def test_the_stop_button_keeps_the_step_it_stopped_at(run):
     )
     assert load_checkpoint(run.folder)["step"] == 2
     lines = []
-    train(run, say=lines.append)
+    train(run, log=lines.append)
     assert lines[0].startswith("its teacher: wrn_16_1, weights student.safetensors (tiny, top-1 ")
     assert lines[1] == f"{run.name}: going on after epoch 1, step 2" and lines[-1].startswith(
         "epoch 3/3  ce "
@@ -172,7 +174,7 @@ def test_the_stop_button_keeps_the_step_it_stopped_at(run):
 def test_a_checkpoint_inside_an_epoch_is_kept_in_case_of_the_worst(whole, run, monkeypatch):
     monkeypatch.setattr(sys.modules["kdnb.training.loop"], "CHECKPOINT_SECONDS", -1)
     break_off(run, 4)
-    assert load_checkpoint(run.folder)["step"] == 3 and same(train(run, say=quiet), whole)
+    assert load_checkpoint(run.folder)["step"] == 3 and same(train(run, log=quiet), whole)
 
 
 def test_who_presses_stop_twice_means_it():
@@ -203,12 +205,12 @@ def test_when_the_time_is_over_each_call_still_takes_a_step(tmp_path):
         with pytest.raises(
             Interrupted, match=f"stopped after step {step} of epoch 1; run it again"
         ):
-            train(run, lines.append, until=0)
+            train(run, lines.append, deadline=0)
     assert load_checkpoint(run.teacher_run.folder)["step"] == STEPS and not run.folder.exists()
     with pytest.raises(
         Interrupted, match="stopped after step 1 of epoch 1"
     ):  # of the student, its teacher is finished
-        train(run, lines.append, until=0)
+        train(run, lines.append, deadline=0)
     assert run.teacher_run.done and load_checkpoint(run.folder)["step"] == 1
 
 
@@ -218,7 +220,7 @@ def test_a_torn_checkpoint_costs_an_epoch_and_no_bits(whole, run, content):
     path = run.folder / CHECKPOINT
     path.write_bytes(path.read_bytes()[:-100] if content is None else content)
     with pytest.warns(UserWarning, match="checkpoint is damaged"):
-        assert same(train(run, say=quiet), whole)
+        assert same(train(run, log=quiet), whole)
 
 
 def test_kill_9_at_any_moment(whole, run, teacher, tmp_path):
@@ -243,7 +245,7 @@ def test_a_finished_run_is_only_read(whole, monkeypatch):
     before = {p: p.stat().st_mtime_ns for p in whole.folder.iterdir()}
     monkeypatch.setattr("kdnb.training.setup.load_data", None)
     lines = []
-    assert train(whole, say=lines.append) == whole
+    assert train(whole, log=lines.append) == whole
     assert lines == [f"{whole.name}: finished before, top-1 {whole.result['top1']:.2f} %"]
     assert before == {p: p.stat().st_mtime_ns for p in whole.folder.iterdir()}
 
@@ -258,29 +260,29 @@ def test_a_folder_of_another_run_is_refused_by_name(whole, run, finished):
     with pytest.raises(
         InputError, match=r"holds another run: lr was 0\.02 and is now 0\.5; move it away or change"
     ):
-        train(replace(opened, lr=0.5), say=quiet)
+        train(replace(opened, lr=0.5), log=quiet)
     preset = run.config["preset"]
     edit(run.folder / "config.json", preset=preset | {"momentum": 0.5})
     with pytest.raises(InputError, match=r"momentum was 0\.5 and is now 0\.9"):
-        train(opened, say=quiet)
+        train(opened, log=quiet)
     edit(
         run.folder / "config.json", preset=preset | {"lrs": {"resnet8": 1.0}}
     )  # which changes no step of this network
-    assert train(opened, say=quiet).done
+    assert train(opened, log=quiet).done
 
 
 def test_other_images_and_another_teacher_are_noticed_on_going_on(run, tmp_path, monkeypatch):
     monkeypatch.setitem(DATASETS, "tiny", DATASETS["tiny"]._replace(digest=lambda root: root.name))
     file = shutil.copy(run.teacher_weights, tmp_path / "t.safetensors")
-    begun = replace(run, data_root=str(tmp_path / "here"), data_id="", teacher_weights=str(file))
+    begun = replace(run, data_root=str(tmp_path / "here"), data_hash="", teacher_weights=str(file))
     break_off(begun, 7, press_stop)
-    with pytest.raises(InputError, match="data_id was 'here' and is now 'there'"):
-        train(Run.open(begun.folder, data_root=str(tmp_path / "there")), say=quiet)
+    with pytest.raises(InputError, match="data_hash was 'here' and is now 'there'"):
+        train(Run.open(begun.folder, data_root=str(tmp_path / "there")), log=quiet)
     names_of(file, None)
     with pytest.raises(
         InputError, match=r"t\.safetensors does not hold the weights that teach tiny-wrn_10_1-afd"
     ):
-        train(Run.open(begun.folder), say=quiet)
+        train(Run.open(begun.folder), log=quiet)
 
 
 def test_every_machine_and_commit_that_took_part_is_recorded(run, monkeypatch):
@@ -306,13 +308,13 @@ def test_every_machine_and_commit_that_took_part_is_recorded(run, monkeypatch):
     other |= {"compile": False, "threads": torch.get_num_threads()}
     break_off(replace(run, compile="on"), 2, press_stop)  # which it was not when it began
     assert run.config["machines"] == [*started, other]
-    monkeypatch.setattr(sys.modules["kdnb.training.loop"], "has_compiler", lambda: True)
+    monkeypatch.setattr(sys.modules["kdnb.training.outputs"], "has_compiler", lambda: True)
     edit(run.folder / "config.json", machines=[*started, other | {"compile": True}])
     break_off(run, 2, press_stop)  # it was, and shall not be: compile is off
     assert run.config["machines"][2:] == [other]
-    monkeypatch.setattr(sys.modules["kdnb.training.loop"], "has_compiler", lambda: False)
+    monkeypatch.setattr(sys.modules["kdnb.training.outputs"], "has_compiler", lambda: False)
     edit(run.folder / "config.json", machines=[*started, other | {"compile": True}])
-    train(replace(run, compile="auto"), say=quiet)  # here it cannot be
+    train(replace(run, compile="auto"), log=quiet)  # here it cannot be
     assert run.config["machines"][2:] == [other]
 
 
@@ -320,7 +322,7 @@ def test_threads(run, monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     for threads in (3, 0):
-        train(replace(run, method="none", threads=threads, seed=threads, epochs=1), say=quiet)
+        train(replace(run, method="none", threads=threads, seed=threads, epochs=1), log=quiet)
     assert asked == [
         3,
         torch.get_num_threads(),
@@ -330,15 +332,15 @@ def test_threads(run, monkeypatch):
 def test_a_loss_that_is_not_finite_stops_the_run(run, monkeypatch):
     with pytest.raises(
         InputError,
-        match=r"no longer finite in epoch 1, step \d+; kept is no checkpoint.*lr \(now 1e",
+        match=r"no longer finite in epoch 1, step \d+; there is no checkpoint yet.*lr \(now 1e",
     ):
-        train(replace(run, lr=1e30), say=quiet)
+        train(replace(run, lr=1e30), log=quiet)
     poison = at_step(8, lambda batch: batch._replace(images=batch.images * float("nan")))
     monkeypatch.setattr(Engine, "__call__", poison)
     with pytest.raises(
-        InputError, match="epoch 2, step 3; kept is the checkpoint after epoch 1, step 0"
+        InputError, match="epoch 2, step 3; the checkpoint after epoch 1, step 0 is kept"
     ):
-        train(run, say=quiet)
+        train(run, log=quiet)
     assert load_checkpoint(run.folder)["epoch"] == 1 and not run.done
 
 
@@ -359,7 +361,7 @@ def test_evaluate_counts_what_a_plain_loop_counts():
 
 
 def test_bfloat16_reaches_what_float32_does(whole, run):
-    total = train(replace(run, precision="bfloat16"), say=quiet).metrics["train_total"]
+    total = train(replace(run, precision="bfloat16"), log=quiet).metrics["train_total"]
     assert total.to_numpy() == pytest.approx(whole.metrics["train_total"].to_numpy(), rel=0.1)
 
 
@@ -376,7 +378,7 @@ def test_a_compiled_step_computes_what_an_eager_one_does(
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     of = {"method": method, "teacher_weights": teacher, "epochs": 1}
     eager, compiled = (
-        train(tiny_run(tmp_path / c, compile=c, **of), say=quiet) for c in ("off", "on")
+        train(tiny_run(tmp_path / c, compile=c, **of), log=quiet) for c in ("off", "on")
     )
     assert compiled == eager and compiled.config["machines"][0]["compile"]
     totals = [run.metrics["train_total"].to_numpy() for run in (compiled, eager)]
@@ -384,7 +386,8 @@ def test_a_compiled_step_computes_what_an_eager_one_does(
 
 
 class Misled(torch.autograd.Function):
-    """What a compiler can do to a loss: the way back fails, as inductor's did on a GPU, after all has gone forward."""
+    """What a compiler can do to a loss: the way back fails, as inductor's did on a GPU, after all
+    has gone forward."""
 
     @staticmethod
     def forward(ctx, loss):
@@ -402,7 +405,7 @@ def test_a_step_that_cannot_be_compiled_goes_on_as_it_is(teacher, tmp_path, monk
         "method": "ce + crd:0.1 + afd:20",
         "teacher_weights": teacher,
     }  # memories, random numbers, running means
-    usual = train(tiny_run(tmp_path / "usual", **of), say=quiet)
+    usual = train(tiny_run(tmp_path / "usual", **of), log=quiet)
     monkeypatch.setenv("CXX", "a compiler")
 
     def mislead(step, **_):
@@ -420,7 +423,7 @@ def test_a_step_that_cannot_be_compiled_goes_on_as_it_is(teacher, tmp_path, monk
     ):
         break_off(broken, 8)
     with warnings.catch_warnings(action="error"):  # which is known by now
-        assert same(train(broken, say=quiet), usual)
+        assert same(train(broken, log=quiet), usual)
     assert [machine["compile"] for machine in broken.config["machines"]] == [False]
 
 
@@ -444,7 +447,7 @@ def test_too_little_memory_is_said_and_lets_go_of_what_fills_it(
         "CUDA out of memory: a smaller batch_size, image_size or network, or bfloat16, needs less"
     )
     with pytest.raises(InputError, match=f"^{told}$") as caught:
-        train(run, say=quiet)
+        train(run, log=quiet)
     assert caught.value and held[0]() is None
     words = {
         name: getattr(run, name)
@@ -496,7 +499,7 @@ def test_no_memory_for_a_compiled_step_is_no_failure_of_the_compiler(tmp_path, m
         warnings.catch_warnings(action="error"),
         pytest.raises(InputError, match="CUDA out of memory"),
     ):
-        train(run, say=quiet)
+        train(run, log=quiet)
     assert run.config["machines"][0]["compile"]
 
 
@@ -513,7 +516,7 @@ def test_a_teacher_is_trained_first_and_once(tmp_path):
     )
     names_of(first.teacher_run.weights, None)  # trained again elsewhere
     with pytest.raises(InputError, match=r"does not hold the weights that teach tiny-wrn_10_1-kd"):
-        ready(first)
+        build_setup(first)
 
 
 @pytest.mark.parametrize(
@@ -535,7 +538,7 @@ def test_predictions_are_compared_where_the_classes_are_the_same(
         left_out
     )
     assert any("do not name their classes" in line for line in said) == assumed
-    told = "it is not known of what" if assumed else "tiny, epochs 2 instead of 240"
+    told = "their training is not known" if assumed else "tiny, epochs 2 instead of 240"
     assert said[0] == f"its teacher: wrn_16_1, weights t.safetensors ({told})"
     assert (
         made.title.endswith("without kd") == bool(left_out) and made.config["left_out"] == left_out
@@ -551,7 +554,7 @@ def test_predictions_are_compared_where_the_classes_are_the_same(
             InputError, match="kd compares predictions, and this teacher knows other classes"
         )
         with refused if left_out else nullcontext():
-            assert train(strict, say=quiet).done
+            assert train(strict, log=quiet).done
 
 
 def test_a_teacher_of_imagenet_teaches_what_it_can(tmp_path, monkeypatch):
@@ -571,7 +574,7 @@ def test_a_teacher_of_imagenet_teaches_what_it_can(tmp_path, monkeypatch):
         1000,
     )
     assert made.config["left_out"] == ["kd"] and made.links[0].shape == (1, 8, 3)
-    begun = ready(
+    begun = build_setup(
         tiny_run(tmp_path, student="resnet18", student_weights="imagenet", method="none")
     ).distiller.student
     given = load_weights("resnet18", tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
@@ -584,26 +587,30 @@ def test_a_teacher_of_imagenet_teaches_what_it_can(tmp_path, monkeypatch):
 def test_a_student_begins_with_given_weights(tmp_path, classes):
     file = names_of(tmp_path / "s.safetensors", classes)
     run = tiny_run(tmp_path, student="wrn_16_1", student_weights=file, epochs=1, seed=1)
-    scratch = replace(run, pretrained="", student_weights="")
+    scratch = replace(run, student_weights_hash="", student_weights="")
     given = load_weights("wrn_16_1", file).state_dict()
-    begun, fresh = (ready(r.baseline).distiller.student.state_dict() for r in (run, scratch))
+    begun, fresh = (build_setup(r.baseline).distiller.student.state_dict() for r in (run, scratch))
     same = classes == [f"class {i}" for i in range(4)]  # then its classifier is of use, too
     for name, value in begun.items():
         expected = fresh if name.startswith("fc.") and not same else given
         assert torch.equal(value, expected[name])
     assert not torch.equal(fresh["conv1.weight"], given["conv1.weight"])
     assert (
-        run.changes == {"epochs": [1, 3], "pretrained": [run.pretrained, ""]}
-        and run.pretrained in run.name
+        run.overrides == {"epochs": [1, 3], "student_weights_hash": [run.student_weights_hash, ""]}
+        and run.student_weights_hash in run.name
     )
-    assert run.baseline.pretrained == run.pretrained and run.teacher_run == scratch.teacher_run
+    assert (
+        run.baseline.student_weights_hash == run.student_weights_hash
+        and run.teacher_run == scratch.teacher_run
+    )
     made = train(run.baseline, quiet)
     assert Run.open(made.folder) == made and made.config["where"]["student_weights"] == file
     Path(file).write_bytes(b"other")
     with pytest.raises(
-        InputError, match=r"s\.safetensors' does not hold the weights that tiny-wrn_16_1-none-"
+        InputError,
+        match=r"s\.safetensors' does not hold the initial weights of tiny-wrn_16_1-none-",
     ):
-        ready(made)
+        build_setup(made)
 
 
 def test_what_cannot_be_trained_leaves_no_folder(tmp_path):
@@ -624,13 +631,13 @@ def test_what_cannot_be_trained_leaves_no_folder(tmp_path):
         ),
     ]:
         with pytest.raises(InputError, match=sentence):
-            train(tiny_run(tmp_path, **parameters), say=quiet)
+            train(tiny_run(tmp_path, **parameters), log=quiet)
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_pair_that_a_method_cannot_serve_is_refused_before_anything_trains(tmp_path):
     with pytest.raises(InputError, match="fitnet has no convolution from maps of 1 x 1 to 4 x 4"):
-        train(tiny_run(tmp_path, student="resnet18", method="fitnet"), say=quiet)
+        train(tiny_run(tmp_path, student="resnet18", method="fitnet"), log=quiet)
     assert not list(tmp_path.iterdir())
 
 
