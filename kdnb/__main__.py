@@ -1,12 +1,13 @@
-"""One run from a shell, without Jupyter: for machines that have torch and little else, and clusters.
+"""Train one run from a shell, without Jupyter.
 
     python -m kdnb -p dataset cifar100 -p method afd -p seed 3 --minutes 9
 
-A -p is a parameter of kdnb.Run, as in `papermill train.ipynb out.ipynb -p ...`; given a list, "[0, 1, 2]", a run each.
-A teacher that has to be trained is trained first. Finished runs are only read, broken-off ones go on; one that cannot
-be made does not stop those after it.
+-p sets a parameter of kdnb.Run, as in `papermill train.ipynb out.ipynb -p ...`. A list, "[0, 1,
+2]", gives a run for each value. A teacher that has to be trained is trained first. Finished runs
+are only read, interrupted ones continue; a run that fails does not stop those after it.
 
-Exit status: 0, finished; 3, the time is over, and the same command goes on; 2, a run cannot be; 130 after Ctrl-C.
+Exit status: 0 finished; 3 the time is over, and the same command continues; 2 a run failed; 130
+after Ctrl-C.
 """
 
 import argparse
@@ -19,51 +20,59 @@ from functools import partial
 
 from kdnb.errors import InputError
 from kdnb.runs.grid import grid
-from kdnb.runs.parameters import typed
+from kdnb.runs.parameters import parse_value
 from kdnb.training.loop import Interrupted, train
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The exit status; see the top of this file."""
-    form = {
-        "formatter_class": argparse.RawTextHelpFormatter,
-        "allow_abbrev": False,
-        "usage": "%(prog)s [options]",
-    }
-    parser = argparse.ArgumentParser("python -m kdnb", description=__doc__, **form)
-    add, late = (
-        parser.add_argument,
-        "stop after so many with a checkpoint, and after one step at least",
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m kdnb",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+        allow_abbrev=False,
+        usage="%(prog)s [options]",
     )
-    add(
+    parser.add_argument(
         "-p",
         nargs=2,
         action="append",
         default=[],
-        type=typed,
+        type=parse_value,
         metavar="",
         help="NAME VALUE of a parameter",
     )
-    add("--minutes", type=float, default=math.inf, help=late)
-    given = parser.parse_args(argv)
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell's background job starts with it ignored
-    status, until = 0, time.monotonic() + 60 * given.minutes
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=math.inf,
+        help="stop after this time with a checkpoint, but not before one step",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    # A shell starts background jobs with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    status = 0
+    deadline = time.monotonic() + 60 * options.minutes
     try:
-        for run in grid(**{str(name): value for name, value in given.p}):
+        for run in grid(**{str(name): value for name, value in options.p}):
             try:
-                train(run, partial(print, flush=True), until)
+                train(run, partial(print, flush=True), deadline)
             except Interrupted:
                 raise
             except Exception as error:
-                if not isinstance(error, InputError):  # a bug, which the next may not have
+                if not isinstance(error, InputError):  # a bug, which the next run may not meet
                     traceback.print_exc()
                 print(f"failed: {run.name}: {error}", file=sys.stderr)
                 status = 2
     except (Interrupted, KeyboardInterrupt) as stopped:
-        print(str(stopped) or "stopped; the same command goes on from here", file=sys.stderr)
-        return 3 if time.monotonic() >= until else 130
+        message = str(stopped) or "stopped; the same command goes on from here"
+        print(message, file=sys.stderr)
+        return 3 if time.monotonic() >= deadline else 130
     except InputError as error:
         parser.error(str(error))
     return status

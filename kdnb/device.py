@@ -1,4 +1,4 @@
-"""Where and how to compute: what "auto" means for device, precision, compiling, threads; and what it was in the end."""
+"""Where and how to compute: device, precision, compiling and threads, and what was used."""
 
 import contextlib
 import os
@@ -17,8 +17,10 @@ from kdnb.errors import InputError, choose
 
 DEFAULT_THREADS = torch.get_num_threads()
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# From how many training pixels on compiling a step repays itself, about twice over: measured on two CPU cores, and on a
-# GPU in bf16 at 32 pixels (NOTES.md), where steps are replayed without it, too.
+
+# Training pixels from which on compiling saves more time than it takes, about twice over. Measured
+# on two CPU cores, and on a GPU in bf16 at 32 pixels (docs/performance.md), where steps are
+# replayed as a graph in any case.
 COMPILE_PIXELS = {
     ("cpu", "float32"): 5e8,
     ("cpu", "bfloat16"): 3e8,
@@ -28,82 +30,75 @@ COMPILE_PIXELS = {
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """ "auto", "cpu", "cuda", "cuda:N" or "mps" -> a device that is really there. Raises InputError."""
-    there = {
+    """The device "auto", "cpu", "cuda", "cuda:N" or "mps". Raises InputError if it is missing."""
+    available = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
     }
     if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
     kind, colon, index = name.partition(":")
-    choose("device", kind, ["auto", *there])
-    known = not colon or (
-        kind == "cuda" and index.isdigit() and int(index) < torch.cuda.device_count()
-    )
-    if not (there[kind] and known):
-        present = ", ".join(kind for kind, ok in there.items() if ok)
+    choose("device", kind, ["auto", *available])
+    has_index = index.isdigit() and int(index) < torch.cuda.device_count()
+    if not available[kind] or (colon and not (kind == "cuda" and has_index)):
+        present = ", ".join(kind for kind, is_there in available.items() if is_there)
         raise InputError(f"device {name!r} is not on this machine: choose auto, {present}")
     return torch.device(name)
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """ "auto" -> bfloat16 where the device multiplies it natively, else float32."""
+    """The precision of a name; "auto" is bfloat16 if the device has instructions for it."""
     if name != "auto":
         return choose("precision", name, ["auto", *PRECISIONS])
-    native = (
-        device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    )
-    if device.type == "cuda":  # emulated bf16 is slower than float32: only with the instructions
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    return "bfloat16" if native else "float32"
+    is_native = False
+    if device.type == "cpu":
+        is_native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    if device.type == "cuda":  # older GPUs emulate it, slower than float32
+        is_native = torch.cuda.get_device_capability(device) >= (8, 0)
+    return "bfloat16" if is_native else "float32"
 
 
 def pick_compile(name: str, device: torch.device, precision: str, pixels: float) -> bool:
-    """ "auto" -> compile a step where that repays itself: with a compiler at hand and a run that is long enough.
+    """Whether to compile a step; "auto": if there is a compiler and a run is long enough.
 
-    pixels: epochs x images x pixels an image, of the whole run and not of what is left of it, so that a resumed run
-    computes the same. Raises InputError for "on" where there is none.
+    pixels: epochs x images x pixels per image, of the whole run, so that a resumed run computes the
+    same. Raises InputError for "on" without a compiler.
     """
     if name == "on" and not has_compiler():
         raise InputError(
             "compile is on: there is no C++ compiler here (c++, g++, clang++, or what CXX names)"
         )
-    repays = pixels >= COMPILE_PIXELS.get((device.type, precision), float("inf"))
-    return name == "on" or (name == "auto" and repays and has_compiler())
+    is_worth_it = pixels >= COMPILE_PIXELS.get((device.type, precision), float("inf"))
+    return name == "on" or (name == "auto" and is_worth_it and has_compiler())
 
 
 def has_compiler() -> bool:
-    return bool(
-        os.environ.get("CXX")
-        or shutil.which("c++")
-        or shutil.which("g++")
-        or shutil.which("clang++")
-    )
+    """Whether torch.compile finds a C++ compiler."""
+    return bool(os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++"))))
 
 
 @contextlib.contextmanager
 def oom_as_input_error() -> Iterator[None]:
-    """Raises InputError for what a CUDA GPU's memory does not hold."""
+    """A context that turns "out of memory" of a CUDA GPU into an InputError."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        why = str(error).partition(". ")[0]
-        traceback.clear_frames(
-            error.__traceback__
-        )  # they hold what fills it, as long as somebody keeps the error
+        reason = str(error).partition(". ")[0]
+        # The traceback's frames hold the tensors for as long as somebody keeps the error.
+        traceback.clear_frames(error.__traceback__)
         raise InputError(
-            f"{why}: a smaller batch_size, image_size or network, or bfloat16, needs less"
+            f"{reason}: a smaller batch_size, image_size or network, or bfloat16, needs less"
         ) from None
 
 
 def set_threads(threads: int) -> None:
-    """Compute with so many threads of the CPU; 0: as many as torch or OMP_NUM_THREADS said in the beginning."""
+    """Set the number of CPU threads; 0: torch's default when kdnb was imported."""
     torch.set_num_threads(threads or DEFAULT_THREADS)
 
 
 def environment(device: str) -> dict:
-    """Device, library versions, commit and time: what stands beside every number."""
+    """Device, versions of libraries, commit and time: the provenance of a number."""
     libraries = {name: version(name) for name in ("torch", "torchvision", "numpy")}
     return {
         "device": device_name(device),
@@ -115,28 +110,33 @@ def environment(device: str) -> dict:
 
 
 def device_name(device: str) -> str:
+    """The name of a GPU, or of the CPU with its number of cores."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(
-            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu
-        )
-    return f"{cpu}, {os.cpu_count()} cores" + ("" if device == "cpu" else f", {device}")
+        models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        cpu = next(iter(models), cpu)
+    name = f"{cpu}, {os.cpu_count()} cores"
+    return name if device == "cpu" else f"{name}, {device}"
 
 
 def commit() -> str:
-    """The commit of the code that runs, with "+changes" if files differ from it; "" outside a checkout."""
-    here = Path(__file__).parent
+    """The commit of this code, with "+changes" if files differ from it; "" outside a checkout.
 
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
+    A repository that merely surrounds an installed package does not track this file.
+    """
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+        git("ls-files", "--error-unmatch", "--", Path(__file__).name)
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return ""

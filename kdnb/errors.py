@@ -1,21 +1,20 @@
-"""The one exception for bad input: a sentence for the person who typed it, without the frames below."""
+"""The exception for bad input: one sentence that names it and says what is allowed."""
+
+from collections.abc import Collection
 
 
 class InputError(ValueError):
-    """What was asked for cannot be done; the message names it and says what is allowed.
+    """Bad input: a parameter, a file, or something missing on this machine.
 
-    A notebook and papermill show the sentence alone: the frames between the cell and the check would tell the
-    reader nothing. Plain Python shows the usual traceback.
+    Notebooks and papermill show the sentence without a traceback; Python shows both.
     """
 
-    def _render_traceback_(
-        self,
-    ) -> list[str]:  # IPython's protocol for exceptions that draw themselves
+    def _render_traceback_(self) -> list[str]:  # IPython calls it in place of its own traceback
         return [f"{type(self).__name__}: {self}"]
 
 
-def choose(what: str, name: str, known) -> str:
-    """``name`` if it is one of ``known``, else an InputError that lists them."""
+def choose(what: str, name: str, known: Collection[str]) -> str:
+    """Return `name` if it is among the known ones; else raise an InputError that lists them."""
     if name not in known:
         raise InputError(f"unknown {what} {name!r}: choose one of {', '.join(sorted(known))}")
     return name

@@ -1,4 +1,4 @@
-"""Where the project, its data and the files of its packages lie, wherever Python was started."""
+"""Where the project, its data and its runs are, wherever Python was started."""
 
 import importlib
 import os
@@ -8,41 +8,45 @@ from pathlib import Path
 
 
 def project_root() -> Path:
-    """The folder that holds notebooks/ and outputs/, wherever the notebook was started; else the current folder."""
-    here = Path(__file__).resolve().parent.parent
-    return here if (here / "notebooks").is_dir() else Path.cwd()
+    """The folder that contains notebooks/ and outputs/; without a checkout, the current folder."""
+    root = Path(__file__).resolve().parent.parent
+    return root if (root / "notebooks").is_dir() else Path.cwd()
+
+
+def expand_home(path: str | Path) -> Path:
+    """A path with ~ as the home folder; unlike pathlib's, an unknown ~user is left as it is."""
+    return Path(os.path.expanduser(path))
 
 
 def resolve_path(path: str | Path) -> Path:
-    """A path with ~ as the home folder; a relative one from the current folder or, if it is not there, the project."""
-    given = Path(os.path.expanduser(path))  # which leaves ~somebody alone where pathlib raises
-    return (
-        given if given.exists() or not (project_root() / given).exists() else project_root() / given
-    )
+    """A path relative to the current folder or, if it does not exist there, to the project."""
+    given = expand_home(path)
+    in_project = project_root() / given
+    return in_project if in_project.exists() and not given.exists() else given
 
 
 def data_folder(root: str | Path = "") -> Path:
-    """The folder that holds the data: `root`, or $KDNB_DATA, or data/ in the project."""
-    return (
-        resolve_path(root)
-        if root
-        else Path(os.path.expanduser(os.environ.get("KDNB_DATA") or project_root() / "data"))
-    )
+    """The folder of the data: `root`, or $KDNB_DATA, or data/ in the project."""
+    if root:
+        return resolve_path(root)
+    return expand_home(os.environ.get("KDNB_DATA") or project_root() / "data")
 
 
 def output_folder(root: str | Path = "") -> Path:
-    """The folder under which runs are kept: `root`, or outputs/ in the project."""
-    return Path(os.path.expanduser(root)) if root else project_root() / "outputs"
+    """The folder of runs, tables and figures: `root`, or outputs/ in the project."""
+    return expand_home(root) if root else project_root() / "outputs"
 
 
 def run_folder(name: str | Path, outputs: str | Path = "") -> Path | None:
-    """The folder of a run, by its path or by its name under the outputs folder; None if there is none."""
+    """The folder of a run, given by its path or its name under the outputs folder; None if missing.
+
+    A run's own folder comes before a record of the same name.
+    """
     root = output_folder(outputs)
-    places = resolve_path(name), root / "runs" / name, root / "records" / name
-    return next(
-        (Path(os.path.abspath(place)) for place in places if (place / "config.json").is_file()),
-        None,
-    )
+    for path in (resolve_path(name), root / "runs" / name, root / "records" / name):
+        if (path / "config.json").is_file():
+            return Path(os.path.abspath(path))
+    return None
 
 
 def import_files(package: str, folders: Iterable[str]) -> None:

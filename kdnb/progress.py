@@ -1,4 +1,7 @@
-"""Whether a person watches, and what is shown then: a bar for a person, lines for a log."""
+"""What is shown while something runs: bars for a person, lines for a log, and the stop button.
+
+It depends on where Python runs: in a terminal, in a notebook that a person watches, or headless.
+"""
 
 import math
 import os
@@ -10,81 +13,105 @@ from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
+BUSY_PERCENT = 20  # load of the CPU by others from which on threads should not spin
+
 
 def is_interactive() -> bool:
-    """Whether a person is looking on: a terminal, or a notebook that was opened in JupyterLab and not by papermill."""
-    if (
-        "JPY_PARENT_PID" in os.environ
-    ):  # a Jupyter kernel; only a server with a page to show names the session
+    """Whether a person is watching: a terminal, or a notebook that is open in JupyterLab or VS
+    Code."""
+    if "JPY_PARENT_PID" in os.environ:  # a Jupyter kernel; only a server with a page names sessions
         return "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ
     return sys.stderr.isatty()
 
 
+def wait_passively_if_busy() -> None:
+    """In a notebook's kernel, let OpenMP's threads wait without spinning if the CPU is busy; print
+    it.
+
+    Threads that spin are twice as fast on a quiet machine, but up to fifty times slower beside
+    another process (docs/performance.md). OpenMP reads the setting when torch is imported: call
+    this before. It takes 0.1 s. A setting of the user's stays; without psutil nothing is changed.
+    """
+    if "ipykernel" not in sys.modules or "OMP_WAIT_POLICY" in os.environ or "torch" in sys.modules:
+        return
+    with suppress(ImportError):
+        import psutil
+
+        if psutil.cpu_percent(0.1) > BUSY_PERCENT:
+            os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+            print("The CPU is busy: threads wait without spinning (OMP_WAIT_POLICY=PASSIVE).")
+
+
 @contextmanager
 def bar(total: int, description: str, unit: str) -> Iterator[tqdm]:
-    """tqdm's bar if a person watches, which leaves nothing behind."""
-    look = {
+    """A tqdm bar that disappears at the end; it is disabled if nobody is watching."""
+    options = {
         "total": total,
         "desc": description,
         "unit": unit,
         "leave": False,
         "disable": not is_interactive(),
     }
-    if look["disable"] or "ipykernel" not in sys.modules:
-        with tqdm(**look) as made:
-            yield made
+    if options["disable"] or "ipykernel" not in sys.modules:
+        with tqdm(**options) as progress:
+            yield progress
         return
     from IPython.display import display
     from tqdm.notebook import tqdm as notebook_tqdm
 
-    # Shown through a handle, so that it can be taken away again: a closed bar that stays in the notebook is a widget
-    # without a kernel, an error message, to whoever opens the notebook next.
-    with notebook_tqdm(**look, display=False) as made:
-        handle = display(made.container, display_id=True)
+    # Displayed through a handle, so that it can be removed: a closed bar that stays in the notebook
+    # is a widget without a kernel, an error message to whoever opens the notebook next.
+    with notebook_tqdm(**options, display=False) as progress:
+        handle = display(progress.container, display_id=True)
         try:
-            yield made
+            yield progress
         finally:
             handle.update({}, raw=True)
 
 
 def with_progress(items: Iterable, total: int, description: str) -> Iterator:
-    """The items, under a bar."""
-    with bar(total, description, "batch") as shown:
+    """Yield the items, under a bar."""
+    with bar(total, description, "batch") as progress:
         for item in items:
             yield item
-            shown.update()
+            progress.update()
 
 
 def epoch_line(row: dict, epochs: int) -> str:
-    """A finished epoch in a line, for whoever reads it now or later; row: what metrics.csv has of it."""
-    terms = [
-        name
-        for name in row
-        if name.startswith("train_") and name not in ("train_top1", "train_total")
-    ]
-    losses = "  ".join(f"{name.removeprefix('train_')} {row[name]:.4g}" for name in terms)
+    """A finished epoch as one line; row: of metrics.csv."""
+    terms = [name for name in row if name.startswith("train_")]
+    losses = "  ".join(
+        f"{name.removeprefix('train_')} {row[name]:.4g}"
+        for name in terms
+        if name not in ("train_top1", "train_total")
+    )
     accuracy = f"train {row['train_top1']:.2f} %  test {row['test_top1']:.2f} %"
     return f"epoch {row['epoch']}/{epochs}  {losses}  {accuracy}  {row['seconds']:.1f} s"
 
 
 class StopButton:
-    """Turns the first interrupt (JupyterLab's stop button, Ctrl-C) into a wish that is met between two steps.
+    """A context that turns the first interrupt into a request to stop between two steps.
 
-    In the middle of a step the weights are half updated and not worth keeping. A second interrupt stops at once.
-    until: when it presses itself, by the clock of time.monotonic().
+    JupyterLab's stop button and Ctrl-C interrupt a process anywhere; in the middle of a step the
+    weights are half updated. A second interrupt raises KeyboardInterrupt at once.
+
+    Args:
+        deadline: the time.monotonic() from which on the button counts as pressed.
     """
 
-    def __init__(self, until: float = math.inf):
-        self.until = until
+    def __init__(self, deadline: float = math.inf):
+        self.deadline = deadline
 
     @property
     def pressed(self) -> bool:
-        return self.requested or time.monotonic() >= self.until
+        """Whether to stop: on request, or because the deadline has passed."""
+        return self.requested or time.monotonic() >= self.deadline
 
     def __enter__(self) -> "StopButton":
-        self.requested, self.before = False, None
-        with suppress(ValueError):  # outside the main thread, which alone hears signals
-            self.before = signal.signal(signal.SIGINT, self.press)
+        self.requested = False
+        self.handler_before = None
+        with suppress(ValueError):  # outside the main thread, the only one that receives signals
+            self.handler_before = signal.signal(signal.SIGINT, self.press)
         return self
 
     def press(self, *_) -> None:
@@ -93,5 +120,5 @@ class StopButton:
         self.requested = True
 
     def __exit__(self, *_) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
+        if self.handler_before is not None:
+            signal.signal(signal.SIGINT, self.handler_before)
