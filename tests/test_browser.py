@@ -1,7 +1,8 @@
-"""The notebooks as a person uses them: JupyterLab in a browser, clicks, a slider, the stop button, run again.
+"""The notebooks as a person uses them: JupyterLab in a browser, clicks, a slider, the stop button,
+run again.
 
-The notebooks are copies in a temporary folder; server and browser talk over loopback only. Pictures of what the
-browser shows are kept in the folder that KDNB_SCREENSHOTS names, for people to look at.
+The notebooks are copies in a temporary folder; server and browser talk over loopback only. Pictures
+of what the browser shows are kept in the folder that KDNB_SCREENSHOTS names, for people to look at.
 """
 
 import base64
@@ -66,7 +67,8 @@ def until(done, what, seconds=PATIENCE, pause=0.2):
 
 
 class Lab:
-    """A JupyterLab server of its own on a free port: own settings, own kernels, own copies of the notebooks."""
+    """A JupyterLab server of its own on a free port: own settings, own kernels, own copies of the
+    notebooks."""
 
     def __init__(self, folder):
         self.folder, self.notebooks, self.token = (
@@ -123,7 +125,7 @@ class Lab:
             failed.pop_all()
         return self
 
-    def ready(self):
+    def build_setup(self):
         assert self.server.poll() is None, (self.folder / "server.log").read_text()
         return self.ask("status")
 
@@ -148,7 +150,8 @@ class Lab:
         self.log.close()
 
     def copy(self, name, last="", **parameters):
-        """A copy of the notebook `name` with other defaults in its parameters cell, up to the cell that says `last`."""
+        """A copy of the notebook `name` with other defaults in its parameters cell, up to the cell
+        that says `last`."""
         notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())
         places = [
             i for i, cell in enumerate(notebook["cells"], 1) if last in "".join(cell["source"])
@@ -202,7 +205,8 @@ class Notebook:
         ]
 
     def finish(self):
-        """Wait until the cells have run, or one has failed; save as a reader would; the outputs in the file by cell."""
+        """Wait until the cells have run, or one has failed; save as a reader would; the outputs in
+        the file by cell."""
         prompts = self.cells.locator(".jp-InputArea-prompt")
         until(lambda: "*" not in "".join(prompts.all_text_contents()), "the last cell")
         before = self.path.stat().st_mtime_ns
@@ -304,7 +308,7 @@ def figures(outputs):
 
 def test_attention_runs_and_a_slider_moves_its_picture(lab, page, tmp_path):
     run = train(
-        Run(**QUICK, epochs=2, teacher_epochs=1, outputs=str(tmp_path)), say=lambda line: None
+        Run(**QUICK, epochs=2, teacher_epochs=1, outputs=str(tmp_path)), log=lambda line: None
     )
     path = lab.copy("attention", last="map_explorer", run=str(run.folder), outputs=str(tmp_path))
     notebook = Notebook(page, lab, path)

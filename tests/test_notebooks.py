@@ -1,4 +1,5 @@
-"""Every notebook is committed clean and runs headless; papermill's parameters reach it, misspelt ones stop it."""
+"""Every notebook is committed clean and runs headless; papermill's parameters reach it, misspelt
+ones stop it."""
 
 import ast
 import json
@@ -95,7 +96,8 @@ def papermill(notebook, output, **parameters):
 
 
 def run_cells(notebook, **parameters):
-    """What the cells of a notebook do with papermill's parameters, here, without the seconds that a kernel takes."""
+    """What the cells of a notebook do with papermill's parameters, here, without the seconds that a
+    kernel takes."""
     namespace = {"In": [""]}
     for cell in parameterize_notebook(notebook, parameters).cells:
         if cell.cell_type == "code":

@@ -1,4 +1,5 @@
-"""What the project promises outside its code: one list of dependencies, the README, the tables, a light import."""
+"""What the project promises outside its code: one list of dependencies, the README, the tables, a
+light import."""
 
 import re
 import shlex
@@ -11,8 +12,8 @@ import pytest
 
 from kdnb import grid, results
 from kdnb.results import tables
-from kdnb.runs import folder as store
-from kdnb.runs.parameters import typed
+from kdnb.runs.folder import RunFolder
+from kdnb.runs.parameters import parse_value
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -75,14 +76,14 @@ def test_the_accuracies_that_the_readme_says_in_words_are_those_of_the_records()
     runs = results.load_frame(ROOT / "outputs/records").query("dataset == 'cifar100'")
     few, full = (
         runs[runs["train_images"] == 12_500],
-        runs[(runs["changed"] == "") & (runs["network"] == "wrn_16_2")],
+        runs[(runs["overrides"] == "") & (runs["network"] == "wrn_16_2")],
     )
     means = few.groupby("method")["top1"].mean()
     said = " ".join(README.split())
     told = [f"{means[method]:.1f}" for method in ("none", "kd", "dkd", "afd")]
     assert "goes from {} % to {} by KD, {} by DKD and {} by KD and AFD".format(*told) in said
     alone = full.query("method == 'none' and seed == 0").iloc[0]
-    last = store.RunFolder(Path(alone["folder"])).metrics["test_top1"][-30:]
+    last = RunFolder(Path(alone["folder"])).metrics["test_top1"][-30:]
     assert (
         f"{alone['top1']:.2f} % after epoch 240, {last.min():.2f} to {last.max():.2f} over the last 30"
         in said
@@ -100,9 +101,9 @@ def test_the_pieces_of_the_full_length_table_are_runs_of_full_length(tmp_path, m
         words = iter(shlex.split(told.replace("-p ", "")))
         runs = grid(
             outputs="outputs",
-            **{name: typed(value) for name, value in zip(words, words, strict=True)},
+            **{name: parse_value(value) for name, value in zip(words, words, strict=True)},
         )
-        assert len(runs) == int(count) and not any(run.changes or run.teacher_run for run in runs)
+        assert len(runs) == int(count) and not any(run.overrides or run.teacher_run for run in runs)
         counts.append(len(runs))
     assert counts == [1, 5, 4, 5, 5, 1, 1, 1, 1]
 

@@ -1,4 +1,5 @@
-"""The full-length table's path, rehearsed small: data and runs carried as a few files, pieces made without Jupyter."""
+"""The full-length table's path, rehearsed small: data and runs carried as a few files, pieces made
+without Jupyter."""
 
 import os
 import signal
@@ -13,7 +14,7 @@ from helpers import same
 from kdnb import Run, train
 from kdnb.__main__ import main
 from kdnb.results.__main__ import main as results_main
-from kdnb.runs import folder as store
+from kdnb.runs.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 BARE = """import sys
@@ -95,7 +96,7 @@ def test_pieces_that_are_stopped_carried_and_gone_on_with_fill_the_tables(
     code, said = ended(interrupted)
     assert code == 130 and "stopped after step" in said, said
     (folder,) = (one / "outputs/runs").iterdir()
-    assert store.load_checkpoint(folder)["step"] >= 1
+    assert load_checkpoint(folder)["step"] >= 1
     monkeypatch.setenv("KDNB_DATA", str(one / "data"))
     assert main(argv(one, **TEACHER)) == 0
     said = capsys.readouterr().out

@@ -22,10 +22,10 @@ from kdnb.progress import with_progress
 from kdnb.results.intervals import interval
 from kdnb.runs.run import Run
 from kdnb.training.loop import train
-from kdnb.training.setup import ready
+from kdnb.training.setup import build_setup
 
 
-def siblings(run: Run) -> list[Run]:
+def seed_replicates(run: Run) -> list[Run]:
     """The finished runs beside a run that differ from it in their seed alone, by seed; itself included."""
     pattern = f"{glob.escape(run.name.rpartition('-seed=')[0])}-seed=*/result.json"
     where = {
@@ -230,7 +230,7 @@ def gradient_norms(run: Run, batches: int = 4) -> pd.DataFrame:
 
     Mean over the first training batches, in float32, with the losses' own parameters as they are at that time.
     """
-    start = ready(train(run))
+    start = build_setup(train(run))
     distiller, rows = start.distiller.train(), []
     for when in ("first step", "last step"):
         if when == "last step":

@@ -6,11 +6,11 @@ import pandas as pd
 
 from kdnb.errors import InputError
 from kdnb.losses.mix import METHODS, split_list
-from kdnb.results.curves import look
-from kdnb.results.frame import row, whole
-from kdnb.results.published import beside_published
+from kdnb.results.curves import style_number
+from kdnb.results.frame import is_full_recipe, run_row
+from kdnb.results.published import append_published
 from kdnb.runs import parameters
-from kdnb.runs.grid import grid, served
+from kdnb.runs.grid import applicable_methods, grid
 from kdnb.runs.run import Run
 from kdnb.training.setup import check, load_images
 
@@ -27,12 +27,12 @@ def runs_from_notebook(namespace: Mapping) -> dict[str, list[Run]]:
     }
     given = OWN | parameters.from_notebook(namespace, known)
     names, seeds = (
-        parameters.checked(name, given.pop(name), default) for name, default in OWN.items()
+        parameters.check(name, given.pop(name), default) for name, default in OWN.items()
     )
     if seeds < 1:
         raise InputError("seeds is 0: it must be 1 or more")
     fixed = {"dataset": Run.dataset, "seed": range(seeds)} | given
-    runs = grid(method=served(["none", *split_list(names)], **fixed), **fixed)
+    runs = grid(method=applicable_methods(["none", *split_list(names)], **fixed), **fixed)
     if not any(run.teacher for run in runs):
         known = ", ".join(name for name in METHODS if name != "none")
         raise InputError(
@@ -51,18 +51,18 @@ def runs_from_notebook(namespace: Mapping) -> dict[str, list[Run]]:
 def accuracies(runs: Mapping[str, list[Run]]) -> pd.DataFrame:
     """A row per finished run, and per published number of the same full-length training, as plots expect them."""
     rows = [
-        row(run) | {"line": label, "order": look(label)}
+        run_row(run) | {"line": label, "order": style_number(label)}
         for label, several in runs.items()
         for run in several
     ]
     ours = pd.DataFrame(rows)
-    return beside_published(ours) if whole(ours).all() else ours.assign(study="this study")
+    return append_published(ours) if is_full_recipe(ours).all() else ours.assign(study="this study")
 
 
 def title(runs: Mapping[str, list[Run]]) -> str:
     """What the runs have in common, and how many seeds they are."""
     run, *others = max(runs.values(), key=lambda several: bool(several[0].teacher))
-    dataset, student, _, *words, _ = run.words(" ")  # without method and seed
+    dataset, student, _, *words, _ = run.name_parts(" ")  # without method and seed
     return ", ".join(
         [dataset, student, *words, f"{1 + len(others)} seeds" if others else f"seed {run.seed}"]
     )

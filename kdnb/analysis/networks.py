@@ -26,7 +26,8 @@ from kdnb.models import (
 from kdnb.paths import output_folder, resolve_path
 from kdnb.results.frame import or_warn
 from kdnb.runs import parameters
-from kdnb.runs.parameters import listing, words
+from kdnb.runs.identity import describe_overrides
+from kdnb.runs.parameters import as_table
 from kdnb.runs.run import Run
 from kdnb.training.loop import train
 from kdnb.training.setup import load_images, loaders
@@ -89,7 +90,7 @@ def run_from_notebook(namespace: Mapping) -> Run:
     if isinstance(given.get("run"), Run):  # the cell is run again, and the name is taken
         return given["run"]
     where = {
-        name: parameters.checked(name, value, known[name]) for name, value in given.items() if value
+        name: parameters.check(name, value, known[name]) for name, value in given.items() if value
     }
     if (photograph := where.pop("photograph", "")) and not resolve_path(photograph).is_file():
         raise InputError(f"photograph {photograph!r}: no such file")
@@ -168,6 +169,6 @@ def teacher_table(run: Run) -> pd.DataFrame:
         if same
         else "it knows other classes",
     }
-    if changed := words(teacher.about["changes"] or {}):
+    if changed := describe_overrides(teacher.about["overrides"] or {}):
         shown["trained with"] = changed
-    return listing("teacher", shown)
+    return as_table("teacher", shown)

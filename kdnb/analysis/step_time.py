@@ -18,9 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdnb.device import PRECISIONS, environment
 from kdnb.models import Output, create_model
-from kdnb.results.frame import ONLY
+from kdnb.results.frame import LABELS_ONLY
 from kdnb.runs.run import Run
-from kdnb.training.setup import load_images, ready
+from kdnb.training.setup import build_setup, load_images
 from kdnb.training.step import Engine, evaluate
 from kdnb.training.teacher import Teacher
 
@@ -49,7 +49,7 @@ class Speed:
     def __init__(self, run: Run, repeats: int = 20):
         self.run, self.repeats, self.images = run, repeats, load_images(run)
         self.trainings = ({run.label: run} if run.teacher else {}) | {
-            ONLY: replace(run, method="none")
+            LABELS_ONLY: replace(run, method="none")
         }
         self.distiller, self.loader, self.test = self.fresh(run)
         self.device, self.batches = self.loader.device, list(islice(self.loader.epoch(), 4))
@@ -74,7 +74,7 @@ class Speed:
         teacher = (
             Teacher(create_model(run.teacher, len(self.images[0].classes))) if run.teacher else None
         )
-        return ready(run, self.images, teacher)[:3]
+        return build_setup(run, self.images, teacher)[:3]
 
     def engine_step(self, run: Run, compiled: bool) -> Callable:
         """The step of kdnb.engine, over some batches again and again."""
@@ -86,7 +86,7 @@ class Speed:
         """The step as one writes it first: float32, channels first, eager."""
         distiller, preset = self.fresh(run)[0].train(), run.preset
         own = {"momentum": preset.momentum, "weight_decay": preset.weight_decay}
-        optimizer = torch.optim.SGD(distiller.trained().parameters(), run.lr, **own)
+        optimizer = torch.optim.SGD(distiller.trainable().parameters(), run.lr, **own)
         batches = cycle(
             [batch._replace(images=batch.images.float().contiguous()) for batch in self.batches]
         )

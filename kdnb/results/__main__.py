@@ -1,8 +1,8 @@
-"""Runs that were made elsewhere become records, and the study's tables are made anew.
+"""Turn runs that were made anywhere into records, and make the study's tables anew.
 
-    python -m kdnb.results FOLDER ...    # the finished runs below it, of any machine, become records; then the tables
+    python -m kdnb.results FOLDER ...    # the finished runs below the folders become records
 
-Exit status: 0; 1 if a run was damaged, and so left out; 2 for a folder that is not there.
+Exit status: 0; 1 if a run was damaged, and so left out; 2 for a folder that is missing.
 """
 
 import argparse
@@ -11,53 +11,30 @@ from pathlib import Path
 
 from kdnb.errors import InputError
 from kdnb.paths import output_folder
-from kdnb.results.frame import load_frame, record
-from kdnb.results.tables import pages, save
-from kdnb.runs.folder import RunFolder
+from kdnb.results.records import gather
 
 
-def gather(folders: list[Path], outputs: Path) -> int:
-    """Make records of the finished runs below some folders, then the tables anew; how many were damaged.
-
-    Says a line of each run that is new, replaces another record, is not finished, or cannot be read. Raises InputError.
-    """
-    if missing := [folder for folder in folders if not folder.is_dir()]:
-        raise InputError(f"{missing[0]}: no such folder")
-    damaged = 0
-    for path in sorted(found for folder in folders for found in folder.rglob("config.json")):
-        try:
-            run, name = RunFolder(path.parent), path.parent.name
-            kept, measured = (
-                place / "result.json" for place in (outputs / "records" / name, run.folder)
-            )
-            if not run.done:
-                print(f"not finished: {name}")
-            elif not kept.is_file() or kept.read_bytes() != measured.read_bytes():
-                word = "replaced" if kept.is_file() else "new"
-                print(f"{word}: {record(run, outputs).name}, top-1 {run.result['top1']:.2f} %")
-        except InputError as error:
-            damaged += 1
-            print(f"left out: {error}", file=sys.stderr)
-    save(pages(load_frame(outputs / "records")), outputs / "tables")
-    return damaged
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The exit status; see the top of this file."""
-    form = {"formatter_class": argparse.RawTextHelpFormatter}
-    parser = argparse.ArgumentParser("python -m kdnb.results", description=__doc__, **form)
-    add = parser.add_argument
-    add(
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m kdnb.results", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
         "folders",
         nargs="*",
         type=Path,
         metavar="FOLDER",
-        help="under which runs lie; none: only the tables",
+        help="where to look for runs; without any, only the tables are made",
     )
-    add("--outputs", default="", help="folder of records/ and tables/ (outputs/)")
-    given = parser.parse_args(argv)
+    parser.add_argument("--outputs", default="", help="folder of records/ and tables/ (outputs/)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = make_parser()
+    options = parser.parse_args(argv)
     try:
-        return min(1, gather(given.folders, output_folder(given.outputs)))
+        return min(1, gather(options.folders, output_folder(options.outputs)))
     except InputError as error:
         parser.error(str(error))
 

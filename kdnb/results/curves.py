@@ -1,4 +1,7 @@
-"""What plots draw of the runs of a frame: learning curves and links, by what may be drawn together."""
+"""What plots show of many runs: learning curves and links, of runs that may be compared.
+
+A protocol is a data set, a way in which runs differ from its preset, and a precision.
+"""
 
 from collections.abc import Mapping
 from operator import attrgetter
@@ -8,107 +11,123 @@ import numpy as np
 import pandas as pd
 
 from kdnb.losses import METHODS
-from kdnb.results.frame import ONLY, once, or_warn, told_apart
-from kdnb.runs.folder import RunFolder, read_columns
+from kdnb.results.frame import LABELS_ONLY, disambiguate, drop_duplicate_seeds, or_warn
+from kdnb.runs.files import read_columns
+from kdnb.runs.folder import RunFolder
 from kdnb.runs.run import Run
 
-ROLES = ["teacher", "baseline", "distilled"]  # in the order of their looks in plots
-MOST = 35  # lines in one picture, as there are looks
+ROLES = ["teacher", "baseline", "distilled"]  # in the order of their styles in plots
+MAX_LINES = 35  # of one picture, as there are styles
+CURVE_COLUMNS = ("epoch", "test_top1", "lr", "seconds")
 
 
 def curves_by_protocol(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """{title: the epochs} of each of the `pictures`."""
-    return {title: epochs(part) for title, part in pictures(runs).items()}
+    """{title: a row per epoch of each run} for every picture."""
+    return {title: epoch_rows(part) for title, part in split_by_student(runs).items()}
 
 
-def epochs(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row per epoch of each run: the run's columns, epoch, test_top1 (%), lr and spent (s since the start).
+def epoch_rows(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row per epoch of each run: the run's columns, epoch, test_top1 (%), lr, and spent (seconds
+    so far).
 
-    None of a run whose file is damaged, with a warning.
+    A run whose metrics.csv is damaged is left out, with a warning.
     """
-    names, empty = ("epoch", "test_top1", "lr", "seconds"), np.empty(0)
-    read = [
-        or_warn("the curves", read_columns, Path(folder, "metrics.csv"), names)
-        for folder in runs["folder"]
-    ]
-    read = [its or dict.fromkeys(names, empty) for its in read]
-    rows = runs.iloc[
-        np.repeat(np.arange(len(runs)), [len(its["epoch"]) for its in read])
-    ].reset_index(drop=True)
-    told = {name: np.concatenate([empty, *(its[name] for its in read)]) for name in names[:3]}
-    spent = np.concatenate([empty, *(its["seconds"].cumsum() for its in read)])
-    return rows.assign(**told, spent=spent).astype({"epoch": int})
+    empty = dict.fromkeys(CURVE_COLUMNS, np.empty(0))
+    paths = [Path(folder, "metrics.csv") for folder in runs["folder"]]
+    tables = [or_warn("the curves", read_columns, path, CURVE_COLUMNS) or empty for path in paths]
+    lengths = [len(table["epoch"]) for table in tables]
+    rows = runs.iloc[np.repeat(np.arange(len(runs)), lengths)].reset_index(drop=True)
+    columns = {
+        "epoch": [table["epoch"] for table in tables],
+        "test_top1": [table["test_top1"] for table in tables],
+        "lr": [table["lr"] for table in tables],
+        "spent": [table["seconds"].cumsum() for table in tables],
+    }
+    joined = {name: np.concatenate([np.empty(0), *parts]) for name, parts in columns.items()}
+    return rows.assign(**joined).astype({"epoch": int})
 
 
 def run_curves(runs: Mapping[str, RunFolder]) -> pd.DataFrame:
-    """The `epochs` of {role: run}."""
+    """A row per epoch of each run in {role: run}."""
     rows = [
-        (role, ROLES.index(role), str(run.folder), len(run.config["classes"]))
+        {
+            "line": role,
+            "order": ROLES.index(role),
+            "run": role,
+            "folder": str(run.folder),
+            "classes": len(run.config["classes"]),
+        }
         for role, run in runs.items()
     ]
-    return epochs(
-        pd.DataFrame(rows, columns=["line", "order", "folder", "classes"]).assign(run=list(runs))
-    )
+    return epoch_rows(pd.DataFrame(rows))
 
 
-def look(method: str) -> int:
-    """The number of a student's look in plots: by its method, of `ROLES`, then of METHODS, then one for mixes."""
-    numbers = {name: len(ROLES) + i for i, name in enumerate(METHODS)} | {"none": 1, Run.method: 2}
+def style_number(method: str) -> int:
+    """The number of a student's style in plots: roles come first, then METHODS in order, then
+    mixes."""
+    numbers = {name: len(ROLES) + i for i, name in enumerate(METHODS)}
+    numbers |= {"none": ROLES.index("baseline"), Run.method: ROLES.index("distilled")}
     return numbers.get(method, len(ROLES) + len(METHODS))
 
 
-def lines(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The runs of a frame by what may be drawn together: {title: rows}, one data set, changed in one way.
+def group_by_protocol(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """{title: the runs that may be drawn together}.
 
-    Adds the columns line, what a legend calls a network that was trained so, order, its `look`, and run, as plots
-    expect them.
+    Adds the columns that plots expect: line, what a legend calls a network and its method; order,
+    the number of its style; and run, its folder.
     """
-    out, kind, runs = {}, ["dataset", "own", "precision"], once(runs)
-    own = [
-        ", ".join(f"{name} {value}" for name, (value, _) in its.items()) for its in runs["changes"]
+    protocol = ["dataset", "changed_values", "precision"]
+    runs = drop_duplicate_seeds(runs)
+    values = [
+        ", ".join(f"{name} {value}" for name, (value, _) in overrides.items())
+        for overrides in runs["override_values"]
     ]
-    runs = runs.assign(run=runs["folder"], own=pd.Series(own, runs.index, dtype=object))
-    other_images = runs.groupby(kind)["data_id"].transform("nunique") > 1
-    runs["images"] = ("images " + runs["data_id"]).where(other_images, "")
-    for key, part in runs.groupby([*kind, "images"]):
-        teacher, alone = part["teacher"].str.partition(" ")[0], part["method"] == "none"
-        line = part["network"] + ", " + (part["method"] + " from " + teacher).mask(alone, ONLY)
+    runs = runs.assign(
+        run=runs["folder"], changed_values=pd.Series(values, runs.index, dtype=object)
+    )
+    has_other_images = runs.groupby(protocol)["data_hash"].transform("nunique") > 1
+    runs["images"] = ("images " + runs["data_hash"]).where(has_other_images, "")
+    groups = {}
+    for (dataset, changed_values, precision, images), part in runs.groupby([*protocol, "images"]):
+        is_baseline = part["method"] == "none"
+        teacher = part["teacher"].str.partition(" ")[0]
+        line = part["network"] + ", "
+        line += (part["method"] + " from " + teacher).mask(is_baseline, LABELS_ONLY)
         line += (" (without " + part["left_out"] + ")").where(part["left_out"] != "", "")
-        teaches = alone & (part["network"] + " (" + part["dataset"] + ")").isin(part["teacher"])
-        part = part.assign(
-            line=told_apart(part, line), order=part["method"].map(look).mask(teaches, 0)
-        )
-        title = ", ".join(filter(None, [key[0], key[1], key[2] * (key[2] != "float32"), key[3]]))
-        out[title] = part.sort_values(["order", "line", "seed"])
-    return out
+        own_name = part["network"] + " (" + part["dataset"] + ")"
+        is_teacher = is_baseline & own_name.isin(part["teacher"])
+        order = part["method"].map(style_number).mask(is_teacher, ROLES.index("teacher"))
+        part = part.assign(line=disambiguate(part, line), order=order)
+        shown_precision = "" if precision == "float32" else precision
+        title = ", ".join(filter(None, [dataset, changed_values, shown_precision, images]))
+        groups[title] = part.sort_values(["order", "line", "seed"])
+    return groups
 
 
-def pictures(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """What `lines` may draw together; of more than `MOST` lines a picture for each network that was trained."""
-    out = {}
-    for title, part in lines(runs).items():
-        many = part["line"].nunique() > MOST
-        out |= (
-            {f"{title}, {name}": its for name, its in part.groupby("network")}
-            if many
-            else {title: part}
-        )
-    return out
+def split_by_student(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """`group_by_protocol`; a group with more lines than a picture holds is split by its students."""
+    groups = {}
+    for title, part in group_by_protocol(runs).items():
+        if part["line"].nunique() <= MAX_LINES:
+            groups[title] = part
+            continue
+        for student, rows in part.groupby("network"):
+            groups[f"{title}, {student}"] = rows
+    return groups
 
 
 def links_by_protocol(runs: pd.DataFrame) -> dict[str, tuple]:
-    """{what was trained: its links, see RunFolder, as the mean over its seeds} of what in a frame linked blocks."""
-    out = {}
-    for title, part in lines(runs).items():
-        for line, alike in part.groupby("line", sort=False):
-            read = (
-                or_warn("the links", attrgetter("links"), run)
-                for run in map(RunFolder, alike["folder"])
-            )
-            if found := [links for links in read if links]:
-                seeds = f", mean of {len(found)} seeds" if len(found) > 1 else ""
-                out[f"{title}, {line}{seeds}"] = (
-                    np.mean([means for means, *_ in found], axis=0),
-                    *found[0][1:],
-                )
-    return out
+    """{title of a training: its links as `RunFolder.links` has them, mean over its seeds}."""
+    links = {}
+    for title, part in group_by_protocol(runs).items():
+        for line, seeds in part.groupby("line", sort=False):
+            folders = map(RunFolder, seeds["folder"])
+            read = (or_warn("the links", attrgetter("links"), folder) for folder in folders)
+            found = [each for each in read if each]
+            if not found:
+                continue
+            suffix = f", mean of {len(found)} seeds" if len(found) > 1 else ""
+            mean = np.mean([attention for attention, *_ in found], axis=0)
+            _, teacher_blocks, student_blocks = found[0]
+            links[f"{title}, {line}{suffix}"] = mean, teacher_blocks, student_blocks
+    return links

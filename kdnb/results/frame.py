@@ -1,170 +1,239 @@
-"""Run folders -> one DataFrame, a row a finished run; kdnb.results.tables makes the pages."""
+"""Finished runs as one pandas DataFrame, a row per run; kdnb.results.tables makes pages of it."""
 
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pandas as pd
 
-from kdnb.data import DATASETS
+from kdnb.data import DATASETS, Preset
 from kdnb.errors import InputError, choose
 from kdnb.paths import output_folder
 from kdnb.runs import parameters
-from kdnb.runs.folder import RunFolder, damaged, write_atomically
+from kdnb.runs.files import damaged
+from kdnb.runs.folder import RunFolder
+from kdnb.runs.identity import describe_overrides, training_facts
+from kdnb.runs.run import Run
 
-COLUMNS = """
-    folder dataset network teacher method mix seed top1 top5 best_top1 epochs changed teacher_changed left_out
-    train_images test_images parameters teacher_parameters epoch_seconds total_seconds shared precision device torch
-    commit classes changes data_id teacher_sha256
-"""
+COLUMNS = [
+    "folder",
+    "dataset",
+    "network",
+    "teacher",
+    "method",
+    "mix",
+    "seed",
+    "top1",
+    "top5",
+    "best_top1",
+    "epochs",
+    "overrides",
+    "teacher_overrides",
+    "left_out",
+    "train_images",
+    "test_images",
+    "parameters",
+    "teacher_parameters",
+    "epoch_seconds",
+    "total_seconds",
+    "shared",
+    "precision",
+    "device",
+    "torch",
+    "commit",
+    "classes",
+    "same_classes_assumed",
+    "override_values",
+    "recipe",
+    "data_hash",
+    "teacher_sha256",
+]
 
-ONLY = "labels only"  # how a network is trained that nobody teaches
-KEY = ["dataset", "network", "method", "teacher"]  # what a citation and a run have in common
-APART = {
+LABELS_ONLY = "labels only"  # in tables and legends, a network that has no teacher
+CITATION_KEY = ["dataset", "network", "method", "teacher"]  # what a run and a citation share
+
+# Columns that tell apart trainings of the same dataset, network, method and teacher; and how a name
+# says so.
+DISTINCTIONS = {
     "mix": " ({})",
     "precision": " ({})",
     "teacher_sha256": " (weights {:.4})",
-    "data_id": " (images {:.4})",
+    "data_hash": " (images {:.4})",
+    "train_images": " ({:,} images)",
 }
-APART |= {
-    "train_images": " ({:,} images)"
-}  # what also tells trainings apart that one name stands for
-TRAINING = [
-    *KEY,
-    "left_out",
-    "changed",
-    "teacher_changed",
-    *APART,
-]  # what runs that may be averaged have in common
+
+# Runs that are equal in these columns differ in their seed alone, and may be averaged.
+TRAINING_KEY = [*CITATION_KEY, "left_out", "overrides", "teacher_overrides", *DISTINCTIONS]
+
+# Fields of a run that say how it is taught. The others are the recipe that it shares with its
+# baseline.
+TEACHING = ("method", "teacher", "teacher_seed", "teacher_epochs", "teacher_weights_hash", "seed")
 
 
 def from_notebook(namespace: Mapping) -> tuple[list[Path], Path]:
-    """Where finished runs lie, and where the tables and figures made of them belong, given a notebook's `globals()`.
+    """The folders of finished runs, and the folder for tables and figures, of a notebook's
+    `globals()`.
 
-    source: "records", what is committed, whose tables stand in the outputs folder itself; "runs", what was run here,
-    beside the records, whose tables stand with the runs. Raises InputError for another, or a folder that is not there.
+    The parameter `source` is "records", the committed runs, whose tables are in the outputs folder
+    itself; or "runs", these and the runs of this machine, whose tables are in outputs/runs. Raises
+    InputError for another source, and for a missing folder.
     """
-    given = {"outputs": "", "source": "runs"} | parameters.from_notebook(
-        namespace, ("outputs", "source")
-    )
-    root = output_folder(parameters.checked("outputs", given["outputs"], ""))
+    given = parameters.from_notebook(namespace, ("outputs", "source"))
+    root = output_folder(parameters.check("outputs", given.get("outputs", ""), ""))
     if not root.is_dir():
         raise InputError(f"outputs {str(root)!r}: no such folder")
-    if choose("source", given["source"], ("records", "runs")) == "records":
+    if choose("source", given.get("source", "runs"), ("records", "runs")) == "records":
         return [root / "records"], root
     return [root / "records", root / "runs"], root / "runs"
 
 
 def load_frame(*places: str | Path) -> pd.DataFrame:
-    """One row per finished run in these folders, by name; of two with one name, the one in the later folder.
+    """The finished runs in some folders, a row each, sorted by name.
 
-    Accuracies in percent, times in seconds; `changes` {name: [value, the preset's]}, also as words in `changed`; that
-    and `teacher_changed`, the same of its teacher, are empty for a full-length run. A damaged run is named in a warning
-    and left out.
+    Of two runs with one name, the one in the later folder counts. A damaged run is left out, with a
+    warning. Accuracies are in percent, times in seconds. `override_values` is {field: [value, the
+    preset's]}; `overrides` says the same in words and is empty for a run that follows its preset,
+    as is `teacher_overrides` for its teacher.
     """
-    found = {
+    folders = {
         path.parent.name: path.parent
         for place in places
         for path in Path(place).glob("*/result.json")
     }
-    rows = []
-    for name in sorted(found):
-        try:
-            rows.append(row(RunFolder(found[name])))
-        except InputError as error:
-            warnings.warn(f"left out: {error}", stacklevel=2)
-    return pd.DataFrame(rows, columns=COLUMNS.split())
+    rows = (or_warn("the tables", run_row, RunFolder(folders[name])) for name in sorted(folders))
+    frame = pd.DataFrame([row for row in rows if row], columns=COLUMNS)
+    return describe_baselines_as_students(frame)
 
 
-def row(run: RunFolder) -> dict[str, object]:
-    """A finished run, for a table. Raises InputError if a file is missing or damaged."""
+def run_row(run: RunFolder) -> dict[str, object]:
+    """The row of a finished run. Raises InputError if a file is missing or damaged."""
     config, result = run.config, run.result
     try:
-        asked, teacher, machines = config["run"], config["teacher"] or {}, config["machines"]
-        own = {
-            n: both for n, both in config["changes"].items() if not n.startswith("teacher_")
-        }  # told of by its own
-        count, official = (
-            result["test_images"],
-            getattr(DATASETS.get(asked["dataset"]), "test_images", 0),
-        )
-        if official not in (0, count) and not asked.get(
-            "validation"
-        ):  # a tree of one's own in the same layout
-            own["test_images"] = [count, official]
+        stored, teacher, machines = config["run"], config["teacher"] or {}, config["machines"]
+        overrides = row_overrides(config, result)
+        is_assumed = bool(config.get("same_classes_assumed")) and not teacher.get("dataset")
         return {
-            **{name: asked[name] for name in ("dataset", "seed", "epochs", "precision", "data_id")},
+            **{
+                name: stored[name]
+                for name in ("dataset", "seed", "epochs", "precision", "data_hash")
+            },
             **result,
             "folder": str(run.folder),
-            "network": asked["student"],
-            "teacher": f"{teacher['network']} ({teacher['dataset'] or teacher['weights']})"
-            if teacher
-            else "",
+            "network": stored["student"],
+            "teacher": teacher_name(teacher, stored["dataset"] if is_assumed else ""),
             "teacher_sha256": teacher.get("sha256", ""),
+            "same_classes_assumed": is_assumed,
             "method": config["label"],
-            "mix": asked["method"],
+            "mix": stored["method"],
             "best_top1": result["best"]["top1"],
-            "changes": own,
-            "changed": parameters.words(own),
-            "teacher_changed": of_teacher(own, teacher.get("changes") or {}),
+            "override_values": overrides,
+            "overrides": describe_overrides(overrides),
+            "teacher_overrides": describe_teacher(overrides, teacher.get("overrides") or {}),
+            "recipe": recipe(config),
             "left_out": ", ".join(config["left_out"]),
             "classes": len(config["classes"]),
             "shared": config.get("shared", False),
-            "device": "; ".join(dict.fromkeys(machine["device"] for machine in machines)),
-            "torch": "; ".join(dict.fromkeys(machine["versions"]["torch"] for machine in machines)),
-            "commit": "; ".join(dict.fromkeys(machine["commit"] for machine in machines)),
+            "device": join_unique(machine["device"] for machine in machines),
+            "torch": join_unique(machine["versions"]["torch"] for machine in machines),
+            "commit": join_unique(machine["commit"] for machine in machines),
         }
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise damaged(run.folder / "config.json", f"it lacks {error}") from None
 
 
-def of_teacher(changes: Mapping[str, list], teachers: Mapping[str, list]) -> str:
-    """What was not as in the preset in training the teacher of a student for which `changes` were not."""
-    if not teachers:
+def row_overrides(config: dict, result: dict) -> dict[str, list]:
+    """The overrides of a run, without its teacher's. A smaller test set than the data set's is one."""
+    overrides = {
+        name: values
+        for name, values in config["overrides"].items()
+        if not name.startswith("teacher_")
+    }
+    dataset = DATASETS.get(config["run"]["dataset"])
+    official = dataset.test_images if dataset else 0
+    if official and official != result["test_images"] and not config["run"].get("validation"):
+        overrides["test_images"] = [result["test_images"], official]
+    return overrides
+
+
+def teacher_name(teacher: dict, assumed_dataset: str) -> str:
+    """A teacher's network and the data set that it was trained on; without that, its weights file."""
+    if not teacher:
         return ""
-    values, others = (
-        {name: value for name, (value, _) in its.items()} for its in (changes, teachers)
+    return f"{teacher['network']} ({teacher['dataset'] or assumed_dataset or teacher['weights']})"
+
+
+def describe_teacher(overrides: Mapping[str, list], teacher_overrides: Mapping[str, list]) -> str:
+    """The overrides of a teacher's training in words, given those of its student."""
+    if not teacher_overrides:
+        return ""
+    values, teacher_values = (
+        {name: value for name, (value, _) in each.items()}
+        for each in (overrides, teacher_overrides)
     )
-    return (
-        "its teacher likewise" if values == others else f"its teacher: {parameters.words(teachers)}"
+    if values == teacher_values:
+        return "its teacher likewise"
+    return f"its teacher: {describe_overrides(teacher_overrides)}"
+
+
+def recipe(config: dict) -> str:
+    """What a run has in common with its baseline, as JSON: all that decides its weights but teacher
+    and seed.
+
+    Fields and preset entries that a run was stored without have their defaults.
+    """
+    defaults = {f.name: f.default for f in fields(Preset) if f.default is not MISSING}
+    defaults |= {f.name: f.default for f in fields(Run) if f.compare}
+    facts = training_facts({"preset": {}} | config)
+    names = sorted(
+        (defaults.keys() | facts.keys()) - set(TEACHING) - {"for_teacher", "methods", "lrs"}
     )
+    return json.dumps({name: facts.get(name, defaults.get(name)) for name in names}, default=list)
 
 
-def record(run: RunFolder, outputs: Path) -> Path:
-    """Copy a finished run's small files to records/ of an outputs folder: what is committed of it, all but weights.
-    Raises InputError for a run that is not finished, or damaged."""
-    target = outputs / "records" / run.folder.name  # a later preset may call it otherwise
-    row(run), run.metrics, run.links
-    config = {name: value for name, value in run.config.items() if name != "where"}
-    write_atomically(target / "config.json", json.dumps(config, indent=2))
-    for name in ("metrics.csv", "history.npz", "result.json"):
-        if (run.folder / name).is_file():
-            write_atomically(target / name, (run.folder / name).read_bytes())
-    return target
+def join_unique(values) -> str:
+    return "; ".join(dict.fromkeys(values))
 
 
-def whole(runs: pd.DataFrame) -> pd.Series:
-    """Which runs of a frame followed their data set's preset to the end, as did their teachers."""
-    return (runs["changed"] == "") & (runs["teacher_changed"] == "")
+def describe_baselines_as_students(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame in which a baseline has the overrides of the students with the same recipe.
+
+    A network that is trained on labels alone may be a teacher as well, whose preset may differ:
+    alone, its overrides are those from the nearer preset.
+    """
+    is_changed = (frame["method"] == "none") & (frame["overrides"] != "")
+    students = frame[frame["method"] != "none"].drop_duplicates("recipe").set_index("recipe")
+    for index in frame.index[is_changed & frame["recipe"].isin(students.index)]:
+        student = students.loc[frame.at[index, "recipe"]]
+        for column in ("overrides", "override_values"):
+            frame.at[index, column] = student[column]
+    return frame
 
 
-def once(runs: pd.DataFrame) -> pd.DataFrame:
-    """Each seed of a training once: its teacher may have been trained, or be the same from a file."""
-    return runs.sort_values("seed", kind="stable").drop_duplicates([*TRAINING, "seed"])
+def is_full_recipe(runs: pd.DataFrame) -> pd.Series:
+    """Whether each run of a frame, and its teacher, followed the preset to the end."""
+    return (runs["overrides"] == "") & (runs["teacher_overrides"] == "")
 
 
-def told_apart(runs: pd.DataFrame, name: pd.Series) -> pd.Series:
-    """A name for each run, longer where it would stand for several trainings."""
-    for column, told in APART.items():
-        several = runs.groupby(name)[column].transform("nunique") > 1
-        name = name + runs[column].map(told.format).where(several, "")
-    return name
+def drop_duplicate_seeds(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each seed of a training once: a teacher may have been trained, or be the same one from a
+    file."""
+    return runs.sort_values("seed", kind="stable").drop_duplicates([*TRAINING_KEY, "seed"])
 
 
-def or_warn(where: str, read: Callable, *of):
-    """What is read or, with a warning that it is left out there, None."""
+def disambiguate(runs: pd.DataFrame, names: pd.Series) -> pd.Series:
+    """The names, longer where one name would stand for several trainings."""
+    for column, template in DISTINCTIONS.items():
+        is_ambiguous = runs.groupby(names)[column].transform("nunique") > 1
+        names = names + runs[column].map(template.format).where(is_ambiguous, "")
+    return names
+
+
+def or_warn(where: str, read: Callable, *arguments):
+    """What `read` returns; None, with a warning, for a damaged file. where: what it is left out of."""
     try:
-        return read(*of)
+        return read(*arguments)
     except InputError as error:
         warnings.warn(f"left out of {where}: {error}", stacklevel=3)
+        return None

@@ -1,182 +1,230 @@
-"""The DataFrame of kdnb.results.frame -> the study's Markdown tables, beside what was published."""
+"""The study's Markdown tables: a frame of finished runs beside published results."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from kdnb.results.frame import KEY, ONLY, TRAINING, once, row, told_apart, whole
+from kdnb.results.frame import (
+    CITATION_KEY,
+    LABELS_ONLY,
+    TRAINING_KEY,
+    disambiguate,
+    drop_duplicate_seeds,
+    is_full_recipe,
+    run_row,
+)
 from kdnb.results.intervals import interval, mean_sd
-from kdnb.results.published import CITED, kept, read_published
-from kdnb.runs.folder import RunFolder, write_atomically
+from kdnb.results.published import QUOTED, read_csv, read_published
+from kdnb.runs.files import write_atomically
+from kdnb.runs.folder import RunFolder
 from kdnb.runs.run import Run
 
-ORDER = {
-    "place": True,
-    "changed": True,
-    "taught": True,
-    "network": False,
-    "rank": True,
-    "method": True,
-}  # ascending?
+DATASET_ORDER = {"digits": 0, "cifar100": 1, "stanford40": 2}  # on a page; others come last
 TOP1, GAIN, REMARK = "top-1 (%)", "gain over labels only", "remark"
-MAIN = [
-    "data set",
+
+# What a page calls the columns of CITATION_KEY, and the columns of the shorter tables.
+KEY_NAMES = ["data set", "network", "trained with", "teacher"]
+MAIN_COLUMNS = [*KEY_NAMES, TOP1, "seeds", GAIN, REMARK, QUOTED]
+
+# {column that rows are sorted by: whether ascending}
+ROW_ORDER = {
+    "dataset_order": True,
+    "overrides": True,
+    "has_teacher": True,
+    "network": False,
+    "method_order": True,
+    "method": True,
+}
+NETWORK_COLUMNS = [
     "network",
-    "trained with",
+    "method",
     "teacher",
-    TOP1,
-    "seeds",
-    GAIN,
-    REMARK,
-    CITED,
-]  # columns of the headline
+    "epochs",
+    "train_images",
+    "top1",
+    "top5",
+    "best_top1",
+    "epoch_seconds",
+    "parameters",
+    "device",
+    "precision",
+]
 
 
-def placed(runs: pd.DataFrame) -> pd.DataFrame:  # with each data set's place on a page
-    return runs.assign(
-        place=runs["dataset"].map({"digits": 0, "cifar100": 1, "stanford40": 2}).fillna(3)
-    )
+def with_dataset_order(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with the position of each data set on a page."""
+    order = runs["dataset"].map(DATASET_ORDER).fillna(len(DATASET_ORDER))
+    return runs.assign(dataset_order=order)
 
 
-def gain(group: pd.DataFrame, runs: pd.DataFrame) -> str:
-    """What a teacher added, as `interval` of the seeds that were also trained on labels only: they have the first
-    weights and the batches in common. "" for fewer than two."""
-    like = [
-        "dataset",
-        "network",
-        "changed",
-        "epochs",
-        "precision",
-        "train_images",
-        "data_id",
-        "seed",
+def gain(seeds: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """The mean difference to training on labels alone, with its interval; "" for fewer than two
+    seeds.
+
+    The difference is taken seed by seed: runs of a seed and a recipe share initial weights and
+    batches. seeds: the rows of one training; runs: among which its baselines are.
+    """
+    key = ["recipe", "train_images", "seed"]
+    baselines = runs[runs["method"] == "none"].drop_duplicates(key)
+    students = seeds[seeds["method"] != "none"]
+    pairs = students.merge(baselines[[*key, "top1"]], on=key, suffixes=("", "_baseline"))
+    if len(pairs) < 2:
+        return ""
+    return interval((pairs["top1"] - pairs["top1_baseline"]).to_numpy(), "+.2f")
+
+
+def summary_table(runs: pd.DataFrame, all_runs: pd.DataFrame | None = None) -> pd.DataFrame:
+    """A row per training, over its seeds; all cells are strings.
+
+    all_runs: among which baselines are looked for; None: among `runs`.
+    """
+    runs = with_dataset_order(drop_duplicate_seeds(runs))
+    all_runs = runs if all_runs is None else all_runs
+    published = read_published()
+    methods = pd.Index(published["method"].unique())
+    method_order = methods.get_indexer(runs["method"]) % 1000  # a mix has -1: it comes last
+    runs = runs.assign(has_teacher=runs["method"] != "none", method_order=method_order)
+    visible = runs["dataset"].str.cat(runs[[*CITATION_KEY[1:], "overrides", "teacher_overrides"]])
+    longer = disambiguate(runs, visible)
+    runs["distinction"] = [
+        name.removeprefix(short).strip() for short, name in zip(visible, longer, strict=True)
     ]
-    alone = runs[runs["method"] == "none"].drop_duplicates(like)
-    both = group[group["method"] != "none"].merge(
-        alone[[*like, "top1"]], on=like, suffixes=("", "_alone")
-    )
-    return interval((both["top1"] - both["top1_alone"]).to_numpy(), "+.2f") if len(both) > 1 else ""
-
-
-def table(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row for all runs of a frame that are one training but for its seed, in words and numbers for people."""
-    runs, cited, rows = placed(once(runs)), read_published(), []
-    rank = (
-        pd.Index(cited["method"].unique()).get_indexer(runs["method"]) % 1000
-    )  # of a mix -1: it comes last
-    runs = runs.assign(taught=runs["method"] != "none", rank=rank)
-    shown = runs["dataset"].str.cat(runs[[*KEY[1:], "changed", "teacher_changed"]])
-    runs["apart"] = [
-        own.removeprefix(s).strip() for s, own in zip(shown, told_apart(runs, shown), strict=True)
+    runs = runs.sort_values(list(ROW_ORDER), ascending=list(ROW_ORDER.values()))
+    rows = [
+        summary_row(seeds, all_runs, published)
+        for _, seeds in runs.groupby(TRAINING_KEY, sort=False)
     ]
-    for _, group in runs.sort_values([*ORDER], ascending=[*ORDER.values()]).groupby(
-        TRAINING, sort=False
-    ):
-        first = group.iloc[0]
-        quiet = group[~group["shared"].astype(bool)]
-        made = group["device"] + ", " + group["precision"] + ", torch " + group["torch"]
-        made += ", commit " + group["commit"].replace("", "unknown")
-        left_out = first["left_out"] and f"{first['left_out']} left out"
-        known = cited[(cited[KEY] == first[KEY]).all(axis=1)][CITED] if whole(group).all() else []
-        told = {
-            TOP1: mean_sd(group["top1"]),
-            "seeds": f"{len(group)}",
-            GAIN: gain(group, runs),
-            REMARK: "; ".join(filter(None, [first["apart"], first["teacher_changed"], left_out])),
-            "best epoch (%)": mean_sd(group["best_top1"]),
-            "s/epoch": f"{quiet['epoch_seconds'].median():.1f}"
-            if quiet["device"].nunique() == 1
-            else "",
-            "epochs": f"{first['epochs']}",
-            "parameters": f"{first['parameters']:,}",
-            "classes": f"{first['classes']}",
-            "made on": "; ".join(dict.fromkeys(made)),
-            CITED: "; ".join(filter(None, known)),
-        }
-        rows.append(first[KEY].to_dict() | told)
-    return named(pd.DataFrame(rows))
+    return rename_columns(pd.DataFrame(rows))
 
 
-def named(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows with the columns of `KEY` as a page calls them."""
-    return rows.replace({"method": {"none": ONLY}}).rename(
-        columns=dict(zip(KEY, MAIN, strict=False))
-    )
+def summary_row(seeds: pd.DataFrame, runs: pd.DataFrame, published: pd.DataFrame) -> dict[str, str]:
+    """The row of a training; seeds: its rows in a frame, with the column `distinction`."""
+    first = seeds.iloc[0]
+    timed = seeds[~seeds["shared"].astype(bool)]  # seconds on a shared machine say little
+    is_one_device = timed["device"].nunique() == 1
+    environment = seeds["device"] + ", " + seeds["precision"] + ", torch " + seeds["torch"]
+    environment += ", commit " + seeds["commit"].replace("", "unknown")
+    remarks = [first["distinction"], first["teacher_overrides"]]
+    if first["left_out"]:
+        remarks.append(f"{first['left_out']} left out")
+    if first["same_classes_assumed"]:
+        remarks.append("its teacher's weights name no classes: assumed to be these")
+    quoted = []
+    if is_full_recipe(seeds).all():
+        is_cited = (published[CITATION_KEY] == first[CITATION_KEY]).all(axis=1)
+        quoted = list(published[is_cited][QUOTED])
+    return first[CITATION_KEY].to_dict() | {
+        TOP1: mean_sd(seeds["top1"]),
+        "seeds": f"{len(seeds)}",
+        GAIN: gain(seeds, runs),
+        REMARK: "; ".join(filter(None, remarks)),
+        "best epoch (%)": mean_sd(seeds["best_top1"]),
+        "s/epoch": f"{timed['epoch_seconds'].median():.1f}" if is_one_device else "",
+        "epochs": f"{first['epochs']}",
+        "parameters": f"{first['parameters']:,}",
+        "classes": f"{first['classes']}",
+        "made on": "; ".join(dict.fromkeys(environment)),
+        QUOTED: "; ".join(filter(None, quoted)),
+    }
+
+
+def rename_columns(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the columns of CITATION_KEY as a page calls them."""
+    names = dict(zip(CITATION_KEY, KEY_NAMES, strict=True))
+    return rows.replace({"method": {"none": LABELS_ONLY}}).rename(columns=names)
 
 
 def with_empty_rows(runs: pd.DataFrame) -> pd.DataFrame:
-    """The table of full-length runs, and below it the study's rows that have none yet, with what fills them."""
-    wanted = (
-        read_published()
-        .query("command != ''")
-        .merge(runs[KEY].drop_duplicates(), "left", indicator="found")
+    """The table of runs of the full recipe, then the study's rows without a run, with their
+    commands."""
+    keys = runs[CITATION_KEY].drop_duplicates()
+    wanted = read_published().query("command != ''").merge(keys, "left", indicator="source_of_row")
+    missing = wanted[wanted["source_of_row"] == "left_only"]
+    command = (
+        "`python -m kdnb.study --dataset " + missing["dataset"] + " " + missing["command"] + "`"
     )
-    wanted = wanted[wanted["found"] == "left_only"]
-    command = "`python -m kdnb.study --dataset " + wanted["dataset"] + " " + wanted["command"] + "`"
-    empty = wanted[[*KEY, CITED]].assign(**{"to fill it": command})
-    return pd.concat([table(runs), named(empty)], ignore_index=True).fillna("")
+    empty = missing[[*CITATION_KEY, QUOTED]].assign(**{"to fill it": command})
+    return pd.concat([summary_table(runs), rename_columns(empty)], ignore_index=True).fillna("")
 
 
 def markdown(rows: pd.DataFrame, columns: list[str] | None = None) -> str:
-    """A Markdown table of those columns (None: all) that are not empty."""
+    """A Markdown table of some columns (None: of all), without those that are empty."""
     if rows.empty:
         return "There is no finished run yet."
     shown = [name for name in columns or rows if (rows[name] != "").any()]
     return rows[shown].to_markdown(index=False, disable_numparse=True)
 
 
-def by_protocol(runs: pd.DataFrame, columns: list[str] | None = None) -> list[str]:
-    """A heading and a table for each data set and each way in which runs departed from its preset."""
+def sections_by_protocol(
+    runs: pd.DataFrame, all_runs: pd.DataFrame, columns: list[str] | None = None
+) -> list[str]:
+    """A heading and a table for each data set and each way in which runs differ from its preset."""
     texts = []
-    for (_, dataset, changed), part in placed(runs).groupby(["place", "dataset", "changed"]):
-        rows = table(part).drop(columns=MAIN[0])
-        texts += [f"### {dataset}" + (f": {changed}" if changed else ""), markdown(rows, columns)]
+    groups = with_dataset_order(runs).groupby(["dataset_order", "dataset", "overrides"])
+    for (_, dataset, overrides), part in groups:
+        heading = f"### {dataset}" + (f": {overrides}" if overrides else "")
+        rows = summary_table(part, all_runs).drop(columns="data set")
+        texts += [heading, markdown(rows, columns)]
     return texts or [markdown(runs)]
 
 
 def pages(runs: pd.DataFrame) -> dict[str, str]:
-    """{name: Markdown} of a frame; outputs/tables/README.md says what they are and how to read them."""
-    full = runs[whole(runs)]
+    """{name: Markdown} of a frame; docs/results.md says how to read them."""
+    is_full = is_full_recipe(runs)
+    full, others = runs[is_full], runs[~is_full]
+    default_methods = full["method"].isin(["none", Run.method])
     first = full[
-        (full["dataset"] == Run.dataset) & full["method"].isin(["none", Run.method])
-    ]  # the first command's
-    others = named(read_published().query("command == ''"))[[*MAIN[:4], CITED]]
-    cited = ["## As published", markdown(others), markdown(kept("sources.csv"))]
+        (full["dataset"] == Run.dataset) & default_methods
+    ]  # of the README's first command
+    without_row = rename_columns(read_published().query("command == ''"))[[*KEY_NAMES, QUOTED]]
+    sources = markdown(read_csv("sources.csv"))
     parts = {
-        "first": ["What comes out of it", markdown(table(first), MAIN[1:7]), measured(first)],
-        "headline": ["All runs", *by_protocol(runs, MAIN[1:]), measured(runs)],
-        "results": ["Results", markdown(with_empty_rows(full)), *cited],
-        "short-runs": ["Shortened and changed runs", *by_protocol(runs[~whole(runs)])],
+        "first": [
+            "What comes out of it",
+            markdown(summary_table(first), MAIN_COLUMNS[1:7]),
+            footnote(first),
+        ],
+        "headline": [
+            "All runs",
+            *sections_by_protocol(runs, runs, MAIN_COLUMNS[1:]),
+            footnote(runs),
+        ],
+        "results": [
+            "Results",
+            markdown(with_empty_rows(full)),
+            "## As published",
+            markdown(without_row),
+            sources,
+        ],
+        "short-runs": ["Shortened and changed runs", *sections_by_protocol(others, runs)],
     }
     return {name: "# " + "\n\n".join(texts) + "\n" for name, texts in parts.items()}
 
 
-def measured(runs: pd.DataFrame) -> str:
+def footnote(runs: pd.DataFrame) -> str:
+    """How to read a table's numbers, and the machines and versions that made them."""
     machines = dict.fromkeys(runs["device"] + ", " + runs["precision"] + ", torch " + runs["torch"])
-    gains = f"; {GAIN}: mean of the differences seed by seed, in percentage points, and its 95 % interval"
-    told = "Last epoch, mean ± standard deviation over the seeds" + gains * any(runs["teacher"])
-    return f"{told}; measured on: {'; '.join(machines)}."
+    text = "Last epoch, mean ± standard deviation over the seeds"
+    if any(runs["teacher"]):
+        text += f"; {GAIN}: mean of the differences seed by seed, in percentage points, and its 95 % interval"
+    return f"{text}; measured on: {'; '.join(machines)}."
 
 
 def save(texts: Mapping[str, str], folder: Path) -> None:
-    """Keep {name: Markdown} as NAME.md in `folder`, atomically. Raises InputError."""
+    """Write {name: Markdown} as NAME.md in a folder, atomically. Raises InputError."""
     for name, text in texts.items():
         write_atomically(folder / f"{name}.md", text)
 
 
-def show(text: str):
-    """A page as a notebook shows it, all but its title."""
+def display_page(text: str):
+    """A page for display in a notebook, without its title."""
     from IPython.display import Markdown
 
     return Markdown(text.split("\n", 1)[1])
 
 
 def network_table(runs: Mapping[str, RunFolder]) -> pd.DataFrame:
-    """A column per {role: run}: what it was, its accuracy after the last and the best epoch, its cost, its machine."""
-    names = "network method teacher epochs train_images top1 top5 best_top1 epoch_seconds parameters device precision"
-    return (
-        pd.DataFrame([row(run) for run in runs.values()], index=list(runs))[names.split()]
-        .round(2)
-        .T
-    )
+    """A column per {role: run}: its training, its accuracy after the last and best epoch, its cost."""
+    rows = [run_row(run) for run in runs.values()]
+    return pd.DataFrame(rows, index=list(runs))[NETWORK_COLUMNS].round(2).T

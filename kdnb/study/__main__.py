@@ -16,8 +16,8 @@ from kdnb.data import DATASETS
 from kdnb.errors import InputError
 from kdnb.losses.mix import split_list
 from kdnb.paths import data_folder, output_folder
-from kdnb.runs.grid import pairs, plan
-from kdnb.runs.parameters import checked, typed
+from kdnb.runs.grid import parse_pairs, plan_study
+from kdnb.runs.parameters import check, parse_value
 from kdnb.runs.run import Run
 from kdnb.study.cluster import cluster, make_all
 from kdnb.study.worker import Study, execute, gpus, papermill
@@ -36,16 +36,21 @@ def seeds(text: str) -> list[int]:
 def study(a: argparse.Namespace) -> int:
     """Plan, make, sum up; the exit status. Raises InputError for bad arguments."""
     outputs, own = output_folder(a.outputs).absolute(), {str(name): value for name, value in a.p}
-    if twice := ({"dataset", "method", "seed", "outputs"} | set(pairs(a.pair)[0])) & own.keys():
+    if (
+        twice := ({"dataset", "method", "seed", "outputs"} | set(parse_pairs(a.pair)[0]))
+        & own.keys()
+    ):
         raise InputError(f"-p {min(twice)}: it has an option of its own")
     jobs = max(1, a.per_gpu * len(gpus())) if a.jobs is None else a.jobs
     if least := [
         name for name, value in {"--jobs": jobs, "--per-gpu": a.per_gpu}.items() if value < 1
     ]:
         raise InputError(f"{least[0]} is {min(jobs, a.per_gpu)}: it must be 1 or more")
-    root = checked("data_root", own.get("data_root", ""), "")
+    root = check("data_root", own.get("data_root", ""), "")
     own["data_root"] = str(data_folder(root).absolute())  # a worker may have another
-    runs = plan(a.dataset, a.methods, pairs(a.pair), seed=a.seeds, outputs=str(outputs), **own)
+    runs = plan_study(
+        a.dataset, a.methods, parse_pairs(a.pair), seed=a.seeds, outputs=str(outputs), **own
+    )
     for run in runs:
         said = [
             (n, str(getattr(run, n)))
@@ -124,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
         nargs=2,
         action="append",
         default=[],
-        type=typed,
+        type=parse_value,
         metavar="",
         help="NAME VALUE of a notebook's parameter",
     )

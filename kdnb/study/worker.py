@@ -20,8 +20,8 @@ import torch
 
 from kdnb.data import DATASETS
 from kdnb.paths import project_root
-from kdnb.runs.folder import write_atomically
-from kdnb.runs.lock import busy
+from kdnb.runs.files import write_atomically
+from kdnb.runs.lock import busy_message
 from kdnb.runs.run import Run
 
 NOTEBOOK = "train.ipynb"  # what makes one run
@@ -131,11 +131,11 @@ def make(run: Run, study: Study, *teachers: Outcome) -> Outcome:
     if why:
         return Outcome(f"not started: {why}")
     with share(run, study.per_gpu) as env:
-        run = replace(run, data_id="")  # a digest of what is there by now
+        run = replace(run, data_hash="")  # a digest of what is there by now
         while not run.done:
             if stopped():
                 return Outcome(why or "stopped before it began")
-            if busy(run.folder):
+            if busy_message(run.folder):
                 why = ""
                 time.sleep(LOOK_SECONDS)
             elif why:
@@ -143,7 +143,7 @@ def make(run: Run, study: Study, *teachers: Outcome) -> Outcome:
             else:
                 get_worker().log_event(study.name, run.name)
                 why = notebook(run, env, stopped)
-                run = replace(run, data_id="")  # its data may just have been downloaded
+                run = replace(run, data_hash="")  # its data may just have been downloaded
                 if not (why or run.done):
                     return Outcome(f"its notebook made another run, not {run.name}")
     return Outcome("", run.result["top1"], run.result["total_seconds"])
@@ -157,8 +157,8 @@ def notebook(run: Run, env: Mapping[str, str], stopped: Callable[[], bool]) -> s
             name: getattr(run, name) for name in Run.parameters()
         }  # whatever the notebook's own cell says by now
         why = execute(papermill(NOTEBOOK, written, said), run.folder / "notebook.log", env, stopped)
-        run = replace(run, data_id="")
-        if written.is_file() and not busy(run.folder):
+        run = replace(run, data_hash="")
+        if written.is_file() and not busy_message(run.folder):
             write_atomically(run.folder / written.name, written.read_bytes())
     return why
 

@@ -238,7 +238,7 @@ def test_a_run_is_looked_into_without_the_weights_that_it_began_with(tmp_path):
     run = train(Run(method="ce + afd:9", **more, **small))
     assert (
         run.student_weights == str(first.weights)
-        and run.baseline.pretrained == run.pretrained != ""
+        and run.baseline.student_weights_hash == run.student_weights_hash != ""
     )
     train(run.baseline)
     first.weights.unlink()

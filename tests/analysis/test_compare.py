@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import image_set
 from drawing import crowded
-from helpers import quiet, tiny, tiny_run  # noqa: F401
+from helpers import quiet, tiny, tiny_run
 from safetensors.torch import save_file
 
 from kdnb import InputError, analysis, create_model, plots, train

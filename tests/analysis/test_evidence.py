@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from drawing import crowded
-from helpers import quiet, tiny, tiny_run  # noqa: F401
+from helpers import quiet, tiny, tiny_run
 from PIL import Image
-from test_analysis import networks  # noqa: F401
+from test_analysis import networks
 
 from kdnb import analysis, plots, train
 from kdnb.analysis import evidence
@@ -34,7 +34,7 @@ def test_the_energy_inside_a_box_is_compared_with_that_of_other_images_in_the_sa
     assert box.tolist() == [0.25, 0, 0.5, 1]
 
 
-def test_energy_in_boxes_is_that_of_the_crop_that_the_networks_see(networks):  # noqa: F811
+def test_energy_in_boxes_is_that_of_the_crop_that_the_networks_see(networks):
     survey, loader = analysis.survey_images(networks), networks.loader
     assert evidence.inside(networks, survey, None) is None and plots.box_shares(None) is None
     whole = np.tile([0.1, 0.1, 0.8, 0.8], (len(loader.images), 1)).astype(np.float32)
@@ -73,7 +73,7 @@ def test_energy_in_boxes_is_that_of_the_crop_that_the_networks_see(networks):  #
     assert len(fig.axes) == 2 and crowded(fig) == []
 
 
-def test_controls_and_grad_cam(networks):  # noqa: F811
+def test_controls_and_grad_cam(networks):
     survey = analysis.survey_images(networks)
     controls = evidence.link_controls(networks, survey, [])
     assert all(links.sum(1) == pytest.approx(np.ones(6), rel=1e-4) for links in controls.values())
@@ -105,14 +105,14 @@ def test_controls_and_grad_cam(networks):  # noqa: F811
 
 
 def test_what_runs_tell_of_their_seeds_and_terms(tmp_path):
-    runs = [train(tiny_run(tmp_path, seed=seed), say=quiet) for seed in range(2)]
-    train(tiny_run(tmp_path, lr=0.03), say=quiet)
-    train(runs[0].baseline, say=quiet)
+    runs = [train(tiny_run(tmp_path, seed=seed), log=quiet) for seed in range(2)]
+    train(tiny_run(tmp_path, lr=0.03), log=quiet)
+    train(runs[0].baseline, log=quiet)
     assert evidence.links_and_cka(runs).index.tolist() == [
         "seed 0"
     ]  # of the other there is no baseline, nor made one
-    train(runs[1].baseline, say=quiet)
-    assert evidence.siblings(runs[1]) == runs
+    train(runs[1].baseline, log=quiet)
+    assert evidence.seed_replicates(runs[1]) == runs
     table = evidence.links_and_cka(runs)
     assert (
         table.index.tolist() == ["seed 0", "seed 1", "mean, 95 %"]

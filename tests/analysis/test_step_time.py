@@ -77,7 +77,7 @@ def test_what_a_method_saves_is_counted_also_where_its_steps_are_replayed(monkey
     runs = {method: Run(method=method, **of) for method in ("none", "kd")}
     usual = method_costs(runs)
     monkeypatch.setattr(graph, "record", lambda step: lambda: None)
-    monkeypatch.setattr(engine, "REPLAYED", ("cpu",))
+    monkeypatch.setattr(engine, "GRAPH_DEVICES", ("cpu",))
     replayed = method_costs(runs)
     assert usual["MB saved"].equals(replayed["MB saved"]) and (usual["MB saved"] > 0.1).all()
     assert usual["method"].tolist() == ["none", "kd"] and usual["times"][0] == 1

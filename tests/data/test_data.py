@@ -115,7 +115,7 @@ def test_cifar100_is_trained_by_the_official_recipe():
         Run(dataset="cifar100", student=name)
         for name in ("wrn_16_2", "cifar_shufflenetv1", "cifar_mobilenetv2")
     ]
-    assert [run.lr for run in runs] == [0.05, 0.01, 0.01] and not any(run.changes for run in runs)
+    assert [run.lr for run in runs] == [0.05, 0.01, 0.01] and not any(run.overrides for run in runs)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 6, 8, 240])

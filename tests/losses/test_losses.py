@@ -104,7 +104,7 @@ def test_every_loss_trains_the_student_and_itself_and_never_the_teacher(networks
     assert all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(v, teacher.state_dict()[k]) for k, v in before.items())
     assert not teacher.training
-    assert not any("teacher" in k for k in distiller.trained().state_dict())
+    assert not any("teacher" in k for k in distiller.trainable().state_dict())
 
 
 @taught

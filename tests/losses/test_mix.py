@@ -1,6 +1,6 @@
 import pytest
 import torch
-from helpers import break_off, press_stop, quiet, tiny, tiny_run, weights  # noqa: F401
+from helpers import break_off, press_stop, quiet, tiny, tiny_run, weights
 
 from kdnb import LOSSES, METHODS, InputError, Loss, Run, create_model, train
 from kdnb.losses.mix import applicable_terms, canonical, label, parse
@@ -117,13 +117,13 @@ def test_a_loss_and_a_network_are_added_by_a_class_and_a_call(tmp_path, monkeypa
         return create_model(f"wrn_10_{n}", num_classes)
 
     try:
-        made = train(tiny_run(tmp_path, **of), say=quiet)
+        made = train(tiny_run(tmp_path, **of), log=quiet)
         break_off(
             broken := tiny_run(tmp_path / "x", **of, teacher_weights=str(made.teacher_run.folder)),
             3,
             press_stop,
         )
-        assert weights(train(broken, say=quiet)) == weights(made)
+        assert weights(train(broken, log=quiet)) == weights(made)
         assert (
             made.label == "pooled" and made.student == "widest_1" and Run.open(made.folder) == made
         )

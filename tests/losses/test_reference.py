@@ -82,7 +82,7 @@ def test_five_training_steps(distiller):
     images, labels = torch.from_numpy(REFERENCE["images"]), torch.from_numpy(REFERENCE["labels"])
     lr, momentum, weight_decay = REFERENCE["hyper"][3:].tolist()
     optimizer = torch.optim.SGD(
-        distiller.trained().parameters(), lr, momentum, weight_decay=weight_decay
+        distiller.trainable().parameters(), lr, momentum, weight_decay=weight_decay
     )
     distiller.train()
     for step in range(5):

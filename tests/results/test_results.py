@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import TINY, quiet, tiny, tiny_run  # noqa: F401
+from helpers import TINY, quiet, tiny, tiny_run
 
 from kdnb import METHODS, InputError, Run, grid, plots, results, train
 from kdnb.data import DATASETS
-from kdnb.results import curves, frame, published, tables
+from kdnb.results import curves, frame, published, records, tables
 from kdnb.results.__main__ import main
-from kdnb.runs import parameters
+from kdnb.runs.identity import describe_overrides
 from kdnb.study import __main__ as study
 
 KEPT = {
@@ -63,9 +63,11 @@ def make(
     result=None,
     **config,
 ):
-    """The folder of a finished run, as training leaves it, without weights; `config`: other entries of config.json."""
+    """The folder of a finished run, as training leaves it, without weights; `config`: other entries
+    of config.json."""
     asked = {"dataset": "cifar100", "student": network, "seed": seed, "epochs": 240, "data_id": ""}
     asked |= {"precision": "float32", "method": "ce + afd:200"} | config.pop("run", {})
+    asked |= {field: value for field, (value, _) in (changes or {}).items()}
     told = {
         "run": asked,
         "label": method,
@@ -114,7 +116,7 @@ def load(outputs):
 
 
 def rows(outputs):
-    told = tables.table(load(outputs)).to_dict("records")
+    told = tables.summary_table(load(outputs)).to_dict("records")
     return {(row["network"], row["trained with"], row[tables.TOP1]): row for row in told}
 
 
@@ -132,10 +134,11 @@ def test_seeds_are_averaged_and_what_is_short_is_said(outputs):
         and row["best epoch (%)"] == "75.75 ± 0.50"
     )
     assert (
-        row[tables.CITED] == "75.47 (Ji 2021); 75.56 (earlier study)" and row[tables.REMARK] == ""
+        row[tables.QUOTED] == "75.47 (Ji 2021); 75.56 (earlier study)" and row[tables.REMARK] == ""
     )
     assert (
-        table[ALONE][tables.CITED].startswith("72.89 (Ji 2021)") and not table[short][tables.CITED]
+        table[ALONE][tables.QUOTED].startswith("72.89 (Ji 2021)")
+        and not table[short][tables.QUOTED]
     )
     assert (
         row["made on"] == "NVIDIA H200, float32, torch 2.11.0, commit abc123"
@@ -160,7 +163,9 @@ def test_nothing_is_averaged_that_differs_in_more_than_its_seed(outputs, other):
     make(outputs, 50.0, method="afd", seed=3, **{"run": {}} | other)
     assert {("wrn_16_2", "afd", "50.00"), AFD} <= rows(outputs).keys()
     drawn = {
-        (name, line) for name, part in curves.lines(load(outputs)).items() for line in part["line"]
+        (name, line)
+        for name, part in curves.group_by_protocol(load(outputs)).items()
+        for line in part["line"]
     }
     assert sum("afd" in line for _, line in drawn) == 1 + (other in TWO_LINES)
     said = next((told for name, told in TOLD.items() if name in str(other)), "")
@@ -189,16 +194,20 @@ def test_a_baseline_that_is_the_usual_teacher_is_compared_with_its_students(tmp_
         "outputs": str(tmp_path),
     }
     alone, taught = grid(dataset="other", **asked)
-    assert not alone.departures and not taught.departures and not taught.teacher_run.departures
     assert (
-        alone.changes
-        and taught.teacher_run.changes
+        not alone.reported_overrides
+        and not taught.reported_overrides
+        and not taught.teacher_run.reported_overrides
+    )
+    assert (
+        alone.overrides
+        and taught.teacher_run.overrides
         and len({run.name for run in (alone, taught.teacher_run)}) == 2
     )
     runs = results.load_frame(*(train(run, quiet).folder.parent for run in (alone, taught)))
     runs = pd.concat([runs, runs.assign(seed=1)], ignore_index=True)
-    gains = tables.table(runs).set_index("trained with")[tables.GAIN]
-    assert gains["kd"] and frame.whole(runs).all()
+    gains = tables.summary_table(runs).set_index("trained with")[tables.GAIN]
+    assert gains["kd"] and frame.is_full_recipe(runs).all()
 
 
 def test_a_baseline_is_of_its_students_preset_even_where_the_teachers_is_nearer(
@@ -208,11 +217,15 @@ def test_a_baseline_is_of_its_students_preset_even_where_the_teachers_is_nearer(
     monkeypatch.setitem(DATASETS, "other", DATASETS["tiny"]._replace(preset=preset))
     asked = {"method": ["none", "kd"], "epochs": 1, "batch_size": 20, "outputs": str(tmp_path)}
     alone, taught = grid(dataset="other", **asked)
-    assert alone.departures == taught.departures == {"epochs": [1, 3], "batch_size": [20, 16]}
+    assert (
+        alone.reported_overrides
+        == taught.reported_overrides
+        == {"epochs": [1, 3], "batch_size": [20, 16]}
+    )
     alike = Run(
         dataset="other", teacher="wrn_10_1", outputs=str(tmp_path)
     )  # its teacher is what its student is
-    assert alike.teacher_run.changes and not alike.teacher_run.departures
+    assert alike.teacher_run.overrides and not alike.teacher_run.reported_overrides
 
 
 def test_another_device_is_said_and_changes_are_words(outputs):
@@ -240,10 +253,10 @@ def test_another_device_is_said_and_changes_are_words(outputs):
     limited, likewise = {"train_limit": [100, -1], "lr": [0.1, 0.05]}, {"epochs": [4, 240]}
     told = "train_limit 100 instead of all, lr 0.1 instead of 0.05"
     assert (
-        parameters.words(limited) == told
-        and frame.of_teacher({}, limited) == f"its teacher: {told}"
+        describe_overrides(limited) == told
+        and frame.describe_teacher({}, limited) == f"its teacher: {told}"
     )
-    assert frame.of_teacher(likewise, likewise) == "its teacher likewise"
+    assert frame.describe_teacher(likewise, likewise) == "its teacher likewise"
     make(
         outputs, 60.0, method="afd", teacher={"changes": limited}
     )  # a short teacher makes no full-length run
@@ -252,13 +265,15 @@ def test_another_device_is_said_and_changes_are_words(outputs):
 
 
 def test_what_was_published_has_sources_and_an_empty_row_says_what_fills_it(outputs, capsys):
-    empty = tables.with_empty_rows(load(outputs)[frame.whole(load(outputs))]).query("seeds == ''")
+    empty = tables.with_empty_rows(load(outputs)[frame.is_full_recipe(load(outputs))]).query(
+        "seeds == ''"
+    )
     wanted = published.read_published().query("command != ''")
     assert len(empty) == len(wanted) - 3 and set(empty[tables.TOP1]) == {
         ""
     }  # three of them were made
     told = {"74.92 (Tian 2020, last epoch)", "76.11 (Sun 2024, best epoch; 76.08 in its own log)"}
-    assert told <= {*empty[tables.CITED]}
+    assert told <= {*empty[tables.QUOTED]}
     short = outputs / "teachers/wrn_40_2-cifar100.safetensors"  # of no full-length row
     short.parent.mkdir()
     short.touch()
@@ -274,26 +289,34 @@ def test_what_was_published_has_sources_and_an_empty_row_says_what_fills_it(outp
     assert planned.count("to run") >= len(empty) and short.name not in planned
     cited, sources = (
         published.read_published().query("top1 != ''"),
-        set(published.kept("sources.csv")["source"]),
+        set(published.read_csv("sources.csv")["source"]),
     )
     page = tables.pages(load(outputs))["results"]
     assert set(cited["source"]) == sources and all(
-        text in page for text in [*cited[tables.CITED], *sources]
+        text in page for text in [*cited[tables.QUOTED], *sources]
     )
-    beside = published.with_published(load(outputs))["cifar100"].groupby("study")["top1"].agg(list)
+    beside = (
+        published.published_by_protocol(load(outputs))["cifar100"]
+        .groupby("study")["top1"]
+        .agg(list)
+    )
     assert (
         sorted(beside["this study"]) == [72.0, 73.0, 74.0, 75.0, 75.5, 76.0, 76.0]
         and 75.47 in beside["published"]
     )
     other = {"network": "wrn_16_4", "sha256": "cccc3333"}
     make(outputs, 60.0, method="afd", seed=4, teacher=other)  # of which nothing was published
-    beside = published.with_published(load(outputs))["cifar100"].groupby("line")["study"].agg(set)
+    beside = (
+        published.published_by_protocol(load(outputs))["cifar100"].groupby("line")["study"].agg(set)
+    )
     assert (
         beside["wrn_16_2, afd from wrn_16_4"] == {"this study"}
         and len(beside["wrn_16_2, afd from wrn_40_2"]) == 3
     )
     make(outputs, 76.0, method="dkd")
-    beside = published.with_published(load(outputs))["cifar100"].groupby("line")["study"].agg(set)
+    beside = (
+        published.published_by_protocol(load(outputs))["cifar100"].groupby("line")["study"].agg(set)
+    )
     assert "published, best epoch" in beside["wrn_16_2, dkd from wrn_40_2"]
 
 
@@ -302,7 +325,9 @@ def test_a_seed_counts_once(outputs):
         outputs, 75.01, method="afd", seed=0, run={"teacher_id": "of a file"}
     )  # whose bytes are the trained one's
     assert rows(outputs)[AFD]["seeds"] == "3"
-    assert len(curves.lines(load(outputs))["cifar100"]) == 7  # nor does a plot count it twice
+    assert (
+        len(curves.group_by_protocol(load(outputs))["cifar100"]) == 7
+    )  # nor does a plot count it twice
 
 
 def test_many_pairs_have_a_picture_for_each_student(tmp_path):
@@ -312,7 +337,7 @@ def test_many_pairs_have_a_picture_for_each_student(tmp_path):
     drawn = results.curves_by_protocol(load(tmp_path))
     assert [*drawn] == [f"cifar100, {student}" for student in students] and len(
         plots.STYLES
-    ) == curves.MOST
+    ) == curves.MAX_LINES
     for title, table in drawn.items():
         figure = plots.accuracy_over_time(table, title)
         assert (
@@ -322,7 +347,7 @@ def test_many_pairs_have_a_picture_for_each_student(tmp_path):
 
 
 def test_curves_are_drawn_by_line(outputs):
-    parts = curves.lines(load(outputs))
+    parts = curves.group_by_protocol(load(outputs))
     assert parts.keys() == {"cifar100", "cifar100, epochs 2"}
     orders = {
         "wrn_40_2, labels only": 0,
@@ -337,7 +362,7 @@ def test_curves_are_drawn_by_line(outputs):
 def test_a_student_of_its_teachers_architecture_is_no_teacher(tmp_path):
     make(tmp_path, 70.0)
     make(tmp_path, 71.0, method="afd", teacher={"network": "wrn_16_2", "dataset": "imagenet"})
-    ((_, part),) = curves.lines(load(tmp_path)).items()
+    ((_, part),) = curves.group_by_protocol(load(tmp_path)).items()
     assert part.set_index("line")["order"].to_dict() == {
         "wrn_16_2, labels only": 1,
         "wrn_16_2, afd from wrn_16_2": 2,
@@ -359,26 +384,29 @@ def test_a_damaged_run_is_named_and_left_out(outputs, file, content):
 
 
 def test_what_departs_from_two_presets_alike_is_drawn_together(tmp_path):
-    """A data set may train a teacher by another preset: 20 epochs are too few for the one and many for the other."""
+    """A data set may train a teacher by another preset: 20 epochs are too few for the one and many
+    for the other."""
     make(tmp_path, 80.0, "wrn_40_2", changes={"epochs": [20, 6]})
     make(tmp_path, 70.0, changes={"epochs": [20, 40]})
-    ((title, part),) = curves.lines(load(tmp_path)).items()
+    ((title, part),) = curves.group_by_protocol(load(tmp_path)).items()
     assert title == "cifar100, epochs 20" and sorted(part["top1"]) == [70.0, 80.0]
 
 
 def test_a_record_is_a_run_without_its_weights(tmp_path):
     run = train(tiny_run(tmp_path, epochs=1, method="ce + afd:9"), quiet)
-    kept = frame.record(run, tmp_path)
+    kept = records.make_record(run, tmp_path)
     assert {path.name for path in kept.iterdir()} == {
         "config.json",
         "metrics.csv",
         "history.npz",
         "result.json",
     }
-    with pytest.raises(InputError, match=r"has no student\.safetensors: it is finished without"):
+    with pytest.raises(
+        InputError, match=r"has no student\.safetensors: the run is finished, but did not keep it"
+    ):
         _ = Run.open(kept).weights
     other = shutil.copytree(run.folder, tmp_path / "elsewhere" / "runs" / "as it was called then")
-    assert frame.record(Run.open(other), tmp_path).name == other.name != run.name
+    assert records.make_record(Run.open(other), tmp_path).name == other.name != run.name
     told = results.load_frame(tmp_path / "records", tmp_path / "runs").set_index("network")[
         "folder"
     ]
@@ -449,8 +477,8 @@ def test_the_notebook_finds_its_folders_and_nothing_in_them_is_no_error(tmp_path
         and "no finished run yet" in tables.pages(runs)["headline"]
     )
     assert (
-        curves.lines(runs)
+        curves.group_by_protocol(runs)
         == results.links_by_protocol(runs)
-        == published.with_published(runs)
+        == published.published_by_protocol(runs)
         == {}
     )

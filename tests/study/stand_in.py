@@ -1,7 +1,8 @@
-"""Loaded by test_cluster.py's processes: trains a run in plain Python, where papermill takes ten seconds.
+"""Loaded by test_cluster.py's processes: trains a run in plain Python, where papermill takes ten
+seconds.
 
-While there is a file `hold` in the process's folder for temporary files, a run waits when it has a checkpoint. What
-ends it stands in `said`.
+While there is a file `hold` in the process's folder for temporary files, a run waits when it has a
+checkpoint. What ends it stands in `said`.
 """
 
 import json

@@ -1,4 +1,5 @@
-"""Studies on real clusters of this machine's processes, which are killed, hang and wake up: no run is lost or torn."""
+"""Studies on real clusters of this machine's processes, which are killed, hang and wake up: no run
+is lost or torn."""
 
 import json
 import os
@@ -34,7 +35,8 @@ def tree(process):
 
 
 class Cluster:
-    """A scheduler, and workers with folders for temporary files of their own, in which `hold` holds a run."""
+    """A scheduler, and workers with folders for temporary files of their own, in which `hold` holds
+    a run."""
 
     def __init__(self, folder):
         self.folder, self.started, self.file = folder, [], folder / "scheduler.json"
@@ -55,7 +57,8 @@ class Cluster:
 
     def scheduler(self, **env):
         address = "tcp://127.0.0.1:0"
-        # It loads kdnb first: while it imports torch, it hears of no worker, and may take it for dead.
+        # It loads kdnb first: while it imports torch, it hears of no worker, and may take it for
+        # dead.
         file = ["--scheduler-file", str(self.file), "--no-dashboard", "--preload", STAND_IN]
         return self.start("scheduler", "-m", "dask", "scheduler", "--host", address, *file, **env)
 
@@ -110,7 +113,7 @@ def cluster(tmp_path):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     return train(
-        planned(tmp_path_factory.mktemp("undisturbed"), "teacher", **CHANGES)[0], say=quiet
+        planned(tmp_path_factory.mktemp("undisturbed"), "teacher", **CHANGES)[0], log=quiet
     )
 
 

@@ -1,4 +1,5 @@
-"""kdnb.study: the grid, its order, what is finished, failures and interrupts; the notebooks are the real ones."""
+"""kdnb.study: the grid, its order, what is finished, failures and interrupts; the notebooks are the
+real ones."""
 
 import re
 import signal

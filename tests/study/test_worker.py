@@ -1,4 +1,5 @@
-"""kdnb.process: notebooks' processes, places on GPUs, and what a worker has to have in common with the study."""
+"""kdnb.process: notebooks' processes, places on GPUs, and what a worker has to have in common with
+the study."""
 
 import sys
 from dataclasses import replace
@@ -17,7 +18,8 @@ from kdnb.study import worker as process
 from kdnb.study.cluster import cluster, make_all
 from kdnb.study.worker import Study, execute
 
-# What a worker, papermill and its kernel are to each other: each starts the next, the last in a session of its own.
+# What a worker, papermill and its kernel are to each other: each starts the next, the last in a
+# session of its own.
 KERNEL = """
 import signal, sys, time
 from pathlib import Path
@@ -163,12 +165,12 @@ def test_a_notebook_that_made_another_run_is_not_started_again(tmp_path, monkeyp
 
 def test_a_run_is_looked_for_under_the_data_that_are_there_by_now(tmp_path, monkeypatch):
     run, told = planned(tmp_path, "teacher")[0], []
-    assert run.data_id == ""
+    assert run.data_hash == ""
     monkeypatch.setitem(
         DATASETS, run.dataset, DATASETS[run.dataset]._replace(digest=lambda root: "downloaded")
     )
     monkeypatch.setattr(
-        process, "notebook", lambda run, *_: told.append(run.data_id) or "disk full"
+        process, "notebook", lambda run, *_: told.append(run.data_hash) or "disk full"
     )
     study = Study.begin(1, tmp_path / "runs", {})
     with Client(

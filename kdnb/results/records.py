@@ -1,0 +1,62 @@
+"""Records: what is committed of a finished run, in outputs/records."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdnb.errors import InputError
+from kdnb.results.frame import load_frame, run_row
+from kdnb.results.tables import pages, save
+from kdnb.runs.files import write_atomically
+from kdnb.runs.folder import RunFolder
+
+
+def make_record(run: RunFolder, outputs: Path) -> Path:
+    """Copy the small files of a finished run to outputs/records: all that is committed of it,
+    without weights.
+
+    Raises InputError for a run that is not finished, or damaged.
+    """
+    target = outputs / "records" / run.folder.name  # which a later preset might name otherwise
+    _ = run_row(run), run.metrics, run.links  # raise what is wrong with any of the files
+    config = {name: value for name, value in run.config.items() if name != "where"}
+    write_atomically(target / "config.json", json.dumps(config, indent=2))
+    for name in ("metrics.csv", "history.npz", "result.json"):
+        if (run.folder / name).is_file():
+            write_atomically(target / name, (run.folder / name).read_bytes())
+    return target
+
+
+def gather(folders: Sequence[Path], outputs: Path) -> int:
+    """Make records of the finished runs below some folders, then the tables; returns how many were
+    damaged.
+
+    Prints a line for each run that is new, replaces another record, is not finished, or is damaged.
+    Raises InputError for a folder that is missing.
+    """
+    if missing := [folder for folder in folders if not folder.is_dir()]:
+        raise InputError(f"{missing[0]}: no such folder")
+    damaged = 0
+    for path in sorted(path for folder in folders for path in folder.rglob("config.json")):
+        try:
+            gather_run(RunFolder(path.parent), outputs)
+        except InputError as error:
+            damaged += 1
+            print(f"left out: {error}", file=sys.stderr)
+    save(pages(load_frame(outputs / "records")), outputs / "tables")
+    return damaged
+
+
+def gather_run(run: RunFolder, outputs: Path) -> None:
+    """Make a record of a finished run, if there is none with the same result. Raises InputError."""
+    name = run.folder.name
+    if not run.done:
+        print(f"not finished: {name}")
+        return
+    record = outputs / "records" / name / "result.json"
+    is_replaced = record.is_file()
+    if is_replaced and record.read_bytes() == (run.folder / "result.json").read_bytes():
+        return
+    make_record(run, outputs)
+    print(f"{'replaced' if is_replaced else 'new'}: {name}, top-1 {run.result['top1']:.2f} %")
