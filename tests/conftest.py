@@ -7,7 +7,7 @@ import threading
 
 if (
     "PYTEST_XDIST_WORKER" in os.environ
-):  # several processes share the cores: see NOTES.md on threads that spin
+):  # several processes share the cores: see docs/performance.md on threads that spin
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np

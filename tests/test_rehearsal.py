@@ -48,7 +48,7 @@ def photos(tmp_path):
 
 
 def carry(folder, target, pieces):
-    """As outputs/tables/README.md says, in files of few bytes."""
+    """As docs/full-length.md says, in files of few bytes."""
     for place in (target, pieces):
         place.mkdir()
     said = f"tar c -C {folder} --exclude checkpoint.previous . | split -b 60k - {pieces}/shard."

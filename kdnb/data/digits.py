@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from kdnb.data.base import Images, Preset, register
 
 # The student sees 10 labelled images of each digit, the teacher saw all 1,437: so that there is something to teach.
-# 16 pixels, so that the last maps are of 4 x 4; no flips, digits have a side. Chosen by measuring, see NOTES.md.
+# 16 pixels, so that the last maps are of 4 x 4; no flips, digits have a side. Chosen by measuring, see docs/lab-notes.md.
 STUDENT = {"epochs": 40, "batch_size": 25, "lr": 0.1, "train_limit": 100}
 TEACHER = {"epochs": 6, "batch_size": 64}
 METHODS = {

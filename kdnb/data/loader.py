@@ -140,7 +140,7 @@ def resample(images: Tensor, index: Tensor, boxes: Tensor, size: int) -> Tensor:
 def resample_each(images: Tensor, index: Tensor, boxes: Tensor, size: int) -> Tensor:
     """What `resample` does, one image after the other, with boxes rounded to whole pixels; uint8.
 
-    torch's resize of bytes is 1.8 to 3.3 times as fast on a CPU as the matrix products (NOTES.md).
+    torch's resize of bytes is 1.8 to 3.3 times as fast on a CPU as the matrix products (docs/lab-notes.md).
     """
     ends = torch.stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)  # b start-end x-y
     ends = (ends * torch.tensor([images.shape[3], images.shape[2]])).round().int().tolist()

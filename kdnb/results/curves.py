@@ -105,7 +105,7 @@ def group_by_protocol(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def split_by_student(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """`group_by_protocol`; a group with more lines than a picture holds is split by its students."""
+    """`group_by_protocol`, with a group per student where a picture cannot hold all lines."""
     groups = {}
     for title, part in group_by_protocol(runs).items():
         if part["line"].nunique() <= MAX_LINES:

@@ -144,7 +144,7 @@ def run_row(run: RunFolder) -> dict[str, object]:
 
 
 def row_overrides(config: dict, result: dict) -> dict[str, list]:
-    """The overrides of a run, without its teacher's. A smaller test set than the data set's is one."""
+    """The overrides of a run, without its teacher's; a smaller test set counts as one."""
     overrides = {
         name: values
         for name, values in config["overrides"].items()
@@ -158,7 +158,7 @@ def row_overrides(config: dict, result: dict) -> dict[str, list]:
 
 
 def teacher_name(teacher: dict, assumed_dataset: str) -> str:
-    """A teacher's network and the data set that it was trained on; without that, its weights file."""
+    """A teacher's network and its data set, or its weights file if that is not known."""
     if not teacher:
         return ""
     return f"{teacher['network']} ({teacher['dataset'] or assumed_dataset or teacher['weights']})"
@@ -231,7 +231,7 @@ def disambiguate(runs: pd.DataFrame, names: pd.Series) -> pd.Series:
 
 
 def or_warn(where: str, read: Callable, *arguments):
-    """What `read` returns; None, with a warning, for a damaged file. where: what it is left out of."""
+    """What `read` returns; None, with a warning that `where` lacks it, for a damaged file."""
     try:
         return read(*arguments)
     except InputError as error:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdnb.errors import InputError
+from kdnb.paths import output_folder
 from kdnb.results.frame import load_frame, run_row
-from kdnb.results.tables import pages, save
+from kdnb.results.pages import fill_documents, make_pages, save
 from kdnb.runs.files import write_atomically
 from kdnb.runs.folder import RunFolder
 
@@ -44,7 +45,10 @@ def gather(folders: Sequence[Path], outputs: Path) -> int:
         except InputError as error:
             damaged += 1
             print(f"left out: {error}", file=sys.stderr)
-    save(pages(load_frame(outputs / "records")), outputs / "tables")
+    texts = make_pages(load_frame(outputs / "records"))
+    save(texts, outputs / "tables")
+    if outputs == output_folder():
+        fill_documents(texts)
     return damaged
 
 

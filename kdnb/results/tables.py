@@ -1,7 +1,6 @@
 """The study's Markdown tables: a frame of finished runs beside published results."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import pandas as pd
 
@@ -15,10 +14,8 @@ from kdnb.results.frame import (
     run_row,
 )
 from kdnb.results.intervals import interval, mean_sd
-from kdnb.results.published import QUOTED, read_csv, read_published
-from kdnb.runs.files import write_atomically
+from kdnb.results.published import QUOTED, read_published
 from kdnb.runs.folder import RunFolder
-from kdnb.runs.run import Run
 
 DATASET_ORDER = {"digits": 0, "cifar100": 1, "stanford40": 2}  # on a page; others come last
 TOP1, GAIN, REMARK = "top-1 (%)", "gain over labels only", "remark"
@@ -156,75 +153,7 @@ def markdown(rows: pd.DataFrame, columns: list[str] | None = None) -> str:
     return rows[shown].to_markdown(index=False, disable_numparse=True)
 
 
-def sections_by_protocol(
-    runs: pd.DataFrame, all_runs: pd.DataFrame, columns: list[str] | None = None
-) -> list[str]:
-    """A heading and a table for each data set and each way in which runs differ from its preset."""
-    texts = []
-    groups = with_dataset_order(runs).groupby(["dataset_order", "dataset", "overrides"])
-    for (_, dataset, overrides), part in groups:
-        heading = f"### {dataset}" + (f": {overrides}" if overrides else "")
-        rows = summary_table(part, all_runs).drop(columns="data set")
-        texts += [heading, markdown(rows, columns)]
-    return texts or [markdown(runs)]
-
-
-def pages(runs: pd.DataFrame) -> dict[str, str]:
-    """{name: Markdown} of a frame; docs/results.md says how to read them."""
-    is_full = is_full_recipe(runs)
-    full, others = runs[is_full], runs[~is_full]
-    default_methods = full["method"].isin(["none", Run.method])
-    first = full[
-        (full["dataset"] == Run.dataset) & default_methods
-    ]  # of the README's first command
-    without_row = rename_columns(read_published().query("command == ''"))[[*KEY_NAMES, QUOTED]]
-    sources = markdown(read_csv("sources.csv"))
-    parts = {
-        "first": [
-            "What comes out of it",
-            markdown(summary_table(first), MAIN_COLUMNS[1:7]),
-            footnote(first),
-        ],
-        "headline": [
-            "All runs",
-            *sections_by_protocol(runs, runs, MAIN_COLUMNS[1:]),
-            footnote(runs),
-        ],
-        "results": [
-            "Results",
-            markdown(with_empty_rows(full)),
-            "## As published",
-            markdown(without_row),
-            sources,
-        ],
-        "short-runs": ["Shortened and changed runs", *sections_by_protocol(others, runs)],
-    }
-    return {name: "# " + "\n\n".join(texts) + "\n" for name, texts in parts.items()}
-
-
-def footnote(runs: pd.DataFrame) -> str:
-    """How to read a table's numbers, and the machines and versions that made them."""
-    machines = dict.fromkeys(runs["device"] + ", " + runs["precision"] + ", torch " + runs["torch"])
-    text = "Last epoch, mean ± standard deviation over the seeds"
-    if any(runs["teacher"]):
-        text += f"; {GAIN}: mean of the differences seed by seed, in percentage points, and its 95 % interval"
-    return f"{text}; measured on: {'; '.join(machines)}."
-
-
-def save(texts: Mapping[str, str], folder: Path) -> None:
-    """Write {name: Markdown} as NAME.md in a folder, atomically. Raises InputError."""
-    for name, text in texts.items():
-        write_atomically(folder / f"{name}.md", text)
-
-
-def display_page(text: str):
-    """A page for display in a notebook, without its title."""
-    from IPython.display import Markdown
-
-    return Markdown(text.split("\n", 1)[1])
-
-
 def network_table(runs: Mapping[str, RunFolder]) -> pd.DataFrame:
-    """A column per {role: run}: its training, its accuracy after the last and best epoch, its cost."""
+    """A column per {role: run}: training, accuracy after the last and the best epoch, cost."""
     rows = [run_row(run) for run in runs.values()]
     return pd.DataFrame(rows, index=list(runs))[NETWORK_COLUMNS].round(2).T

@@ -15,6 +15,7 @@ from kdnb import METHODS, InputError, Run, grid, plots, results, train
 from kdnb.data import DATASETS
 from kdnb.results import curves, frame, published, records, tables
 from kdnb.results.__main__ import main
+from kdnb.results.pages import make_pages
 from kdnb.runs.identity import describe_overrides
 from kdnb.study import __main__ as study
 
@@ -123,7 +124,7 @@ def rows(outputs):
 def test_seeds_are_averaged_and_what_is_short_is_said(outputs):
     table, pages, short = (
         rows(outputs),
-        tables.pages(load(outputs)),
+        make_pages(load(outputs)),
         ("wrn_16_2", "labels only", "30.00"),
     )
     assert set(table) == {("wrn_40_2", "labels only", "76.00"), ALONE, AFD, short}
@@ -154,7 +155,7 @@ def test_seeds_are_averaged_and_what_is_short_is_said(outputs):
         row[tables.GAIN] == "+2.50 [+1.26, +3.74]" and not table[ALONE][tables.GAIN]
     )  # 3, 2.5 and 2 points: t is 4.3
     assert (
-        all(top1 in pages["headline"] for _, _, top1 in table) and "There is no" in pages["first"]
+        all(top1 in pages["headline"] for _, _, top1 in table) and "There is no" in pages["readme"]
     )
 
 
@@ -177,7 +178,7 @@ def test_nothing_is_averaged_that_differs_in_more_than_its_seed(outputs, other):
 def test_a_smaller_set_in_the_same_layout_is_not_full_length(tmp_path):
     small = {"run": {"dataset": "stanford40"}, "result": {"test_images": 10, "train_images": 20}}
     make(tmp_path, 90.0, "resnet18", **small)
-    pages = tables.pages(load(tmp_path))
+    pages = make_pages(load(tmp_path))
     assert (
         "stanford40: test_images 10 instead of 5532" in pages["short-runs"]
         and "90.00" not in pages["results"]
@@ -260,7 +261,7 @@ def test_another_device_is_said_and_changes_are_words(outputs):
     make(
         outputs, 60.0, method="afd", teacher={"changes": limited}
     )  # a short teacher makes no full-length run
-    pages = tables.pages(load(outputs))
+    pages = make_pages(load(outputs))
     assert f"its teacher: {told}" in pages["short-runs"] and "60.00" not in pages["results"]
 
 
@@ -291,7 +292,7 @@ def test_what_was_published_has_sources_and_an_empty_row_says_what_fills_it(outp
         published.read_published().query("top1 != ''"),
         set(published.read_csv("sources.csv")["source"]),
     )
-    page = tables.pages(load(outputs))["results"]
+    page = make_pages(load(outputs))["results"]
     assert set(cited["source"]) == sources and all(
         text in page for text in [*cited[tables.QUOTED], *sources]
     )
@@ -474,7 +475,7 @@ def test_the_notebook_finds_its_folders_and_nothing_in_them_is_no_error(tmp_path
     assert (
         runs.empty
         and results.curves_by_protocol(runs) == {}
-        and "no finished run yet" in tables.pages(runs)["headline"]
+        and "no finished run yet" in make_pages(runs)["headline"]
     )
     assert (
         curves.group_by_protocol(runs)

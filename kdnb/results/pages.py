@@ -1,0 +1,135 @@
+"""The study's pages of tables, in Markdown; docs/results.md says how to read them."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from kdnb.paths import project_root
+from kdnb.results.frame import is_full_recipe
+from kdnb.results.published import QUOTED, read_csv, read_published
+from kdnb.results.tables import (
+    GAIN,
+    KEY_NAMES,
+    MAIN_COLUMNS,
+    TOP1,
+    markdown,
+    rename_columns,
+    summary_table,
+    with_dataset_order,
+    with_empty_rows,
+)
+from kdnb.runs.files import write_atomically
+
+README_METHODS = ["none", "kd", "afd", "dkd", "crd"]
+BLOCK = re.compile(r"(<!-- outputs/tables/([\w-]+)\.md -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def make_pages(runs: pd.DataFrame) -> dict[str, str]:
+    """{name: Markdown} of a frame of finished runs."""
+    is_full = is_full_recipe(runs)
+    full, others = runs[is_full], runs[~is_full]
+    without_row = rename_columns(read_published().query("command == ''"))
+    parts = {
+        "readme": ["The README's table", *readme_section(runs)],
+        "headline": ["All runs", *sections(runs, runs, MAIN_COLUMNS[1:]), footnote(runs)],
+        "results": [
+            "Results",
+            markdown(with_empty_rows(full)),
+            "## As published",
+            markdown(without_row[[*KEY_NAMES, QUOTED]]),
+            markdown(read_csv("sources.csv")),
+        ],
+        "short-runs": ["Shortened and changed runs", *sections(others, runs)],
+    }
+    return {name: "# " + "\n\n".join(texts) + "\n" for name, texts in parts.items()}
+
+
+def sections(
+    runs: pd.DataFrame, all_runs: pd.DataFrame, columns: list[str] | None = None
+) -> list[str]:
+    """A heading and a table for each data set and each way in which runs differ from its preset."""
+    texts = []
+    groups = with_dataset_order(runs).groupby(["dataset_order", "dataset", "overrides"])
+    for (_, dataset, overrides), part in groups:
+        rows = summary_table(part, all_runs).drop(columns="data set")
+        texts += [
+            f"### {dataset}" + (f": {overrides}" if overrides else ""),
+            markdown(rows, columns),
+        ]
+    return texts or [markdown(runs)]
+
+
+def readme_section(runs: pd.DataFrame) -> list[str]:
+    """A few methods on a quarter of CIFAR-100 and on the digits, side by side; and a footnote."""
+    digits = runs[(runs["dataset"] == "digits") & is_full_recipe(runs)]
+    cifar = runs[runs["dataset"] == "cifar100"]
+    quarter = cifar[cifar["train_images"] == 12_500]
+    # {heading: runs of the student, runs of its teacher}
+    settings = {
+        "CIFAR-100": (
+            quarter[quarter["network"] == "wrn_16_2"],
+            cifar[(cifar["network"] == "wrn_40_2") & (cifar["epochs"] == 16)],
+        ),
+        "digits": (
+            digits[digits["network"] == "wrn_16_1"],
+            digits[digits["network"] == "wrn_16_2"],
+        ),
+    }
+    columns, shown, seeds = [], [], []
+    for heading, (students, teachers) in settings.items():
+        students = students[students["method"].isin(README_METHODS)]
+        if students.empty or teachers.empty:
+            return [markdown(runs.iloc[:0])]
+        rows = summary_table(students).set_index("trained with")[[TOP1, GAIN]]
+        rows.loc["the teacher"] = summary_table(teachers)[[TOP1, GAIN]].iloc[0]
+        columns.append(rows.set_axis([f"{heading}: top-1 (%)", f"{heading}: gain"], axis=1))
+        seeds.append(f"{students['seed'].nunique()} ({heading})")
+        shown += [students, teachers]
+    table = pd.concat(columns, axis=1).fillna("").reset_index(names="trained with")
+    return [markdown(table), footnote(pd.concat(shown), " and ".join(seeds))]
+
+
+def footnote(runs: pd.DataFrame, seeds: str = "") -> str:
+    """How to read a table, and the machines and versions behind it; seeds: how many there are."""
+    machines = dict.fromkeys(runs["device"] + ", " + runs["precision"] + ", torch " + runs["torch"])
+    over = f"{seeds} seeds" if seeds else "the seeds"
+    text = f"Last epoch, mean ± standard deviation over {over}"
+    if any(runs["teacher"]):
+        text += (
+            f"; {GAIN}: mean of the differences seed by seed, in percentage points, "
+            "and its 95 % interval"
+        )
+    return f"{text}; measured on: {'; '.join(machines)}."
+
+
+def fill_documents(texts: Mapping[str, str]) -> None:
+    """Write pages into README.md and docs/*.md of the project, between their markers.
+
+    A marker is `<!-- outputs/tables/NAME.md -->`, and `<!-- end -->` at the end. The page's title
+    is left out.
+    """
+
+    def filled(match: re.Match) -> str:
+        page = texts[match[2]].split("\n", 1)[1].strip()
+        return f"{match[1]}{page}\n{match[3]}"
+
+    for path in (project_root() / "README.md", *(project_root() / "docs").glob("*.md")):
+        if path.is_file():
+            text = path.read_text("utf-8")
+            if (new := BLOCK.sub(filled, text)) != text:
+                write_atomically(path, new)
+
+
+def save(texts: Mapping[str, str], folder: Path) -> None:
+    """Write {name: Markdown} as NAME.md in a folder, atomically. Raises InputError."""
+    for name, text in texts.items():
+        write_atomically(folder / f"{name}.md", text)
+
+
+def display_page(text: str):
+    """A page for display in a notebook, without its title."""
+    from IPython.display import Markdown
+
+    return Markdown(text.split("\n", 1)[1])
