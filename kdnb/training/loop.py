@@ -236,7 +236,7 @@ class Training:
         self.log(f"{self.run.name}: going on after epoch {self.epoch}, step {self.step}")
 
     def finish(self) -> None:
-        """Write the weights, then result.json, which marks the run as finished; drop checkpoints."""
+        """Write the weights, then result.json, which marks the run as finished."""
         folder = self.run.folder
         write_weights(self.run, self.setup, self.engine.trainable, self.rows[-1]["test_top1"])
         result = make_result(self.rows, self.setup)

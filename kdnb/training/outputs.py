@@ -87,7 +87,7 @@ def write_config(run: Run, setup: TrainingSetup, machine: dict) -> bool:
 
 
 def record_fallback(run: Run) -> None:
-    """Record in config.json that steps are not compiled, so that nobody who continues tries again."""
+    """Record in config.json that steps are not compiled, so that no later process tries again."""
     config = run.config
     if config["machines"][-1]["compile"]:
         config["machines"][-1]["compile"] = False
@@ -95,7 +95,7 @@ def record_fallback(run: Run) -> None:
 
 
 def write_weights(run: Run, setup: TrainingSetup, trainable: nn.ModuleDict, top1: float) -> None:
-    """Write student.safetensors and losses.safetensors, with what is needed to use them as metadata.
+    """Write student.safetensors and losses.safetensors, with metadata that says how to use them.
 
     top1: the accuracy after the last epoch, in percent. A method whose losses have no parameters
     has no second file.
