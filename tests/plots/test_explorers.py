@@ -23,7 +23,7 @@ def links():
 
 
 def test_the_slider_moves_through_the_epochs_and_back(links):
-    last, (now, change, _, title, *cells) = links.image.value, links.moving
+    last, (now, change, _, title, *cells) = links.image.value, links.animated
     links.controls["epoch"].value = 2
     assert now.get_clim() == (0, 1) and links.image.value != last
     np.testing.assert_array_equal(now.get_array(), HISTORY[1])
@@ -38,7 +38,11 @@ def test_the_slider_moves_through_the_epochs_and_back(links):
 
 
 def test_a_class_shows_its_own_links(links):
-    whose, epoch, (now, change, *_) = links.controls["whose"], links.controls["epoch"], links.moving
+    whose, epoch, (now, change, *_) = (
+        links.controls["images_of"],
+        links.controls["epoch"],
+        links.animated,
+    )
     assert [label for label, _ in whose.options[2:]] == ["a class", "b", "c", "d"]
     before, whose.value = links.image.value, 1
     np.testing.assert_allclose(now.get_array(), TEST[1::4].mean(0), rtol=1e-5)
@@ -57,7 +61,7 @@ def test_each_control_of_the_maps_changes_the_picture_and_its_titles():
         assert maps.image.value == before
     maps.controls["t"].value = 4
     students = [f"{role} 2.1\n128×28×28\ndistance 0.41" for role in ("baseline", "distilled")]
-    titles = [text.get_text() for text in maps.moving[4:]]
+    titles = [text.get_text() for text in maps.animated[4:]]
     assert titles == ["writing on a book", "teacher 3.1\n256×14×14", *students]
 
 
@@ -76,7 +80,7 @@ def test_an_uploaded_photograph_joins_the_images_and_a_bad_one_is_named():
         assert complaint.value == ("dog.jpg is no image" if content == b"text" else "")
         assert (shown.image.value == before) == (content == b"text")
     assert shown.controls["image"].value == shown.controls["image"].max == 4
-    assert shown.moving[4].get_text() == "dog.jpg"
+    assert shown.animated[4].get_text() == "dog.jpg"
 
 
 @pytest.mark.parametrize("is_interactive", [True, False])
@@ -95,7 +99,8 @@ def test_a_still_picture_stands_in(links, monkeypatch, is_interactive):
     still = Image.open(io.BytesIO(base64.b64decode(bundles[-1]["image/png"])))
     assert still.size == Image.open(io.BytesIO(links.image.value)).size == (1350, still.height)
     assert (
-        'alt="Still picture of an explorer: mean attention, epoch 5; ' in bundles[-1]["text/html"]
+        'alt="Static image of an interactive figure: mean attention, epoch 5; '
+        in bundles[-1]["text/html"]
     )
     assert len(shown) == (
         3 if is_interactive else 1

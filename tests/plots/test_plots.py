@@ -24,7 +24,7 @@ from kdnb.analysis import Survey, by_class
 from kdnb.analysis.compare import Predictions
 from kdnb.analysis.maps import Gallery
 from kdnb.data.loader import Loader
-from kdnb.plots import maps, style
+from kdnb.plots import maps, text
 
 SHAPES = [(64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7)]
 NAMES = ["writing_on_a_book", "looking_through_a_microscope", "running"]
@@ -274,7 +274,7 @@ def test_accuracy_over_time_has_a_line_per_run_and_tells_devices_apart():
 def test_published_points_stand_where_they_are(tmp_path):
     table = pd.DataFrame({"line": [*["alone"] * 4, "afd"], "top1": [72.0, 74.0, 72.9, 73.3, 75.5]})
     table["study"] = [*["this study"] * 2, *["published"] * 2, "published, best epoch"]
-    fig = plots.with_published(table)
+    fig = plots.accuracy_beside_published(table)
     (here,) = (line for line in fig.axes[0].lines if line.get_marker() == "o")
     cited = {
         m.get_label(): m.get_offsets()[:, 0].tolist()
@@ -286,12 +286,12 @@ def test_published_points_stand_where_they_are(tmp_path):
     assert crowded(fig) == []
     assert texts(fig.axes[0].get_yticklabels()) == ["alone", "afd"]
     paths = plots.save(
-        {"published": fig, "none": plots.with_published(table[:0])}, tmp_path / "figures"
+        {"published": fig, "none": plots.accuracy_beside_published(table[:0])}, tmp_path / "figures"
     )
     assert (
         paths == [tmp_path / "figures" / "published.png"] and Image.open(paths[0]).width == 9 * 150
     )
-    plots.contents(tmp_path / "figures")
+    plots.write_index(tmp_path / "figures")
     shown = (tmp_path / "figures/README.md").read_text()
     assert shown == "# Figures\n\n![Test accuracy here and as published](published.png)\n"
 
@@ -314,13 +314,14 @@ def test_names_of_files_are_short_and_tell_apart():
         f"digits, epochs 20, batch_size 64, lr 0.01, image_size 8, train_limit -1, data {i}"
         for i in range(2)
     ]
-    figures = plots.each(
-        plots.with_published, dict.fromkeys(["digits", *long], pd.DataFrame(columns=["line"]))
+    figures = plots.draw_each(
+        plots.accuracy_beside_published,
+        dict.fromkeys(["digits", *long], pd.DataFrame(columns=["line"])),
     )
     assert (
-        min(figures, key=len) == "with-published-digits"
+        min(figures, key=len) == "accuracy-beside-published-digits"
         and len(figures) == 3
-        and max(map(len, figures)) < 66
+        and max(map(len, figures)) <= len("accuracy-beside-published-") + 48
     )
 
 
@@ -329,11 +330,11 @@ def test_names_of_classes_in_any_script_are_drawn():
         warnings.simplefilter("error")  # of a glyph that is missing
         for name in ("Ärger_и_θ", "騎馬_走る", "گربه"):
             fig, ax = plt.subplots()
-            ax.set_title(style.in_lines(name, 30))
+            ax.set_title(text.wrap(name, 30))
             fig.canvas.draw()
-    assert style.words("Ärger_и_θ") == "Ärger и θ"
-    with patch.object(style, "font_with", return_value=""):
-        assert style.words("a_Ä騎") == "a AQi"
+    assert text.drawable_text("Ärger_и_θ") == "Ärger и θ"
+    with patch.object(text, "font_with", return_value=""):
+        assert text.drawable_text("a_Ä騎") == "a AQi"
 
 
 @pytest.mark.parametrize("groups", [(3, 2), (4, 2), (3, 6)])
@@ -434,8 +435,8 @@ def test_map_depth_has_a_column_per_pair_and_a_row_per_network():
     assert (
         fig.axes[1].get_title() == "2.2\n128×28×28" and fig.axes[4].get_title() == "2.1\n128×28×28"
     )
-    most = maps.strongest(gallery, [(0, 0), (3, 1), (4, 2)], [1])
-    shown = maps.blend(gallery.pixels[1], gallery.maps["teacher"][3][1], most)
+    most = maps.colour_limit(gallery, [(0, 0), (3, 1), (4, 2)], [1])
+    shown = maps.overlay(gallery.pixels[1], gallery.maps["teacher"][3][1], most)
     even = {
         role: [np.full(m.shape, m[0].size ** -0.5) for m in its]
         for role, its in gallery.maps.items()
@@ -444,7 +445,7 @@ def test_map_depth_has_a_column_per_pair_and_a_row_per_network():
         role: [np.where(np.arange(m[0].size).reshape(m.shape[1:]) == 0, 1.0, 0 * m) for m in its]
         for role, its in even.items()
     }
-    ends = [maps.strongest(gallery._replace(maps=its), [(0, 0)]) for its in (even, corner)]
+    ends = [maps.colour_limit(gallery._replace(maps=its), [(0, 0)]) for its in (even, corner)]
     assert ends == [1.5, 2.5] and 1.5 <= most <= 2.5
     assert (fig.axes[1].images[0].get_array() == shown).all()
 
@@ -454,7 +455,7 @@ def test_maps_stand_below_their_images_and_over_what_was_said(n):
     gallery, title = some_gallery(n), "only the distilled student is right: 1 of 360 test images"
     near, said = (
         plots.map_grid(gallery, (2, 1), "digits"),
-        plots.map_grid(gallery, (2, 1), title, said=True),
+        plots.map_grid(gallery, (2, 1), title, with_predictions=True),
     )
     assert (
         len([ax for ax in near.axes if ax.images]) == 4 * n and crowded(near) == crowded(said) == []
@@ -478,16 +479,16 @@ def test_maps_stand_below_their_images_and_over_what_was_said(n):
 def test_a_map_over_mid_grey_has_the_colour_that_its_bar_gives_it():
     energies = normalised(np.ones((1, 4, 4)) + np.arange(4))[0]
     fig, ax = plt.subplots()
-    maps.map_bar(fig, ax, "energy")
+    maps.add_colour_bar(fig, ax, "energy")
     bar = fig.axes[-1]._colorbar
     expected = bar.cmap(bar.norm(energies * 4))[..., :3]  # in units of the root mean square, 1 / 4
-    seen = maps.blend(np.full((8, 8, 3), 127, np.uint8), energies)
+    seen = maps.overlay(np.full((8, 8, 3), 127, np.uint8), energies)
     assert (
         seen.shape == (256, 256, 3) and np.abs(seen[32::64, 32::64] / 255 - expected).max() < 0.02
     )
     assert np.abs(np.diff(seen.astype(int), axis=1)).max() < 8  # no steps between cells
     assert (
-        maps.blend(np.full((300, 300, 3), (200, 0, 9), np.uint8), 0 * energies) == (200, 0, 9)
+        maps.overlay(np.full((300, 300, 3), (200, 0, 9), np.uint8), 0 * energies) == (200, 0, 9)
     ).all()
-    dark, light = (maps.blend(np.full((8, 8, 3), v, np.uint8), energies).mean() for v in (0, 255))
+    dark, light = (maps.overlay(np.full((8, 8, 3), v, np.uint8), energies).mean() for v in (0, 255))
     assert light > dark + 50  # the image shows through
