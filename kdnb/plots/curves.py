@@ -39,9 +39,9 @@ def learning_curves(table: pd.DataFrame, title: str = "") -> Figure | None:
     if last >= 6:
         panels = {"all epochs": table, "last third, enlarged": table[table["epoch"] > last * 2 / 3]}
     runs = table.groupby("line")["run"].nunique().max()
-    heading = "Test accuracy over epochs" + (
-        f", mean ± sd of up to {runs} runs" if runs > 1 else ""
-    )
+    heading = "Test accuracy over epochs"
+    if runs > 1:
+        heading += f", mean ± sd of up to {runs} runs"
     ratios = (3, 2)[: len(panels)]
     fig, axes = figure(heading, title, 4.2, ncols=len(panels), width_ratios=ratios, squeeze=False)
     styles = seaborn_styles(table)
