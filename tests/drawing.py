@@ -1,4 +1,4 @@
-"""What is wrong with a drawn figure."""
+"""Finds faults in the layout of a drawn figure."""
 
 from unittest.mock import patch
 
@@ -6,23 +6,28 @@ from matplotlib.text import Text
 
 
 def crowded(fig):
-    """Pairs of texts of the figure that lie over each other, and texts that stick out of it."""
-    drawn, draw = [], Text.draw
+    """The texts that extend beyond the figure, and the pairs of texts that overlap."""
+    drawn = []
+    draw = Text.draw
 
-    def note(text, renderer):
+    def record(text, renderer):
         drawn.append(text)
         draw(text, renderer)
 
-    with patch.object(Text, "draw", note):
+    with patch.object(Text, "draw", record):
         fig.canvas.draw()
-    shown = [t for t in drawn if t.get_visible() and t.get_text().strip()]
-    boxes = [(t.get_text(), t.get_window_extent().padded(-1)) for t in shown]
+    visible = [text for text in drawn if text.get_visible() and text.get_text().strip()]
+    boxes = [(text.get_text(), text.get_window_extent().padded(-1)) for text in visible]
     page = fig.bbox.padded(2)
-    out = [
+    outside = [
         text
-        for text, b in boxes
-        if b.x0 < page.x0 or b.y0 < page.y0 or b.x1 > page.x1 or b.y1 > page.y1
+        for text, box in boxes
+        if box.x0 < page.x0 or box.y0 < page.y0 or box.x1 > page.x1 or box.y1 > page.y1
     ]
-    return out + [
-        (a, b) for i, (a, one) in enumerate(boxes) for b, two in boxes[:i] if one.overlaps(two)
+    overlapping = [
+        (text, earlier_text)
+        for i, (text, box) in enumerate(boxes)
+        for earlier_text, earlier_box in boxes[:i]
+        if box.overlaps(earlier_box)
     ]
+    return outside + overlapping

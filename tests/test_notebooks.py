@@ -28,7 +28,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[a-z]*.ipynb"))
 TINY = {"student": "wrn_10_1", "teacher": "wrn_10_1", "batch_size": 25, "image_size": 8}
 QUICK = TINY | {"epochs": 1, "teacher_epochs": 1}
 LINE = re.compile(
-    r"(\w+): (\w+) = (?:field\(default=)?(.+?)(?:, compare=False\))?  # (.+)"
+    r"(\w+): (\w+) = (?:where\(default=)?(.+?)\)?  # (.+)"
 )  # name, type, default, why
 
 

@@ -1,14 +1,34 @@
-"""Arrays and tables -> matplotlib Figures for a notebook's width; `plots.explorers`: pictures to play with.
+"""Arrays and DataFrames -> matplotlib Figures, as wide as a notebook.
 
-Nothing here knows a run or a network. Titles say what is shown, `title` adds of what; conclusions are the reader's. A
-figure for which there is nothing to draw is None. Blocks are (name, (channels, height, width)) pairs, shallow to deep;
-T and S count those of the teacher and of the student.
+Figures depend on no run and no network. A `title` is appended to the heading of a figure, and says
+of which data set or run it is. A function with nothing to draw returns None. Blocks are
+(name, (channels, height, width)) pairs, shallow to deep; T and S are the numbers of the teacher's
+and the student's blocks. `plots.explorers` has interactive figures.
 """
 
-# ruff: noqa: F403
-from kdnb.plots.compare import *
-from kdnb.plots.curves import *
-from kdnb.plots.images import *
-from kdnb.plots.links import *
-from kdnb.plots.maps import *
-from kdnb.plots.style import *
+from kdnb.plots.compare import (
+    accuracy_and_cost,
+    block_matrices,
+    box_energy,
+    class_changes,
+    correlation_changes,
+    loss_terms,
+    reliability,
+)
+from kdnb.plots.curves import (
+    accuracy_beside_published,
+    accuracy_over_time,
+    learning_curves,
+    step_times,
+)
+from kdnb.plots.images import augmentations, class_balance, image_grid, image_sizes, person_boxes
+from kdnb.plots.links import (
+    link_entropy,
+    link_history,
+    link_matrix,
+    links_by_class,
+    map_distances,
+    run_links,
+)
+from kdnb.plots.maps import map_depth, map_grid
+from kdnb.plots.style import ROLES, STYLES, Style, draw_each, line_styles, save, write_index

@@ -1,102 +1,117 @@
-"""Tables -> figures of accuracies and times."""
+"""Figures of accuracies and times, drawn from DataFrames."""
 
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdnb.plots.compare import panels
+from kdnb.plots.compare import axes_grid
 from kdnb.plots.style import NEUTRAL, PALE, SEQUENTIAL, figure, legend_below, line_styles
 
-__all__ = ["accuracy_over_time", "learning_curves", "step_times", "with_published"]
-
-TOP1 = "test accuracy, top-1 (%)"
-MOST = 10  # lines in one panel
+TOP1 = "test top-1 accuracy (%)"
+MAX_LINES = 10  # in one panel
+STUDIES = {  # colour and marker
+    "this study": (NEUTRAL, "o"),
+    "published": ("black", "D"),
+    "earlier study": (PALE, "s"),
+    "published, best epoch": ("black", "$\u25c7$"),
+}
 
 
 def learning_curves(table: pd.DataFrame, title: str = "") -> Figure | None:
-    """Test accuracy over epochs: a line per `line`, the mean of its runs, in a band of ± sd; None without epochs.
+    """Test accuracy over epochs; None without epochs.
 
-    table: a row per run and epoch with the columns line (what the legend says), order (its place in `STYLES`), run,
-    epoch and test_top1 (%), perhaps lr, of which falls to less than half are marked, and classes, which tell what
-    chance is. Of six epochs or more the last third stands enlarged on the right, where the lines part. More than
-    `MOST` lines have panels of their own, each beside the one of order 1 of the same network, the baseline's.
+    A line is the mean over its runs, in a band of ± sd. With six epochs or more, a second panel
+    enlarges the last third. More than `MAX_LINES` lines have panels of their own, each beside the
+    baseline (order 1) of the same network.
+
+    Args:
+        table: a row per run and epoch, with the columns line (its label in the legend), order (its
+            index in `STYLES`), run, epoch and test_top1 (%). With the column lr, drops of the
+            learning rate to less than half are marked; with the column classes, chance is.
     """
     if table.empty:
         return None
-    if table["line"].nunique() > MOST:
-        return panel_each(table, title)
-    last, runs = table["epoch"].max(), table.groupby("line")["run"].nunique().max()
-    parts = {"all epochs": table, "the last third, enlarged": table[table["epoch"] > last * 2 / 3]}
-    parts = parts if last >= 6 else {"": table}
-    what = "Test accuracy over epochs" + (f", mean ± sd of up to {runs} runs" if runs > 1 else "")
-    fig, axes = figure(
-        what, title, 4.2, ncols=len(parts), width_ratios=(3, 2)[: len(parts)], squeeze=False
-    )
-    for ax, (name, part) in zip(axes[0], parts.items(), strict=True):
-        sns.lineplot(
-            part,
-            x="epoch",
-            y="test_top1",
-            errorbar="sd",
-            legend=ax is axes[0, 0],
-            ax=ax,
-            **looks(table),
-        )
-        for line, epochs in part.groupby("line"):
-            if epochs["epoch"].nunique() == 1:  # a line of one point is none
-                look = looks(table)["palette"][line]
-                ax.errorbar(
-                    epochs["epoch"].iloc[0],
-                    epochs["test_top1"].mean(),
-                    fmt="o",
-                    color=look,
-                    markersize=4,
-                )
+    if table["line"].nunique() > MAX_LINES:
+        return learning_curve_panels(table, title)
+    last = table["epoch"].max()
+    panels = {"": table}
+    if last >= 6:
+        panels = {"all epochs": table, "last third, enlarged": table[table["epoch"] > last * 2 / 3]}
+    runs = table.groupby("line")["run"].nunique().max()
+    heading = "Test accuracy over epochs"
+    if runs > 1:
+        heading += f", mean ± sd of up to {runs} runs"
+    ratios = (3, 2)[: len(panels)]
+    fig, axes = figure(heading, title, 4.2, ncols=len(panels), width_ratios=ratios, squeeze=False)
+    styles = seaborn_styles(table)
+    whole = axes[0, 0]
+    for ax, (name, part) in zip(axes[0], panels.items(), strict=True):
+        draw_curves(ax, part, styles, legend=ax is whole)
+        draw_single_epochs(ax, part, styles["palette"])
+        mark_lr_drops(ax, [epoch for epoch in lr_drops(table) if epoch >= part["epoch"].min()])
         ax.set(xlabel="epoch", ylabel=TOP1)
         ax.set_title(name, fontsize=9)
         ax.xaxis.get_major_locator().set_params(integer=True)
-        drops = [epoch for epoch in lr_drops(table) if epoch >= part["epoch"].min()]
-        for i, epoch in enumerate(drops):
-            ax.axvline(
-                epoch,
-                color="0.6",
-                linewidth=0.6,
-                zorder=0,
-                label="_" if i else "learning rate drops",
-            )
+        if part["epoch"].nunique() == 1:  # the locator would show fractions of an epoch
+            ax.set_xticks(part["epoch"].unique())
     if "classes" in table and table["classes"].nunique() == 1:
         chance = 100 / table["classes"].iloc[0]
-        axes[0, 0].axhline(
-            chance,
-            color="0.6",
-            linewidth=1,
-            linestyle=":",
-            zorder=0,
-            label=f"chance ({chance:g} %)",
-        )
-    legend_below(fig, axes[0, 0])
+        label = f"chance ({chance:g} %)"
+        whole.axhline(chance, color="0.6", linewidth=1, linestyle=":", zorder=0, label=label)
+    legend_below(fig, whole)
     return fig
 
 
-def panel_each(table: pd.DataFrame, title: str) -> Figure:
-    """`learning_curves` of many lines, but for the first third of the epochs, in which most rise."""
-    last, first, network = (
-        table["epoch"].max(),
-        table["order"] <= 1,
-        table["line"].str.partition(",")[0],
+def draw_curves(ax: Axes, table: pd.DataFrame, styles: dict, legend: bool) -> None:
+    """Draw the mean of each line over its runs, in a band of ± sd."""
+    sns.lineplot(table, x="epoch", y="test_top1", errorbar="sd", legend=legend, ax=ax, **styles)
+
+
+def draw_single_epochs(ax: Axes, table: pd.DataFrame, colours: dict[str, str]) -> None:
+    """Draw lines of a single epoch as points: a line through one point is invisible."""
+    for line, rows in table.groupby("line"):
+        if rows["epoch"].nunique() == 1:
+            x = rows["epoch"].iloc[0]
+            y = rows["test_top1"].mean()
+            ax.errorbar(x, y, fmt="o", color=colours[line], markersize=4)
+
+
+def mark_lr_drops(ax: Axes, epochs: list[float]) -> None:
+    for i, epoch in enumerate(epochs):
+        label = "_" if i else "learning rate drops"  # in the legend once
+        ax.axvline(epoch, color="0.6", linewidth=0.6, zorder=0, label=label)
+
+
+def lr_drops(table: pd.DataFrame) -> list[float]:
+    """The last epochs before the learning rate of some run falls to less than half."""
+    if "lr" not in table:
+        return []
+    ratio = table["lr"] / table.groupby("run")["lr"].shift()
+    # One-cycle's last step goes down to exactly a half, and is no drop.
+    return sorted(set(table["epoch"][ratio < 0.499] - 1))
+
+
+def learning_curve_panels(table: pd.DataFrame, title: str) -> Figure:
+    """`learning_curves` with a panel per line, without the first third of the epochs."""
+    last = table["epoch"].max()
+    is_baseline = table["order"] <= 1
+    network = table["line"].str.partition(",")[0]
+    students = table if is_baseline.all() else table[~is_baseline]
+    lines = students.sort_values("order")["line"].unique()
+    heading = (
+        "Test accuracy of each method after the first third of the epochs, "
+        "mean ± sd over seeds, beside the baseline (orange, dashed)"
     )
-    lines = (table[~first] if (~first).any() else table).sort_values("order")["line"].unique()
-    what = "Test accuracy of each method after a third of the epochs, mean ± sd of the seeds, beside the baseline"
-    fig, axes = panels(dict.fromkeys(lines), f"{what} (orange, dashed)", title, 1.4, 1.5)
+    fig, axes = axes_grid(dict.fromkeys(lines), heading, title, 1.4, 1.5)
+    styles = seaborn_styles(table)
+    lowest = table["test_top1"][table["epoch"] > last / 2].min()
     for ax, line in zip(axes, lines, strict=True):
-        beside = first & (network == line.partition(",")[0])
-        part = table[(beside | (table["line"] == line)) & (table["epoch"] > last / 3)]
-        sns.lineplot(
-            part, x="epoch", y="test_top1", errorbar="sd", legend=False, ax=ax, **looks(table)
-        )
-        ax.set(
-            xlabel="", ylabel="", ylim=(table["test_top1"][table["epoch"] > last / 2].min(), 100)
-        )
+        has_same_network = network == line.partition(",")[0]
+        in_panel = (table["line"] == line) | (is_baseline & has_same_network)
+        part = table[in_panel & (table["epoch"] > last / 3)]
+        draw_curves(ax, part, styles, legend=False)
+        ax.set(xlabel="", ylabel="", ylim=(lowest, 100))
         ax.set_title(line.replace(", ", ",\n", 1), fontsize=8)
         ax.tick_params(labelsize=7)
     fig.supxlabel("epoch", fontsize=8)
@@ -104,32 +119,25 @@ def panel_each(table: pd.DataFrame, title: str) -> Figure:
     return fig
 
 
-def lr_drops(table: pd.DataFrame) -> list[float]:
-    """The ends of the epochs after which the learning rate of some run was less than half, if the table has it."""
-    if "lr" not in table:
-        return []
-    share = table["lr"] / table.groupby("run")["lr"].shift()
-    return sorted(set(table["epoch"][share < 0.499] - 1))  # a cycle's last step down is to a half
-
-
 def accuracy_over_time(table: pd.DataFrame, title: str = "") -> Figure | None:
-    """Test accuracy over the time spent on training, a line per run; the time of a run's teacher is not in it.
+    """Test accuracy over training time, a line per run; None without epochs.
 
-    table: as for `learning_curves`, with the column spent, seconds since the start, and perhaps device: times of
-    different machines are not to be compared unnoticed, so that their lines are told apart; and shared, of runs whose
-    machine did other things, which are left out. None without epochs.
+    Args:
+        table: as for `learning_curves`, with the column spent, the seconds since the start of the
+            run, without its teacher's training. With the column device, the lines of different
+            devices are separate. With the column shared, runs on a shared machine are left out.
     """
-    table = table[~table["shared"]] if "shared" in table else table
+    if "shared" in table:
+        table = table[~table["shared"]]
     if table.empty:
         return None
     if "device" in table and table["device"].nunique() > 1:
         table = table.assign(line=table["line"] + ", " + table["device"])
+    longest = table["spent"].max()
     units = {"hours": 3600, "minutes": 60, "seconds": 1}
-    unit = next(
-        (unit for unit, seconds in units.items() if table["spent"].max() > 2 * seconds), "seconds"
-    )
+    unit = next((unit for unit, seconds in units.items() if longest > 2 * seconds), "seconds")
     table = table.assign(time=table["spent"] / units[unit])
-    fig, ax = figure("Test accuracy over time, to the last epoch", title, 4.2)
+    fig, ax = figure("Test accuracy over training time", title, 4.2)
     sns.lineplot(
         table,
         x="time",
@@ -138,104 +146,93 @@ def accuracy_over_time(table: pd.DataFrame, title: str = "") -> Figure | None:
         estimator=None,
         linewidth=1.2,
         ax=ax,
-        **looks(table),
+        **seaborn_styles(table),
     )
-    ax.set(xlabel=f"time spent on training this network ({unit})", ylabel=TOP1, xlim=(0, None))
+    xlabel = f"training time, without the teacher's training ({unit})"
+    ax.set(xlabel=xlabel, ylabel=TOP1, xlim=(0, None))
     legend_below(fig, ax)
     return fig
 
 
-def with_published(table: pd.DataFrame, title: str = "") -> Figure | None:
-    """Accuracies beside the published ones. Points, not bars: bars start at 0, and differences are of a point or two.
+def accuracy_beside_published(table: pd.DataFrame, title: str = "") -> Figure | None:
+    """Accuracies of this study beside published ones, as points; None without rows.
 
-    table: a row per run or citation with the columns line, study (one of `looks` below) and top1 (%); the runs of a
-    line of this study are drawn as their mean ± sd, each citation by itself. None without rows.
+    A line of this study is the mean ± sd over its runs; each published number is a point.
+
+    Args:
+        table: a row per run or published number, with the columns line, study (a key of `STUDIES`)
+            and top1 (%).
     """
     if table.empty:
         return None
-    what = (
-        "Test accuracy here and as published" if table["study"].nunique() > 1 else "Test accuracy"
-    )
-    names = [*table["line"].unique()]
-    fig, ax = figure(what, title, 1.4 + 0.4 * len(names))
-    looks = {
-        "this study": (NEUTRAL, "o"),
-        "published": ("black", "D"),
-        "earlier study": (PALE, "s"),
-    }
-    looks |= {"published, best epoch": ("black", "$\u25c7$")}
+    heading = "Test accuracy"
+    if table["study"].nunique() > 1:
+        heading = "Test accuracy here and as published"
+    lines = [*table["line"].unique()]
+    fig, ax = figure(heading, title, 1.4 + 0.4 * len(lines))
     for study, rows in table.groupby("study"):
-        colour, mark = looks[study]
-        at = rows["line"].map(names.index) + (0 if study == "this study" else 0.25)
+        colour, marker = STUDIES[study]
+        y = rows["line"].map(lines.index)
         if study == "this study":
-            told = rows.groupby(at)["top1"].agg(["mean", "std"])
+            means = rows.groupby(y)["top1"].agg(["mean", "std"])
             ax.errorbar(
-                told["mean"],
-                told.index,
-                xerr=told["std"].fillna(0),
-                fmt=mark,
+                means["mean"],
+                means.index,
+                xerr=means["std"].fillna(0),
+                fmt=marker,
                 color=colour,
                 label=study,
             )
         else:
-            ax.scatter(rows["top1"], at, marker=mark, color=colour, s=30, label=study)
-    ax.update_datalim(
-        [(table["top1"].mean() + points, 0) for points in (-1, 1)]
-    )  # hundredths must not look like much
-    ax.set_yticks(range(len(names)), names)
-    ax.set(
-        xlabel=f"{TOP1}; here: last epoch, mean ± sd of the seeds", ylim=(len(names) - 0.4, -0.6)
-    )
+            ax.scatter(rows["top1"], y + 0.25, marker=marker, color=colour, s=30, label=study)
+    # At least two points wide, so that a difference of hundredths does not look large.
+    middle = table["top1"].mean()
+    ax.update_datalim([(middle - 1, 0), (middle + 1, 0)])
+    ax.set_yticks(range(len(lines)), lines)
+    ax.set(xlabel=f"{TOP1}; this study: last epoch, mean ± sd over seeds")
+    ax.set(ylim=(len(lines) - 0.4, -0.6))
     ax.grid(axis="x", alpha=0.3)
     legend_below(fig, ax)
     return fig
 
 
 def step_times(
-    whole: pd.DataFrame, parts: pd.DataFrame, floor: pd.DataFrame, title: str = ""
+    steps: pd.DataFrame, parts: pd.DataFrame, floor: pd.DataFrame, title: str = ""
 ) -> Figure:
-    """The parts of a training step stacked, beside whole steps and the least that the machine could need for each.
+    """Times of whole training steps, and of the parts of one as a stacked bar.
 
-    whole: columns training (what is trained), step, ms and images/s; parts, of the first training: part and ms; floor:
-    training and ms.
+    Args:
+        steps: with the columns training (such as a method), step, ms and images/s.
+        parts: of the first training in `steps`, with the columns part and ms.
+        floor: the shortest possible time of a step, with the columns training and ms.
     """
-    fig, ax = figure("Time of a training step, and of its parts", title, 2.1 + 0.42 * len(whole))
-    ends, least = parts["ms"].cumsum(), whole["training"].map(floor.set_index("training")["ms"])
-    shades = sns.color_palette(SEQUENTIAL, len(parts))
-    for part, ms, end, shade in zip(parts["part"], parts["ms"], ends, shades, strict=True):
+    fig, ax = figure("Time of a training step, and of its parts", title, 2.1 + 0.42 * len(steps))
+    ends = parts["ms"].cumsum()
+    colours = sns.color_palette(SEQUENTIAL, len(parts))
+    row = f"parts of {steps['training'][0]}"
+    for part, ms, end, colour in zip(parts["part"], parts["ms"], ends, colours, strict=True):
         label = f"{part} ({ms:.1f} ms)"
-        ax.barh(
-            f"parts of {whole['training'][0]}",
-            ms,
-            left=end - ms,
-            color=shade,
-            edgecolor="white",
-            label=label,
-        )
-    bars = ax.barh(whole["training"] + ": " + whole["step"], whole["ms"], color=PALE)
-    ax.bar_label(
-        bars, [f"{rate:,.0f} images/s" for rate in whole["images/s"]], padding=4, fontsize=8
-    )
-    ax.vlines(
-        least, whole.index + 0.6, whole.index + 1.4, "black", "--", linewidth=1, label="floor"
-    )
+        ax.barh(row, ms, left=end - ms, color=colour, edgecolor="white", label=label)
+    bars = ax.barh(steps["training"] + ": " + steps["step"], steps["ms"], color=PALE)
+    rates = [f"{rate:,.0f} images/s" for rate in steps["images/s"]]
+    ax.bar_label(bars, rates, padding=4, fontsize=8)
+    floors = steps["training"].map(floor.set_index("training")["ms"])
+    top, bottom = steps.index + 0.6, steps.index + 1.4
+    ax.vlines(floors, top, bottom, "black", "--", linewidth=1, label="floor")
     ax.invert_yaxis()
-    ax.set(xlabel="milliseconds a step", xlim=(0, 1.22 * max(ends.max(), whole["ms"].max())))
+    ax.set(xlabel="milliseconds per step", xlim=(0, 1.22 * max(ends.max(), steps["ms"].max())))
     legend_below(fig, ax)
     return fig
 
 
-def looks(table: pd.DataFrame) -> dict:
-    """How seaborn is to draw each line: with marks only where epochs are few."""
+def seaborn_styles(table: pd.DataFrame) -> dict:
+    """The arguments of `seaborn.lineplot` for the lines of a table; markers below six epochs."""
     styles = line_styles(dict(zip(table["line"], table["order"], strict=True)))
-    colours, dashes, markers = (
-        {line: style[i] for line, style in styles.items()} for i in range(3)
-    )
-    markers = markers if table["epoch"].max() < 6 else False
+    markers = {line: style.marker for line, style in styles.items()}
     return {
         "hue": "line",
         "style": "line",
-        "palette": colours,
-        "dashes": dashes,
-        "markers": markers,
+        "palette": {line: style.color for line, style in styles.items()},
+        "dashes": {line: style.dashes for line, style in styles.items()},
+        "markers": markers if table["epoch"].max() < 6 else False,
     }

@@ -1,8 +1,8 @@
-"""Explorers for links and spatial maps: sliders over cached arrays.
+"""Interactive figures of links and spatial maps: controls over arrays in memory.
 
-A move redraws only what changed onto a picture of the rest, which takes some tens of milliseconds. Where nobody
-watches (papermill, nbconvert) an explorer shows itself as a still picture; where somebody does, that picture is put out
-as well, for GitHub and every other reader without a kernel.
+A change of a control redraws only the animated artists over a saved background, in tens of
+milliseconds. An explorer also displays a static image: for papermill and nbconvert, and for
+GitHub and other viewers without a kernel.
 """
 
 import io
@@ -17,81 +17,93 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from kdnb.plots.links import Numbers, heatmap
-from kdnb.plots.maps import blend, map_bar, seen
-from kdnb.plots.style import WIDTH, described, encoded, in_lines, show, size, words
+from kdnb.plots.display import alt_text, display_image, encode_image
+from kdnb.plots.heatmaps import CellValues, heatmap
+from kdnb.plots.maps import add_colour_bar, maps_of_pair, overlay
+from kdnb.plots.style import WIDTH
+from kdnb.plots.text import drawable_text, format_shape, wrap
 from kdnb.progress import is_interactive
 
-PAGE, DPI = (
-    100,
-    150,
-)  # pixels an inch of the page, and half as many more that are drawn; twice would take too long
-# JupyterLab prefers a widget to a picture, also when its kernel is gone and it can only say so: both are put out, one
-# after the other, and the page shows the picture if the widget is not there.
-ONE_OF_TWO = (
-    ".jp-OutputArea-child:has(.kdnb-explorer):has(+ .jp-OutputArea-child + .jp-OutputArea-child .kdnb-still)"
+PAGE_DPI = 100  # pixels per inch on the page
+DPI = 150  # pixels per inch that are drawn; twice PAGE_DPI would be too slow
+# JupyterLab prefers a widget to an image in one output, even when the kernel of the widget is gone
+# and it shows only an error. So widget and image are two outputs. This CSS hides the image if the
+# widget is there, and else the output of the missing widget.
+SHOW_WIDGET_OR_IMAGE = (
+    ".jp-OutputArea-child:has(.kdnb-explorer)"
+    ":has(+ .jp-OutputArea-child + .jp-OutputArea-child .kdnb-still)"
     " + .jp-OutputArea-child {display: none}"
-    ".jp-OutputArea-child:not(:has(.kdnb-explorer)):has(+ .jp-OutputArea-child + .jp-OutputArea-child .kdnb-still)"
+    ".jp-OutputArea-child:not(:has(.kdnb-explorer))"
+    ":has(+ .jp-OutputArea-child + .jp-OutputArea-child .kdnb-still)"
     " {display: none}"
 )
+BY_EPOCH = -1  # choices of the link explorer; classes are 0, 1, ...
+ALL_TEST = -2
 
 
 class Explorer(ipywidgets.VBox):
-    """Controls over a figure, of which only `moving` artists are drawn anew.
+    """Controls above a figure, of which only the animated artists are redrawn.
 
-    change: changes those artists, called with the values of the controls by name. extra: further widgets beside them.
+    Args:
+        figure: the figure.
+        animated: artists that `update` changes.
+        controls: {name: widget with a value}.
+        update: changes the artists; called with the value of each control, by name.
+        extra: further widgets beside the controls.
     """
 
     def __init__(
         self,
         figure: Figure,
-        moving: Sequence[Artist],
+        animated: Sequence[Artist],
         controls: dict,
-        change: Callable[..., None],
-        extra=(),
+        update: Callable[..., None],
+        extra: Sequence[ipywidgets.Widget] = (),
     ):
-        self.moving, self.controls, self.change = moving, controls, change
+        self.animated = animated
+        self.controls = controls
+        self.update = update
         self.canvas = FigureCanvasAgg(figure)
-        self.canvas.draw()  # places everything, the moving artists included
+        self.canvas.draw()  # the layout takes the animated artists into account
         figure.set_layout_engine("none")
-        for artist in moving:
-            artist.set_animated(True)  # left out of what is drawn now
+        for artist in animated:
+            artist.set_animated(True)  # excludes it from the background
         self.canvas.draw()
         self.background = self.canvas.copy_from_bbox(figure.bbox)
-        layout = {"width": f"{WIDTH * PAGE}px", "max_width": "100%", "object_fit": "contain"}
+        layout = {"width": f"{WIDTH * PAGE_DPI}px", "max_width": "100%", "object_fit": "contain"}
         self.image = ipywidgets.Image(format="jpeg", layout=layout)
         self.redraw()
         for control in controls.values():
             control.observe(self.redraw, "value")
-        super().__init__(
-            [
-                ipywidgets.HBox([*controls.values(), *extra], layout={"flex_flow": "row wrap"}),
-                self.image,
-            ]
-        )
+        row = ipywidgets.HBox([*controls.values(), *extra], layout={"flex_flow": "row wrap"})
+        super().__init__([row, self.image])
 
-    def redraw(self, moved=None) -> None:
-        self.change(**{name: control.value for name, control in self.controls.items()})
+    def redraw(self, change=None) -> None:
+        """Update the animated artists and the image; `change` is the event of ipywidgets."""
+        self.update(**{name: control.value for name, control in self.controls.items()})
         self.canvas.restore_region(self.background)
-        for artist in self.moving:
+        for artist in self.animated:
             self.canvas.figure.draw_artist(artist)
-        self.image.value = encoded(
-            np.asarray(self.canvas.buffer_rgba()), "jpeg"
-        )  # PNG takes eight times as long
+        # PNG would take eight times as long.
+        self.image.value = encode_image(np.asarray(self.canvas.buffer_rgba()), "jpeg")
 
     def _ipython_display_(self) -> None:
-        """The explorer where somebody watches, and a still picture of it for everybody who comes later."""
+        """Display the widget in an interactive session, and a static image always."""
         if is_interactive():
             self.add_class("kdnb-explorer")
             display(super()._repr_mimebundle_(), raw=True)
-        text = "Still picture of an explorer: " + described(self.canvas.figure)
-        show(np.asarray(self.canvas.buffer_rgba()), WIDTH * PAGE, text)
+        alt = "Static image of an interactive figure: " + alt_text(self.canvas.figure)
+        display_image(np.asarray(self.canvas.buffer_rgba()), WIDTH * PAGE_DPI, alt)
         if is_interactive():
-            display(HTML(f'<style>{ONE_OF_TWO}</style><span class="kdnb-still"></span>'))
+            style = f"<style>{SHOW_WIDGET_OR_IMAGE}</style>"
+            display(HTML(f'{style}<span class="kdnb-still"></span>'))
 
 
-class Tile(Artist):
-    """A square picture (side, side, 3) that fills its axes; matplotlib's own resampling takes several times as long."""
+class ImageArtist(Artist):
+    """A square image (side, side, 3) that fills its axes.
+
+    It draws several times as fast as matplotlib's `imshow`, which resamples slowly.
+    """
 
     def __init__(self, ax: Axes):
         super().__init__()
@@ -100,142 +112,133 @@ class Tile(Artist):
         ax.add_artist(self)
 
     def draw(self, renderer) -> None:
-        left, bottom, right, top = (
-            self.axes.get_window_extent(renderer).extents.round().astype(int).tolist()
-        )
-        image = Image.fromarray(self.pixels).resize(
-            (right - left, top - bottom), Image.Resampling.BILINEAR
-        )
-        renderer.draw_image(
-            renderer.new_gc(), left, bottom, np.asarray(image.convert("RGBA"))[::-1]
-        )
+        extents = self.axes.get_window_extent(renderer).extents.round().astype(int)
+        left, bottom, right, top = extents.tolist()
+        size = (right - left, top - bottom)
+        image = Image.fromarray(self.pixels).resize(size, Image.Resampling.BILINEAR)
+        rgba = np.asarray(image.convert("RGBA"))[::-1]
+        renderer.draw_image(renderer.new_gc(), left, bottom, rgba)
 
 
 def link_explorer(history: np.ndarray, by_class, teacher_blocks, student_blocks) -> Explorer:
-    """Links over the epochs, or of one class's test images, beside what differs from the first epoch or from the mean.
+    """Links of an epoch or a class, beside their difference from a reference.
 
-    history: (epochs, T, S), of the training images; by_class: of `analysis.by_class`, of the test images.
+    The reference of an epoch is the first epoch, that of a class the mean over all test images.
+
+    Args:
+        history: (epochs, T, S), means over the training images.
+        by_class: links of the test images, as `analysis.by_class` returns them.
     """
-    epochs, names = len(history), [words(name) for name in by_class.names]
-    reach = max(
-        np.abs(history - history[0]).max(), np.abs(by_class.links - by_class.mean).max(), 1e-6
-    )
-    figure = Figure((WIDTH, 1.5 + 0.2 * max(len(teacher_blocks), 8)), DPI, layout="constrained")
+    n_epochs = len(history)
+    class_names = [drawable_text(name) for name in by_class.names]
+    largest_by_epoch = np.abs(history - history[0]).max()
+    largest_by_class = np.abs(by_class.links - by_class.mean).max()
+    limit = max(largest_by_epoch, largest_by_class, 1e-6)
+    height = 1.5 + 0.2 * max(len(teacher_blocks), 8)
+    figure = Figure((WIDTH, height), DPI, layout="constrained")
     axes = figure.subplots(1, 2)
-    for ax, label, limit in zip(
-        axes, ("mean attention", "difference of attention"), (0, reach), strict=True
-    ):
-        heatmap(
-            ax,
-            history[-1],
-            teacher_blocks,
-            student_blocks,
-            label,
-            limit,
-            every=(1, len(student_blocks) // 9),
-        )
-    images, titles = (
-        [ax.images[0] for ax in axes],
-        [ax.set_title("one\ntwo", fontsize=9) for ax in axes],
-    )
-    cells = [Numbers(ax) for ax in axes]
+    every = (1, len(student_blocks) // 9)
+    blocks = (teacher_blocks, student_blocks)
+    heatmap(axes[0], history[-1], *blocks, "mean attention", label_every=every)
+    heatmap(axes[1], history[-1], *blocks, "difference of attention", limit, label_every=every)
+    images = [ax.images[0] for ax in axes]
+    titles = [ax.set_title("one\ntwo", fontsize=9) for ax in axes]  # reserve two lines
+    cells = [CellValues(ax) for ax in axes]
 
-    by_epoch, of_all = -1, -2  # beside the numbers of the classes
-    choice = [("training images, by epoch", by_epoch), ("test images, all", of_all)]
-    whose = ipywidgets.Dropdown(
-        options=[*choice, *((n, c) for c, n in enumerate(names))], description="images"
-    )
-    slider = ipywidgets.IntSlider(epochs, 1, epochs, description="epoch")
+    options = [("training images, by epoch", BY_EPOCH), ("test images, all", ALL_TEST)]
+    options += [(name, label) for label, name in enumerate(class_names)]
+    choice = ipywidgets.Dropdown(options=options, description="images")
+    slider = ipywidgets.IntSlider(n_epochs, 1, n_epochs, description="epoch")
+    interval = max(80, 4000 // n_epochs)  # milliseconds
     play = ipywidgets.Play(
-        value=epochs, min=1, max=epochs, interval=max(80, 4000 // epochs), show_repeat=False
+        value=n_epochs, min=1, max=n_epochs, interval=interval, show_repeat=False
     )
     ipywidgets.jslink((play, "value"), (slider, "value"))
 
-    def change(whose: int, epoch: int) -> None:
-        slider.disabled = play.disabled = (
-            whose != by_epoch
-        )  # a class's links are the finished network's
-        if whose == by_epoch:
-            name, now, other, reference = (
-                f"epoch {epoch}",
-                history[epoch - 1],
-                "epoch 1",
-                history[0],
-            )
+    def update(images_of: int, epoch: int) -> None:
+        # The links of the test images are those of the finished network only.
+        slider.disabled = images_of != BY_EPOCH
+        play.disabled = slider.disabled
+        if images_of == BY_EPOCH:
+            name, links = f"epoch {epoch}", history[epoch - 1]
+            reference_name, reference = "epoch 1", history[0]
         else:
-            name = "all test images" if whose == of_all else f"“{names[whose]}”"
-            now = by_class.mean if whose == of_all else by_class.links[whose]
-            other, reference = "all test images", by_class.mean
-        moved = (
-            50 * np.abs(now - reference).sum(-1).mean()
-        )  # what one link loses another gains: half the sum
-        for image, its, values in zip(images, cells, (now, now - reference), strict=True):
-            image.set_data(values)
-            its.write(image)
+            reference_name, reference = "all test images", by_class.mean
+            name, links = reference_name, reference
+            if images_of != ALL_TEST:
+                name, links = f"“{class_names[images_of]}”", by_class.links[images_of]
+        # Half the sum: attention that one link loses, another gains.
+        percent = 50 * np.abs(links - reference).sum(-1).mean()
+        for image, values, array in zip(images, cells, (links, links - reference), strict=True):
+            image.set_data(array)
+            values.update_values(image)
         titles[0].set_text(f"mean attention,\n{name}")
-        titles[1].set_text(f"minus {other}:\n{moved:.1f} % of attention differs")
+        titles[1].set_text(f"minus {reference_name}:\n{percent:.1f} % of attention differs")
 
-    return Explorer(
-        figure, [*images, *titles, *cells], {"whose": whose, "epoch": slider}, change, [play]
-    )
+    controls = {"images_of": choice, "epoch": slider}
+    return Explorer(figure, [*images, *titles, *cells], controls, update, [play])
 
 
-def map_explorer(gallery, pair: tuple[int, int], look_at: Callable | None = None) -> Explorer:
-    """An image of the gallery beside every network's map of any pair of blocks; `pair`, (t, s), to begin with.
+def map_explorer(gallery, pair: tuple[int, int], make_gallery: Callable | None = None) -> Explorer:
+    """An image of a gallery, beside every network's map of a pair of blocks.
 
-    look_at: makes a gallery of one's own photograph, given an open file and its name, or raises a ValueError; then
-    photographs can be uploaded, and join the images.
+    Args:
+        gallery: an `analysis.maps.Gallery`.
+        pair: indices (t, s) of the first teacher block and student block.
+        make_gallery: makes a gallery of an uploaded image, given an open file and its name, or
+            raises a ValueError. Without it there is no upload.
     """
     figure = Figure((WIDTH, 2.9), DPI, layout="constrained")
     axes = figure.subplots(1, 1 + len(gallery.maps))
-    panels = [Tile(ax) for ax in axes]
-    titles = [ax.set_title("one\ntwo\nthree", fontsize=8) for ax in axes]
+    panels = [ImageArtist(ax) for ax in axes]
+    titles = [ax.set_title("one\ntwo\nthree", fontsize=8) for ax in axes]  # reserve three lines
     for ax in axes:
         ax.axis("off")
-    map_bar(figure, axes, gallery.quantity)
+    add_colour_bar(figure, axes, gallery.quantity)
 
-    narrow = {"width": "270px"}  # three in a row
+    layout = {"width": "270px"}  # three controls fit in a row
+    n_images = len(gallery.pixels)
     controls = {
-        "image": ipywidgets.IntSlider(1, 1, len(gallery.pixels), description="image", layout=narrow)
+        "image": ipywidgets.IntSlider(1, 1, n_images, description="image", layout=layout),
+        "t": block_slider(gallery.blocks[0], pair[0], "teacher", layout),
+        "s": block_slider(gallery.blocks[1], pair[1], "student", layout),
     }
-    for name, role, blocks, first in zip(
-        "ts", ("teacher", "student"), gallery.blocks, pair, strict=True
-    ):
-        options = [
-            (block, i) for i, (block, _) in enumerate(blocks)
-        ]  # sizes stand in the picture's titles
-        controls[name] = ipywidgets.SelectionSlider(
-            options=options, value=first, description=role, layout=narrow
-        )
 
-    def change(image: int, t: int, s: int) -> None:
-        pixels = gallery.pixels[image - 1]
+    def update(image: int, t: int, s: int) -> None:
+        index = image - 1
+        pixels = gallery.pixels[index]
         panels[0].pixels = pixels
-        titles[0].set_text(in_lines(gallery.names[image - 1], 18))
+        titles[0].set_text(wrap(gallery.names[index], 18))
         for panel, title, network in zip(panels[1:], titles[1:], gallery.maps, strict=True):
-            (name, shape), maps, distances = seen(gallery, network, (t, s))
-            panel.pixels = blend(pixels, maps[image - 1])
-            title.set_text(f"{network} {name}\n{size(shape)}\n{distances[image - 1]}".rstrip())
+            (name, shape), maps, distances = maps_of_pair(gallery, network, (t, s))
+            panel.pixels = overlay(pixels, maps[index])
+            lines = [f"{network} {name}", format_shape(shape), distances[index]]
+            title.set_text("\n".join(lines).rstrip())
 
-    upload, complaint = (
-        ipywidgets.FileUpload(accept="image/*", description="Upload"),
-        ipywidgets.Label(),
-    )
+    if make_gallery is None:
+        return Explorer(figure, [*panels, *titles], controls, update)
 
-    def uploaded(_) -> None:
+    upload = ipywidgets.FileUpload(accept="image/*", description="Upload")
+    message = ipywidgets.Label()
+
+    def add_uploads(_) -> None:
         nonlocal gallery
         for file in upload.value:
             try:
-                gallery, complaint.value = (
-                    gallery.with_more(look_at(io.BytesIO(file["content"]), file["name"])),
-                    "",
-                )
+                uploaded = make_gallery(io.BytesIO(file["content"]), file["name"])
+                gallery = gallery.with_more(uploaded)
             except ValueError as error:
-                complaint.value = str(error)
-            else:
-                controls["image"].max = controls["image"].value = len(gallery.pixels)
+                message.value = str(error)
+                continue
+            message.value = ""
+            controls["image"].max = len(gallery.pixels)
+            controls["image"].value = len(gallery.pixels)
 
-    upload.observe(uploaded, "value")
-    return Explorer(
-        figure, [*panels, *titles], controls, change, [upload, complaint] if look_at else []
-    )
+    upload.observe(add_uploads, "value")
+    return Explorer(figure, [*panels, *titles], controls, update, [upload, message])
+
+
+def block_slider(blocks, index: int, role: str, layout: dict) -> ipywidgets.SelectionSlider:
+    """A slider over the names of blocks, whose value is an index."""
+    options = [(name, i) for i, (name, _) in enumerate(blocks)]
+    return ipywidgets.SelectionSlider(options=options, value=index, description=role, layout=layout)

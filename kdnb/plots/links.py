@@ -1,53 +1,32 @@
-"""Which block teaches which: figures of links, and of how far the maps that they join are apart."""
+"""Figures of links: which teacher block teaches which student block."""
 
 from collections.abc import Mapping
-from functools import cache
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.path import Path
-from matplotlib.textpath import TextPath
-from matplotlib.transforms import Affine2D, IdentityTransform
 
-from kdnb.plots.style import (
-    NEUTRAL,
-    PALE,
-    ROLES,
-    SEQUENTIAL,
-    Style,
-    figure,
-    in_lines,
-    legend_below,
-    size,
-)
-
-__all__ = [
-    "link_entropy",
-    "link_history",
-    "link_matrix",
-    "links_by_class",
-    "map_distances",
-    "run_links",
-]
+from kdnb.plots.heatmaps import CellValues, heatmap, tick_labels
+from kdnb.plots.style import NEUTRAL, PALE, ROLES, Style, figure, legend_below
+from kdnb.plots.text import wrap
 
 
 def link_matrix(links: np.ndarray, teacher_blocks, student_blocks, title: str = "") -> Figure:
-    """Mean attention (T, S), rows sum to one: which student block learns from which teacher block."""
+    """Heatmap of the mean attention (T, S), whose rows sum to one."""
     T, S = links.shape
-    what = "Mean attention of each teacher block on the student's blocks"
-    fig, ax = figure(what, title, max(3.7, 1.6 + 0.27 * T), width=3 + 0.72 * S)
-    heatmap(
-        ax, links, teacher_blocks, student_blocks, "mean attention (each row sums to 1)", sizes=True
-    )
-    Numbers(ax)
+    heading = "Mean attention of each teacher block on the student's blocks"
+    fig, ax = figure(heading, title, max(3.7, 1.6 + 0.27 * T), width=3 + 0.72 * S)
+    label = "mean attention (each row sums to 1)"
+    heatmap(ax, links, teacher_blocks, student_blocks, label, show_shapes=True)
+    CellValues(ax)
     return fig
 
 
 def run_links(links, title: str = "") -> Figure | None:
-    """The last epoch of a run's `links`: (means (epochs, T, S), teacher's blocks, student's blocks); None for None."""
+    """`link_matrix` of the last epoch of a run; None for None.
+
+    links: (means (epochs, T, S), teacher blocks, student blocks).
+    """
     if links is None:
         return None
     means, *blocks = links
@@ -55,188 +34,133 @@ def run_links(links, title: str = "") -> Figure | None:
 
 
 def link_entropy(links: np.ndarray, teacher_blocks, student_blocks, title: str = "") -> Figure:
-    """How far each teacher block spreads its attention, in bits: in the mean of links (n, T, S), and in one image's."""
-    mean, most = links.mean(0), np.log2(len(student_blocks))
+    """Entropy of each teacher block's attention in bits, for links (n, T, S) of n images.
+
+    There are two values: the entropy of the mean links, and the mean entropy of single images.
+    """
+    max_entropy = np.log2(len(student_blocks))
     values = {
-        "of the mean links": entropy(mean),
-        "of one image's links, on average": entropy(links).mean(0),
+        "entropy of the mean links": entropy(links.mean(0)),
+        "mean entropy of one image's links": entropy(links).mean(0),
     }
-    looks = Style(NEUTRAL, "", "o"), Style(PALE, "", "s")
-    what = "Entropy of each teacher block's attention"
-    fig, ax = over_blocks(
-        values, dict(zip(values, looks, strict=True)), teacher_blocks, what, title
-    )
-    alike = f"all {len(student_blocks)} student blocks alike: {most:.2f}"
-    ax.axhline(most, color="0.4", linestyle="--", linewidth=1, label=alike)
-    ax.set(ylabel="entropy (bits)", ylim=(0, 1.05 * most))
+    styles = dict(zip(values, (Style(NEUTRAL, "", "o"), Style(PALE, "", "s")), strict=True))
+    heading = "Entropy of each teacher block's attention"
+    fig, ax = points_by_block(values, styles, teacher_blocks, heading, title)
+    label = f"uniform over {len(student_blocks)} student blocks: {max_entropy:.2f}"
+    ax.axhline(max_entropy, color="0.4", linestyle="--", linewidth=1, label=label)
+    ax.set(ylabel="entropy (bits)", ylim=(0, 1.05 * max_entropy))
     legend_below(fig, ax)
     return fig
 
 
 def entropy(links: np.ndarray) -> np.ndarray:
-    """Bits by which each row of links (..., S) is spread: 0 for one link alone, log2(S) for all alike."""
+    """Entropy of each row of links (..., S) in bits: 0 for a single link, log2(S) if uniform."""
     return -(links * np.log2(np.clip(links, 1e-12, None))).sum(-1)
 
 
 def link_history(
-    history: np.ndarray, teacher_blocks, student_blocks, title: str = "", most: int = 7
+    history: np.ndarray, teacher_blocks, student_blocks, title: str = "", max_epochs: int = 7
 ) -> Figure:
-    """The links (epochs, T, S) of up to `most` epochs side by side; below, how far each epoch is from the last."""
-    epochs, T, S = history.shape
-    shown = np.unique(
-        np.geomspace(1, epochs, min(most, epochs)).round().astype(int)
-    ).tolist()  # most happens early
-    what = "Mean attention over the epochs, and how far it is from its end"
-    fig, (above, below) = figure(what, title, 3.6 + 0.07 * T, parts=(1.3 + 0.07 * T, 1.3))
-    panels, way = above.subplots(1, len(shown), squeeze=False)[0], below.subplots()
-    for ax, epoch in zip(panels, shown, strict=True):
-        heatmap(ax, history[epoch - 1], teacher_blocks, student_blocks, every=(T - 1, S - 1))
+    """Links (epochs, T, S) of up to `max_epochs` epochs, and every epoch's distance to the last."""
+    n_epochs, T, S = history.shape
+    # Geometric steps: most changes are early.
+    epochs = np.geomspace(1, n_epochs, min(max_epochs, n_epochs)).round().astype(int)
+    epochs = np.unique(epochs).tolist()
+    heading = "Mean attention over the epochs, and its difference from the last epoch"
+    fig, (above, below) = figure(heading, title, 3.6 + 0.07 * T, parts=(1.3 + 0.07 * T, 1.3))
+    panels = above.subplots(1, len(epochs), squeeze=False)[0]
+    difference_ax = below.subplots()
+    ends = (T - 1, S - 1)  # labels only the first and the last block
+    for ax, epoch in zip(panels, epochs, strict=True):
+        heatmap(ax, history[epoch - 1], teacher_blocks, student_blocks, label_every=ends)
         ax.set_title(f"epoch {epoch}", fontsize=8)
         ax.set_xlabel("")
         if epoch > 1:
             ax.set(ylabel="", yticks=[])
     above.supxlabel("student block", fontsize=8)
     above.colorbar(panels[0].images[0], ax=panels, label="mean attention", pad=0.01)
-    left = 50 * np.abs(history - history[-1]).sum(-1).mean(
-        -1
-    )  # what one link loses another gains: half the sum
-    way.plot(np.arange(1, epochs + 1), left, color=NEUTRAL, marker="." if epochs < 60 else None)
-    way.set(xlabel="epoch", ylabel="attention still\nto move (%)", ylim=(0, None))
-    way.xaxis.get_major_locator().set_params(integer=True)
+    # Half the sum: attention that one link loses, another gains.
+    differences = 50 * np.abs(history - history[-1]).sum(-1).mean(-1)
+    marker = "." if n_epochs < 60 else None
+    difference_ax.plot(np.arange(1, n_epochs + 1), differences, color=NEUTRAL, marker=marker)
+    difference_ax.set(xlabel="epoch", ylabel="difference from\nlast epoch (%)", ylim=(0, None))
+    difference_ax.xaxis.get_major_locator().set_params(integer=True)
     return fig
 
 
 def links_by_class(
-    by_class, teacher_blocks, student_blocks, title: str = "", most: int = 12
+    by_class, teacher_blocks, student_blocks, title: str = "", max_classes: int = 12
 ) -> Figure:
-    """How far the links of the `most` deviating classes are from the mean, and in which links the first two are.
+    """Classes whose links differ most from the mean, and the differences of the first two.
 
-    by_class: of `analysis.by_class`, with names (n,), links (n, T, S), mean (T, S), deviation (n,) and chance (n,).
+    Args:
+        by_class: as `analysis.by_class` returns it, with names (n,), links (n, T, S), mean (T, S),
+            deviation (n,) and chance (n,).
+        max_classes: maximum number of bars.
     """
-    first, (T, S) = np.argsort(-by_class.deviation)[:most], by_class.mean.shape
-    names, panels = [by_class.names[c] for c in first], 1 + min(2, len(first))
-    height = max(3.4, 1.3 + 0.2 * T, 1.3 + 0.22 * len(first))
-    what = "Classes whose links differ most from the mean"
-    fig, (bars, *maps) = figure(
-        what, title, height, ncols=panels, width_ratios=[1.1, 1, 1][:panels]
-    )
-    bars.barh(
-        [in_lines(name, 40) for name in names],
-        100 * by_class.deviation[first],
-        color=NEUTRAL,
-        height=0.7,
-    )
-    bars.scatter(
-        100 * by_class.chance[first], range(len(first)), marker="|", s=90, color="black", zorder=3
-    )
+    T, S = by_class.mean.shape
+    classes = np.argsort(-by_class.deviation)[:max_classes]
+    names = [by_class.names[c] for c in classes]
+    height = max(3.4, 1.3 + 0.2 * T, 1.3 + 0.22 * len(classes))
+    columns = 1 + min(2, len(classes))
+    ratios = [1.1, 1, 1][:columns]
+    heading = "Classes whose links differ most from the mean"
+    fig, (bars, *panels) = figure(heading, title, height, ncols=columns, width_ratios=ratios)
+    labels = [wrap(name, 40) for name in names]
+    bars.barh(labels, 100 * by_class.deviation[classes], color=NEUTRAL, height=0.7)
+    chance = 100 * by_class.chance[classes]
+    bars.scatter(chance, range(len(classes)), marker="|", s=90, color="black", zorder=3)
     bars.invert_yaxis()
     bars.tick_params(axis="y", labelsize=8)
-    bars.set_xlabel("attention on other links\nthan the mean's (%)\nblack marks: chance (95 %)")
-    differences = by_class.links[first[:2]] - by_class.mean
-    extreme = max(np.abs(differences).max(), 1e-6)
-    for ax, difference, name in zip(maps, differences, names, strict=False):
-        heatmap(ax, difference, teacher_blocks, student_blocks, reach=extreme, every=(1, S // 5))
-        ax.set_title(in_lines(name, 20), fontsize=8)
-    fig.colorbar(maps[0].images[0], ax=maps, label="attention, class minus mean", pad=0.02)
+    bars.set_xlabel("attention that differs\nfrom the mean's (%)\nblack marks: chance (95 %)")
+    differences = by_class.links[classes[:2]] - by_class.mean
+    limit = max(np.abs(differences).max(), 1e-6)
+    every = (1, S // 5)
+    for ax, difference, name in zip(panels, differences, names, strict=False):
+        heatmap(ax, difference, teacher_blocks, student_blocks, limit=limit, label_every=every)
+        ax.set_title(wrap(name, 20), fontsize=8)
+    image = panels[0].images[0]
+    fig.colorbar(image, ax=panels, label="attention, class minus mean", pad=0.02)
     return fig
 
 
 def map_distances(
-    distances: Mapping[str, np.ndarray], flat: np.ndarray, links, teacher_blocks, title=""
+    distances: Mapping[str, np.ndarray], uniform: np.ndarray, links, teacher_blocks, title=""
 ) -> Figure:
-    """How far the students' maps are from each teacher block's, {role: (n, T, S)}, weighed by the mean links; and how
-    far a flat map is, (n, T), which is even everywhere."""
-    values = {role: (links.mean(0) * each.mean(0)).sum(1) for role, each in distances.items()}
-    values |= {"a flat map": flat.mean(0)}
-    what = "Distance of the students' maps from each teacher block's"
-    looks = {role: ROLES[role] for role in distances} | {"a flat map": Style(NEUTRAL, "", "_")}
-    fig, ax = over_blocks(values, looks, teacher_blocks, what, title)
-    ax.set_ylabel("distance of maps (1 − cosine)")
+    """Distance of the students' maps from each teacher block's, weighted by the mean links.
+
+    Args:
+        distances: {role: (n, T, S)}.
+        uniform: (n, T), the distance of a uniform map from the teacher's.
+        links: (n, T, S).
+    """
+    weights = links.mean(0)
+    values = {role: (weights * array.mean(0)).sum(1) for role, array in distances.items()}
+    values["a uniform map"] = uniform.mean(0)
+    styles = {role: ROLES[role] for role in distances}
+    styles["a uniform map"] = Style(NEUTRAL, "", "_")
+    heading = "Distance of the students' maps from each teacher block's"
+    fig, ax = points_by_block(values, styles, teacher_blocks, heading, title)
+    ax.set_ylabel("map distance (1 − cosine)")
     legend_below(fig, ax)
     return fig
 
 
-def over_blocks(
-    values: dict[str, np.ndarray], styles, teacher_blocks, what: str, title: str
+def points_by_block(
+    values: Mapping[str, np.ndarray],
+    styles: Mapping[str, Style],
+    teacher_blocks,
+    heading: str,
+    title: str,
 ) -> tuple[Figure, Axes]:
-    """Points {name: (T,)} above each teacher block, joined by a line; styles: {name: Style}."""
-    fig, ax = figure(what, title, 3.4)
-    places, lines = range(len(teacher_blocks)), np.array([*values.values()])
-    ax.vlines(places, lines.min(0), lines.max(0), color="0.75", zorder=1)
-    for name, look in styles.items():
-        area = 200 if look.marker == "_" else None  # to be seen behind another mark
-        ax.scatter(places, values[name], area, marker=look.marker, color=look.color, label=name)
-    ax.set_xticks(places, stacked(teacher_blocks), fontsize=8)
-    ax.set(xlabel="teacher block", ylim=(0, 1.05 * lines.max()))
+    """Draw {name: (T,)} as points above each teacher block, joined by a vertical line."""
+    fig, ax = figure(heading, title, 3.4)
+    x = range(len(teacher_blocks))
+    array = np.array([*values.values()])
+    ax.vlines(x, array.min(0), array.max(0), color="0.75", zorder=1)
+    for name, style in styles.items():
+        area = 200 if style.marker == "_" else None  # wide enough to be seen behind other marks
+        ax.scatter(x, values[name], area, marker=style.marker, color=style.color, label=name)
+    ax.set_xticks(x, tick_labels(teacher_blocks), fontsize=8)
+    ax.set(xlabel="teacher block", ylim=(0, 1.05 * array.max()))
     return fig, ax
-
-
-def heatmap(
-    ax, values, teacher_blocks, student_blocks, label="", reach=0.0, sizes=False, every=(1, 1)
-) -> None:
-    """Teacher blocks down, student blocks across; links from 0 to 1, or differences from -reach to reach.
-
-    label: of the colour bar, if there is to be one; sizes: say those of the blocks; every: name every so many.
-    """
-    image = ax.imshow(
-        values, "PuOr_r" if reach else SEQUENTIAL, vmin=-reach, vmax=reach or 1, aspect="auto"
-    )
-    down = [f"{name}  {size(shape)}" if sizes else name for name, shape in teacher_blocks]
-    across = stacked(student_blocks) if sizes else [name for name, _ in student_blocks]
-    for axis, names, step in zip((ax.yaxis, ax.xaxis), (down, across), every, strict=True):
-        named = slice(None, None, max(step, 1))
-        axis.set_ticks(range(len(names))[named], names[named], fontsize=7)
-    ax.set_xlabel("student block", fontsize=8)
-    ax.set_ylabel("teacher block", fontsize=8)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    if label:
-        ax.figure.colorbar(image, ax=ax, label=label, pad=0.02)
-
-
-class Numbers(PathCollection):
-    """What the cells of the heatmap in `ax` hold, drawn where the cells have room; as one artist, which is quick."""
-
-    def __init__(self, ax: Axes):
-        self.rows, self.columns = ax.images[0].get_array().shape
-        places = [(s, t) for t, s in np.ndindex(self.rows, self.columns)]
-        super().__init__(
-            [], [1], offsets=places, offset_transform=ax.transData, linewidth=0, in_layout=False
-        )
-        self.set_transform(IdentityTransform())  # the size, 1, makes points of the letters' units
-        ax.add_collection(self, autolim=False)
-        self.write(ax.images[0])
-
-    def write(self, image: AxesImage) -> None:
-        """The values of the image, those near zero left out, black on light colours and white on dark ones."""
-        values, light = (
-            image.get_array(),
-            image.to_rgba(image.get_array())[..., :3] @ (0.299, 0.587, 0.114) > 0.5,
-        )
-        self.texts = [f"{value:.2f}" if abs(value) >= 0.005 else "" for value in values.flat]
-        self.set_paths([letters(text) for text in self.texts])
-        self.set_facecolor(np.where(light.ravel(), "black", "white"))
-
-    def draw(self, renderer) -> None:
-        box, point = self.axes.bbox, self.figure.dpi / 72
-        text = letters(max(self.texts, key=len)).get_extents()
-        if (
-            text.width * point < 0.9 * box.width / self.columns
-            and text.height * point < 0.9 * box.height / self.rows
-        ):
-            super().draw(renderer)
-
-
-@cache
-def letters(text: str) -> Path:
-    """A small text around (0, 0), in points."""
-    if not text:
-        return Path(np.empty((0, 2)))
-    path = TextPath((0, 0), text, size=7)
-    (left, bottom), (right, top) = path.get_extents().get_points()
-    return path.transformed(Affine2D().translate(-(left + right) / 2, -(bottom + top) / 2))
-
-
-def stacked(blocks) -> list[str]:
-    """Names over sizes; names alone where it is many blocks."""
-    return [name if len(blocks) > 10 else f"{name}\n{size(shape)}" for name, shape in blocks]

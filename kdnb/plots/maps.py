@@ -1,6 +1,7 @@
-"""Where networks look: their spatial maps laid over the images.
+"""Figures of spatial maps, overlaid on their images.
 
-A gallery is an `analysis.maps.Gallery`: images, and each network's maps of them; networks are called by their roles.
+A gallery is an `analysis.maps.Gallery`: images, and each network's maps of them. Networks are
+called by their roles.
 """
 
 from collections.abc import Sequence
@@ -13,123 +14,150 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from kdnb.plots.style import in_lines, pictures, size, words
+from kdnb.plots.style import image_axes
+from kdnb.plots.text import drawable_text, format_shape, wrap
 
-__all__ = ["map_depth", "map_grid"]
-
-ENERGY = "inferno"  # stands out from what photographs show
-MOST = (
-    1.5,
-    2.5,
-)  # between which a figure's colours of spatial maps end, in units of a map's RMS; they begin at 1
-OPACITY = 0.85  # of a map over its image, where it has most energy
-SMALLEST = 256  # pixels of a picture's side: a digit's few are enlarged
+COLOUR_MAP = "inferno"  # differs from the colours of most photographs
+# The colour scale of a figure starts at an energy of 1, in units of the RMS of a map, and ends
+# between these two.
+MIN_LIMIT = 1.5
+MAX_LIMIT = 2.5
+OPACITY = 0.85  # of a map over its image, where its energy is highest
+MIN_SIDE = 256  # pixels; smaller images are enlarged
 
 
 def map_depth(
     gallery, pairs: Sequence[tuple[int, int]], image: int = 0, title: str = ""
 ) -> Figure | None:
-    """One image of a gallery, a column per pair of blocks (t, s), a row per network, by depth; None for no gallery."""
+    """The maps of one image by depth: a row per network, a column per pair of blocks.
+
+    Args:
+        gallery: a Gallery, or None, for which the result is None.
+        pairs: (t, s) indices of a teacher block and a student block.
+        image: index of the image.
+    """
     if gallery is None:
         return None
-    what = f"Where each network looks, by depth: “{words(gallery.names[image])}”"
-    fig, axes = pictures(len(gallery.maps), len(pairs), what, title)
-    most = strongest(gallery, pairs, [image])
+    heading = f"Where each network looks, by depth: “{drawable_text(gallery.names[image])}”"
+    fig, axes = image_axes(len(gallery.maps), len(pairs), heading, title)
+    limit = colour_limit(gallery, pairs, [image])
     for row, network in zip(axes, gallery.maps, strict=True):
         row[0].set_ylabel(network, fontsize=8)
         for ax, pair in zip(row, pairs, strict=True):
-            (name, shape), maps, distances = seen(gallery, network, pair)
-            ax.imshow(blend(gallery.pixels[image], maps[image], most))
+            (name, shape), maps, distances = maps_of_pair(gallery, network, pair)
+            ax.imshow(overlay(gallery.pixels[image], maps[image], limit))
             ax.set_xlabel(distances[image], fontsize=7, labelpad=2)
-            if network != "distilled":  # its blocks are those of the row above
-                ax.set_title(f"{name}\n{size(shape)}", fontsize=7, pad=3)
-    map_bar(fig, axes, gallery.quantity, most)
+            if network != "distilled":  # it has the blocks of the baseline, the row above
+                ax.set_title(f"{name}\n{format_shape(shape)}", fontsize=7, pad=3)
+    add_colour_bar(fig, axes, gallery.quantity, limit)
     return fig
 
 
-def map_grid(gallery, pair: tuple[int, int], title: str = "", said: bool = False) -> Figure | None:
-    """A column per image: the image, then each network's map of one pair of blocks (t, s); None for no gallery.
+def map_grid(
+    gallery, pair: tuple[int, int], title: str = "", with_predictions: bool = False
+) -> Figure | None:
+    """Images, and each network's maps of one pair of blocks (t, s).
 
-    Below each map stands its distance from the teacher's, or what the network `said`. One or two images have a row.
+    An image is a column; with one or two images, it is a row.
+
+    Args:
+        gallery: a Gallery, or None, for which the result is None.
+        with_predictions: below each map stands the predicted class in place of the distance from
+            the teacher's map.
     """
     if gallery is None:
         return None
-    what = "What each network says, and where it looks" if said else "Where each network looks"
-    few, shape = len(gallery.pixels) <= 2, (1 + len(gallery.maps), len(gallery.pixels))
-    fig, axes = pictures(
-        *(reversed(shape) if few else shape), what, title, gap=0.4 if few else 0.16
-    )
-    axes, most = axes.T if few else axes, strongest(gallery, [pair])  # networks, images
-    call_network, call_image = (
-        (Axes.set_title, Axes.set_ylabel) if few else (Axes.set_ylabel, Axes.set_title)
-    )
-    call_network(axes[0, 0], "image", fontsize=8)
+    heading = "Where each network looks"
+    if with_predictions:
+        heading = "What each network predicts, and where it looks"
+    n_images = len(gallery.pixels)
+    n_rows = 1 + len(gallery.maps)
+    images_are_rows = n_images <= 2
+    if images_are_rows:
+        fig, axes = image_axes(n_images, n_rows, heading, title, gap=0.7)
+        axes = axes.T
+        label_network, label_image = Axes.set_title, Axes.set_ylabel
+    else:
+        fig, axes = image_axes(n_rows, n_images, heading, title, gap=0.16)
+        label_network, label_image = Axes.set_ylabel, Axes.set_title
+    # From here on axes are (networks, images).
+    limit = colour_limit(gallery, [pair])
+    label_network(axes[0, 0], "image", fontsize=8)
     for ax, pixels, name in zip(axes[0], gallery.pixels, gallery.names, strict=True):
         ax.imshow(pixels, interpolation="bicubic")
-        call_image(ax, in_lines(name, 16), fontsize=8)
+        label_image(ax, wrap(name, 16), fontsize=8)
     for row, network in zip(axes[1:], gallery.maps, strict=True):
-        (name, _), maps, captions = seen(gallery, network, pair)
-        captions = (
-            [f"“{in_lines(word, 16)}”" for word in gallery.said.get(network, ())]
-            if said
-            else captions
-        )
-        call_network(row[0], f"{network}\n{name}", fontsize=8)
+        (name, _), maps, captions = maps_of_pair(gallery, network, pair)
+        if with_predictions:
+            # A teacher of other classes has no predictions.
+            captions = [f"“{wrap(label, 16)}”" for label in gallery.said.get(network, ())]
+        label_network(row[0], f"{network}\n{name}", fontsize=8)
         for ax, pixels, energies in zip(row, gallery.pixels, maps, strict=True):
-            ax.imshow(blend(pixels, energies, most))
-        for ax, caption in zip(
-            row, captions, strict=False
-        ):  # none of a teacher that knows other classes
+            ax.imshow(overlay(pixels, energies, limit))
+        for ax, caption in zip(row, captions, strict=False):
             ax.set_xlabel(caption, fontsize=7, labelpad=2)
-    map_bar(fig, axes, gallery.quantity, most)
+    add_colour_bar(fig, axes, gallery.quantity, limit)
     return fig
 
 
-def seen(gallery, network: str, pair: tuple[int, int]) -> tuple[tuple, np.ndarray, list[str]]:
-    """A network's block of a pair (t, s), (name, shape); its maps (n, h, w); their distances from the teacher's."""
-    student = network != "teacher"
-    distances = gallery.distances[network][:, *pair] if student else []
-    captions = [f"distance {d:.2f}" for d in distances] or [""] * len(gallery.pixels)
-    return gallery.blocks[student][pair[student]], gallery.maps[network][pair[student]], captions
+def maps_of_pair(
+    gallery, network: str, pair: tuple[int, int]
+) -> tuple[tuple, np.ndarray, list[str]]:
+    """A network's block of a pair (t, s).
 
-
-def strongest(gallery, pairs: Sequence[tuple[int, int]], images=slice(None)) -> float:
-    """Where the colours of a figure end: at the most energy in it, in units of a map's RMS, or at the ends of `MOST`,
-    so that even maps stay pale and a lone corner does not outshine all others."""
-    maps = [seen(gallery, network, pair)[1][images] for network in gallery.maps for pair in pairs]
-    return float(np.clip(max(m.max() * np.sqrt(m[0].size) for m in maps), *MOST))
-
-
-def blend(pixels: np.ndarray, energies: np.ndarray, most: float = MOST[1]) -> np.ndarray:
-    """A map (h, w) of L2-normalised energies over its image, both enlarged smoothly; uint8 (side, side, 3).
-
-    Where a map has more energy than its RMS, it lies over the image, and the more, the less that shows through.
-    most: where the colours end.
+    Returns the block, (name, shape); its maps (n, h, w); and n captions with the distance of each
+    map from the teacher's, "" for the teacher.
     """
-    side = (max(len(pixels), SMALLEST),) * 2
-    in_rms = Image.fromarray(
-        (energies * np.sqrt(energies.size)).astype(np.float32)
-    )  # comparable from size to size
-    image = np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BICUBIC)) / 255
-    return (
-        255 * over(np.asarray(in_rms.resize(side, Image.Resampling.BICUBIC)), image, most)
-    ).astype(np.uint8)
+    if network == "teacher":
+        block = gallery.blocks[0][pair[0]]
+        return block, gallery.maps[network][pair[0]], [""] * len(gallery.pixels)
+    distances = gallery.distances[network][:, *pair]
+    captions = [f"distance {distance:.2f}" for distance in distances]
+    return gallery.blocks[1][pair[1]], gallery.maps[network][pair[1]], captions
 
 
-def over(in_rms: np.ndarray, ground: np.ndarray | float, most: float) -> np.ndarray:
-    """The colours (..., 3) of energies over a ground, from 0 to 1."""
-    share = np.clip((in_rms - 1) / (most - 1), 0, 1)[..., None]
-    return (
-        OPACITY * share * plt.get_cmap(ENERGY)(share[..., 0])[..., :3]
-        + (1 - OPACITY * share) * ground
-    )
+def colour_limit(gallery, pairs: Sequence[tuple[int, int]], images=slice(None)) -> float:
+    """The end of a figure's colour scale: its highest energy, in units of the RMS of a map.
+
+    It is clipped to `MIN_LIMIT` and `MAX_LIMIT`: uniform maps stay pale, and one bright corner
+    does not darken all other maps.
+    """
+    highest = []
+    for network in gallery.maps:
+        for pair in pairs:
+            maps = maps_of_pair(gallery, network, pair)[1][images]
+            highest.append(maps.max() * np.sqrt(maps[0].size))
+    return float(np.clip(max(highest), MIN_LIMIT, MAX_LIMIT))
 
 
-def map_bar(fig: Figure, axes, quantity: str, most: float = MOST[1]) -> None:
-    """The colours of maps of some quantity, over mid-grey."""
-    mappable = ScalarMappable(
-        Normalize(1, most), ListedColormap(over(np.linspace(1, most, 256), 0.5, most))
-    )
-    fig.colorbar(
-        mappable, ax=axes, label=f"{quantity} / map's RMS", extend="both", pad=0.01, aspect=30
-    )
+def overlay(pixels: np.ndarray, energies: np.ndarray, limit: float = MAX_LIMIT) -> np.ndarray:
+    """Overlay a map on its image, both enlarged smoothly; returns uint8 (side, side, 3).
+
+    The map is visible where its energy is above its RMS. The more energy, the more opaque it is.
+
+    Args:
+        pixels: uint8 (side, side, 3).
+        energies: (h, w), with an L2 norm of 1.
+        limit: the end of the colour scale, in units of the RMS.
+    """
+    side = max(len(pixels), MIN_SIDE)
+    # In units of the RMS, maps of different sizes are comparable.
+    ratios = Image.fromarray((energies * np.sqrt(energies.size)).astype(np.float32))
+    ratios = np.asarray(ratios.resize((side, side), Image.Resampling.BICUBIC))
+    image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+    return (255 * blend(ratios, np.asarray(image) / 255, limit)).astype(np.uint8)
+
+
+def blend(ratios: np.ndarray, background: np.ndarray | float, limit: float) -> np.ndarray:
+    """Colours (..., 3), from 0 to 1, of energies in units of the RMS over a background."""
+    share = np.clip((ratios - 1) / (limit - 1), 0, 1)[..., None]
+    colours = plt.get_cmap(COLOUR_MAP)(share[..., 0])[..., :3]
+    return OPACITY * share * colours + (1 - OPACITY * share) * background
+
+
+def add_colour_bar(fig: Figure, axes, quantity: str, limit: float = MAX_LIMIT) -> None:
+    """Add a colour bar of maps of `quantity`, with the colours that they have over mid-grey."""
+    colours = ListedColormap(blend(np.linspace(1, limit, 256), 0.5, limit))
+    mappable = ScalarMappable(Normalize(1, limit), colours)
+    label = f"{quantity} / map's RMS"
+    fig.colorbar(mappable, ax=axes, label=label, extend="both", pad=0.01, aspect=30)

@@ -36,7 +36,7 @@ def test_the_energy_inside_a_box_is_compared_with_that_of_other_images_in_the_sa
 
 def test_energy_in_boxes_is_that_of_the_crop_that_the_networks_see(networks):
     survey, loader = analysis.survey_images(networks), networks.loader
-    assert evidence.inside(networks, survey, None) is None and plots.box_shares(None) is None
+    assert evidence.inside(networks, survey, None) is None and plots.box_energy(None) is None
     whole = np.tile([0.1, 0.1, 0.8, 0.8], (len(loader.images), 1)).astype(np.float32)
     plan = loader.plan(0)
     loader.plan = lambda epoch: plan | {"box": torch.from_numpy(whole)}
@@ -69,7 +69,7 @@ def test_energy_in_boxes_is_that_of_the_crop_that_the_networks_see(networks):
     expected = [own - np.delete(part, i).mean() for part in parts for i, own in enumerate(part)]
     assert found.excess["teacher"][:, 0] == pytest.approx(expected, abs=1e-5)
     assert (found.right["baseline"] == survey.predictions.correct("baseline")[chosen]).all()
-    fig = plots.box_shares(found, title="data, student, afd, from teacher, seed 0")
+    fig = plots.box_energy(found, title="data, student, afd, from teacher, seed 0")
     assert len(fig.axes) == 2 and crowded(fig) == []
 
 

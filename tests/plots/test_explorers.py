@@ -1,4 +1,4 @@
-"""Explorers: a move changes the picture, and a still picture stands in where nobody watches."""
+"""Explorers redraw their figure when a control changes, and also display a static image."""
 
 import base64
 import io
@@ -8,95 +8,114 @@ import IPython.display
 import numpy as np
 import pytest
 from PIL import Image
-from test_plots import blocks, some_gallery, some_links, survey_of
+from toy import blocks, random_gallery, random_links, survey_of
 
 from kdnb.analysis import by_class
 from kdnb.plots import explorers
 
-TEST, HISTORY = some_links(40, 16, 8), some_links(5, 16, 8, seed=1)
+TEST_LINKS = random_links(40, 16, 8)
+HISTORY = random_links(5, 16, 8, seed=1)
 
 
 @pytest.fixture
 def links():
-    told = by_class(survey_of(TEST, np.arange(40) % 4, ["a_class", "b", "c", "d"]))
-    return explorers.link_explorer(HISTORY, told, blocks(4, 4), blocks(4, 2))
+    survey = survey_of(TEST_LINKS, np.arange(40) % 4, ["a_class", "b", "c", "d"])
+    return explorers.link_explorer(HISTORY, by_class(survey), blocks(4, 4), blocks(4, 2))
 
 
-def test_the_slider_moves_through_the_epochs_and_back(links):
-    last, (now, change, _, title, *cells) = links.image.value, links.moving
+def test_the_epoch_slider_shows_the_links_of_an_epoch(links):
+    last = links.image.value
+    mean, difference, _, title, values, _ = links.animated
     links.controls["epoch"].value = 2
-    assert now.get_clim() == (0, 1) and links.image.value != last
-    np.testing.assert_array_equal(now.get_array(), HISTORY[1])
-    np.testing.assert_array_equal(change.get_array(), HISTORY[1] - HISTORY[0])
-    moved = 50 * np.abs(HISTORY[1] - HISTORY[0]).sum(-1).mean()
-    assert title.get_text() == f"minus epoch 1:\n{moved:.1f} % of attention differs"
-    assert [float(text or 0) for text in cells[0].texts] == pytest.approx(
-        HISTORY[1].ravel(), abs=0.0051
-    )
+    assert links.image.value != last
+    assert mean.get_clim() == (0, 1)
+    np.testing.assert_array_equal(mean.get_array(), HISTORY[1])
+    np.testing.assert_array_equal(difference.get_array(), HISTORY[1] - HISTORY[0])
+    percent = 50 * np.abs(HISTORY[1] - HISTORY[0]).sum(-1).mean()
+    assert title.get_text() == f"minus epoch 1:\n{percent:.1f} % of attention differs"
+    numbers = [float(text or 0) for text in values.texts]
+    assert numbers == pytest.approx(HISTORY[1].ravel(), abs=0.0051)
     links.controls["epoch"].value = 5
-    assert links.image.value == last  # nothing of the epochs between is left in the picture
+    assert links.image.value == last  # nothing of the other epoch is left in the image
 
 
-def test_a_class_shows_its_own_links(links):
-    whose, epoch, (now, change, *_) = links.controls["whose"], links.controls["epoch"], links.moving
-    assert [label for label, _ in whose.options[2:]] == ["a class", "b", "c", "d"]
-    before, whose.value = links.image.value, 1
-    np.testing.assert_allclose(now.get_array(), TEST[1::4].mean(0), rtol=1e-5)
-    np.testing.assert_allclose(change.get_array(), TEST[1::4].mean(0) - TEST.mean(0), atol=1e-6)
-    assert epoch.disabled and links.image.value != before
-    whose.value = -1
-    assert not epoch.disabled and links.image.value == before
+def test_a_class_shows_its_links(links):
+    images_of, epoch = links.controls["images_of"], links.controls["epoch"]
+    mean, difference, *_ = links.animated
+    assert [label for label, _ in images_of.options[2:]] == ["a class", "b", "c", "d"]
+    by_epoch = links.image.value
+    images_of.value = 1
+    of_class = TEST_LINKS[1::4].mean(0)
+    np.testing.assert_allclose(mean.get_array(), of_class, rtol=1e-5)
+    np.testing.assert_allclose(difference.get_array(), of_class - TEST_LINKS.mean(0), atol=1e-6)
+    assert epoch.disabled and links.image.value != by_epoch
+    images_of.value = explorers.BY_EPOCH
+    assert not epoch.disabled and links.image.value == by_epoch
 
 
-def test_each_control_of_the_maps_changes_the_picture_and_its_titles():
-    maps = explorers.map_explorer(some_gallery(), (1, 1))
+def test_all_test_images_have_no_difference_from_their_mean(links):
+    mean, difference, *_ = links.animated
+    links.controls["images_of"].value = explorers.ALL_TEST
+    np.testing.assert_allclose(mean.get_array(), TEST_LINKS.mean(0), rtol=1e-5)
+    assert not difference.get_array().any()
+
+
+def test_each_control_of_the_map_explorer_changes_the_image_and_its_titles():
+    maps = explorers.map_explorer(random_gallery(), (1, 1))
     for name, control in maps.controls.items():
-        before, control.value = maps.image.value, 3 if name == "image" else 0
+        before = maps.image.value
+        control.value = 3 if name == "image" else 0
         assert maps.image.value != before
         control.value = 1
         assert maps.image.value == before
     maps.controls["t"].value = 4
-    students = [f"{role} 2.1\n128×28×28\ndistance 0.41" for role in ("baseline", "distilled")]
-    titles = [text.get_text() for text in maps.moving[4:]]
-    assert titles == ["writing on a book", "teacher 3.1\n256×14×14", *students]
+    image, teacher, *students = [text.get_text() for text in maps.animated[4:]]
+    assert image == "writing on a book"
+    assert teacher == "teacher 3.1\n256×14×14"
+    shape_and_distance = "128×28×28\ndistance 0.41"
+    assert students == [f"{role} 2.1\n{shape_and_distance}" for role in ("baseline", "distilled")]
 
 
-def test_an_uploaded_photograph_joins_the_images_and_a_bad_one_is_named():
-    def look_at(file, name):
+def test_an_uploaded_photograph_joins_the_images_and_an_invalid_one_shows_an_error():
+    def make_gallery(file, name):
         if file.read() == b"text":
             raise ValueError(f"{name} is no image")
-        return some_gallery(1)._replace(names=[name])
+        return random_gallery(1)._replace(names=[name])
 
-    shown = explorers.map_explorer(some_gallery(), (1, 1), look_at)
-    upload, complaint = shown.children[0].children[-2:]
-    before = shown.image.value
-    for content in (b"text", b"photograph"):
-        about = {"name": "dog.jpg", "type": "", "size": 1, "last_modified": datetime.now(UTC)}
-        upload.value = [about | {"content": content}]
-        assert complaint.value == ("dog.jpg is no image" if content == b"text" else "")
-        assert (shown.image.value == before) == (content == b"text")
-    assert shown.controls["image"].value == shown.controls["image"].max == 4
-    assert shown.moving[4].get_text() == "dog.jpg"
+    maps = explorers.map_explorer(random_gallery(), (1, 1), make_gallery)
+    upload, message = maps.children[0].children[-2:]
+    before = maps.image.value
+    file = {"name": "dog.jpg", "type": "", "size": 1, "last_modified": datetime.now(UTC)}
+
+    upload.value = [{**file, "content": b"text"}]
+    assert message.value == "dog.jpg is no image"
+    assert maps.image.value == before
+
+    upload.value = [{**file, "content": b"photograph"}]
+    assert message.value == ""
+    assert maps.image.value != before
+    assert maps.controls["image"].value == maps.controls["image"].max == 4
+    assert maps.animated[4].get_text() == "dog.jpg"
 
 
 @pytest.mark.parametrize("is_interactive", [True, False])
-def test_a_still_picture_stands_in(links, monkeypatch, is_interactive):
-    """A widget where somebody watches, and always a picture of its own, which needs no kernel."""
-    shown = []
+def test_a_static_image_is_always_displayed(links, monkeypatch, is_interactive):
+    outputs = []
+
+    def record(output, metadata=None, raw=False):
+        outputs.append(output)
+
     monkeypatch.setattr(explorers, "is_interactive", lambda: is_interactive)
     for module in (explorers, IPython.display):
-        monkeypatch.setattr(
-            module, "display", lambda what, metadata=None, raw=False: shown.append(what)
-        )
+        monkeypatch.setattr(module, "display", record)
     links._ipython_display_()
-    bundles = [what for what in shown if isinstance(what, dict)]
+    bundles = [output for output in outputs if isinstance(output, dict)]
     widgets = ["application/vnd.jupyter.widget-view+json" in bundle for bundle in bundles]
     assert widgets == ([True, False] if is_interactive else [False])
-    still = Image.open(io.BytesIO(base64.b64decode(bundles[-1]["image/png"])))
-    assert still.size == Image.open(io.BytesIO(links.image.value)).size == (1350, still.height)
-    assert (
-        'alt="Still picture of an explorer: mean attention, epoch 5; ' in bundles[-1]["text/html"]
-    )
-    assert len(shown) == (
-        3 if is_interactive else 1
-    )  # the last one tells the page which of the two to show
+    # The third output holds the CSS that shows either the widget or the image.
+    assert len(outputs) == (3 if is_interactive else 1)
+    static = Image.open(io.BytesIO(base64.b64decode(bundles[-1]["image/png"])))
+    jpeg = Image.open(io.BytesIO(links.image.value))
+    assert static.size == jpeg.size and static.width == 1350
+    alt = "Static image of an interactive figure: mean attention, epoch 5; "
+    assert f'alt="{alt}' in bundles[-1]["text/html"]

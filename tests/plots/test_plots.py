@@ -1,4 +1,4 @@
-"""Figures draw what they are given, and their labels can be read."""
+"""Figures show the values that they are given, and their labels are readable."""
 
 import warnings
 from itertools import pairwise
@@ -18,476 +18,437 @@ from drawing import crowded
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgba
 from PIL import Image
+from toy import blocks, epochs, normalised, random_gallery, random_links, survey_of
 
 from kdnb import plots
-from kdnb.analysis import Survey, by_class
-from kdnb.analysis.compare import Predictions
-from kdnb.analysis.maps import Gallery
+from kdnb.analysis import by_class
 from kdnb.data.loader import Loader
-from kdnb.plots import maps, style
+from kdnb.plots import maps, text
 
-SHAPES = [(64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7)]
-NAMES = ["writing_on_a_book", "looking_through_a_microscope", "running"]
+LONG_TITLE = "stanford40, resnet18, afd, from resnet18, epochs 30, image_size 64, seed 2"
 
 
 @pytest.fixture(autouse=True)
-def closed():
+def close_figures():
     yield
     plt.close("all")
-
-
-def blocks(groups, per_group):
-    return [(f"{g + 1}.{b + 1}", SHAPES[g]) for g in range(groups) for b in range(per_group)]
-
-
-def some_links(*shape, seed=0):
-    return np.random.default_rng(seed).dirichlet(np.full(shape[-1], 0.5), shape[:-1])
-
-
-def survey_of(links, labels, names):
-    return Survey(links, {}, np.zeros(links.shape[:2]), Predictions(names, labels, {}))
-
-
-def normalised(maps):
-    return (maps / np.sqrt((maps**2).sum((1, 2), keepdims=True))).astype(np.float32)
-
-
-def some_gallery(n=3):
-    rng = np.random.default_rng(0)
-    sides = {"teacher": (8, 8, 4, 4, 2, 2), "baseline": (8, 4, 2), "distilled": (8, 4, 2)}
-    maps = {role: [normalised(rng.random((n, h, h))) for h in its] for role, its in sides.items()}
-    students, said = (
-        ("baseline", "distilled"),
-        {"baseline": [NAMES[1], NAMES[1], NAMES[0]][:n], "distilled": NAMES[:n]},
-    )
-    distances = np.broadcast_to(np.arange(6)[:, None] / 10 + np.arange(3) / 100, (n, 6, 3))
-    pixels = [rng.integers(0, 256, (side, side, 3)).astype(np.uint8) for side in (8, 300, 262)[:n]]
-    return Gallery(
-        NAMES[:n],
-        pixels,
-        maps,
-        dict.fromkeys(students, distances),
-        said,
-        (blocks(3, 2), blocks(3, 1)),
-    )
-
-
-def epochs(line, role, run, top1, **more):
-    order = [*plots.ROLES].index(role)
-    what = {"line": line, "order": order, "run": run, "epoch": np.arange(len(top1)) + 1}
-    return pd.DataFrame({**what, "test_top1": top1, **more})
 
 
 def texts(labels):
     return [label.get_text() for label in labels]
 
 
-def test_a_number_looks_alike_in_every_figure_and_no_two_lines_do():
+# Styles, text and files
+
+
+def test_a_number_has_the_same_style_in_every_figure_and_styles_differ():
     styles = plots.line_styles({"kd": 5, "afd": 2, "alone": 1, "wide": 1, "wider": 1, "crd": 18})
-    assert styles["afd"] == plots.ROLES["distilled"] and styles["alone"] == plots.ROLES["baseline"]
+    assert styles["afd"] == plots.ROLES["distilled"]
+    assert styles["alone"] == plots.ROLES["baseline"]
     assert plots.line_styles({"crd": 18}) == {"crd": styles["crd"]} == {"crd": plots.STYLES[18]}
-    many = plots.line_styles({f"pair {i // 18}, method {i % 18}": i % 18 for i in range(234)})
-    assert len(many) == 234 and set(many.values()) == {
-        *plots.STYLES
-    }  # of more lines than styles some look alike
-    assert (
-        len(set(styles.values())) == 6
-        and len({look[:2] for look in plots.STYLES}) == len(plots.STYLES) == 35
-    )
-    assert all(one[0] != two[0] and one[1] != two[1] for one, two in pairwise(plots.STYLES[:19]))
+    assert len(set(styles.values())) == 6
+    assert len({style[:2] for style in plots.STYLES}) == len(plots.STYLES) == 35
+    for style, next_style in pairwise(plots.STYLES[:19]):
+        assert style.color != next_style.color and style.dashes != next_style.dashes
+
+
+def test_more_lines_than_styles_use_all_styles():
+    lines = {f"pair {i // 18}, method {i % 18}": i % 18 for i in range(234)}
+    styles = plots.line_styles(lines)
+    assert len(styles) == 234 and set(styles.values()) == {*plots.STYLES}
 
 
 @pytest.mark.parametrize(
-    ("T", "S"), [((3, 6), (3, 2)), ((4, 4), (4, 4)), ((3, 1), (3, 1))], ids=["wrn", "many", "few"]
+    ("kind", "expected"), [("pdf", b"/MediaBox [ 0 0 244.8 "), ("svg", b' width="244.8pt"')]
 )
-def test_nothing_lies_over_anything_else(T, S):
-    both, named = (blocks(*T), blocks(*S)), "stanford40, resnet34 → resnet18"
-    links, names = (
-        some_links(90, len(both[0]), len(both[1])),
-        [f"looking_through_a_microscope_{i}" for i in range(30)],
-    )
+def test_a_figure_is_saved_for_the_column_of_a_paper(tmp_path, kind, expected):
+    fig = plots.learning_curves(epochs("afd", "distilled", "afd0", np.arange(9.0)))
+    (path,) = plots.save({"curves": fig}, tmp_path, kind=kind, width=3.4)
+    content = path.read_bytes()
+    assert path.suffix == f".{kind}"
+    assert expected in content and b"/Type3" not in content
+
+
+def test_file_names_are_short_and_unique():
+    title = "digits, epochs 20, batch_size 64, lr 0.01, image_size 8, train_limit -1, data"
+    titles = ["digits", f"{title} 0", f"{title} 1"]
+    empty = pd.DataFrame(columns=["line"])
+    figures = plots.draw_each(plots.accuracy_beside_published, dict.fromkeys(titles, empty))
+    assert len(figures) == 3
+    assert min(figures, key=len) == "accuracy-beside-published-digits"
+    assert max(map(len, figures)) <= len("accuracy-beside-published-") + 48
+
+
+def test_class_names_in_any_script_are_drawable():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of missing glyphs
+        for name in ("Ärger_и_θ", "騎馬_走る", "گربه"):
+            fig, ax = plt.subplots()
+            ax.set_title(text.wrap(name, 30))
+            fig.canvas.draw()
+    assert text.drawable_text("Ärger_и_θ") == "Ärger и θ"
+    with patch.object(text, "font_with", return_value=""):
+        assert text.drawable_text("a_Ä騎") == "a AQi"
+
+
+# Links
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student"),
+    [((3, 6), (3, 2)), ((4, 4), (4, 4)), ((3, 1), (3, 1))],
+    ids=["wrn", "many", "few"],
+)
+def test_labels_do_not_overlap(teacher, student):
+    pair = (blocks(*teacher), blocks(*student))
+    title = "stanford40, resnet34 → resnet18"
+    links = random_links(90, len(pair[0]), len(pair[1]))
+    names = [f"looking_through_a_microscope_{i}" for i in range(30)]
+    classes = by_class(survey_of(links, np.arange(90) % 30, names))
+    distances = {"baseline": links + 0.1, "distilled": links}
     figures = [
-        plots.link_matrix(links.mean(0), *both, named),
-        plots.link_entropy(links, *both, named),
-        plots.link_history(links, *both, named),
-        plots.links_by_class(by_class(survey_of(links, np.arange(90) % 30, names)), *both, named),
-        plots.map_distances(
-            {"baseline": links + 0.1, "distilled": links}, links[..., 0], links, both[0], named
-        ),
+        plots.link_matrix(links.mean(0), *pair, title),
+        plots.link_entropy(links, *pair, title),
+        plots.link_history(links, *pair, title),
+        plots.links_by_class(classes, *pair, title),
+        plots.map_distances(distances, links[..., 0], links, pair[0], title),
     ]
     for fig in figures:
-        fig.fit(7)  # a page
-    assert [crowded(fig) for fig in figures] == [[]] * 5
-    assert all(fig.get_figwidth() <= 9 and fig.title.endswith(f" – {named}") for fig in figures)
+        fig.fit(7)  # the width of a page
+        assert crowded(fig) == []
+        assert fig.get_figwidth() <= 7 and fig.title.endswith(f" – {title}")
 
 
-def test_links_of_the_last_epoch_are_drawn_from_0_to_1_beside_names_and_sizes():
-    both = [*zip(np.array(["1.1", "2.1"]), np.array([(8, 4, 4), (8, 2, 2)]), strict=True)]
+def test_run_links_shows_the_last_epoch_with_block_names_and_shapes():
+    both = [("1.1", np.array([8, 4, 4])), ("2.1", np.array([8, 2, 2]))]
     means = np.array([[[0.5, 0.5], [0.5, 0.5]], [[0.9, 0.1], [0.3, 0.7]]])
     ax = plots.run_links((means, both, both)).axes[0]
-    assert ax.images[0].get_array().tolist() == [[0.9, 0.1], [0.3, 0.7]] and ax.images[
-        0
-    ].get_clim() == (0, 1)
+    (image,), (values,) = ax.images, ax.collections
+    assert image.get_array().tolist() == [[0.9, 0.1], [0.3, 0.7]]
+    assert image.get_clim() == (0, 1)
     assert texts(ax.get_yticklabels()) == ["1.1  8×4×4", "2.1  8×2×2"]
     assert texts(ax.get_xticklabels()) == ["1.1\n8×4×4", "2.1\n8×2×2"]
-    assert ax.collections[0].texts == ["0.90", "0.10", "0.30", "0.70"] and crowded(ax.figure) == []
-    assert ax.collections[0].get_facecolor()[:, 0].tolist() == [0, 1, 1, 0]
+    assert values.texts == ["0.90", "0.10", "0.30", "0.70"]
+    assert values.get_facecolor()[:, 0].tolist() == [0, 1, 1, 0]  # black on bright cells
+    assert crowded(ax.figure) == []
     assert plots.run_links(None) is None
 
 
-def test_history_shows_epochs_and_how_far_each_is_from_the_last():
-    way = np.array([0, 0.5, 0.95, 0.8, 0.92, 1.0])  # strays once, at epoch 4
-    *panels, below, _ = plots.link_history(
-        np.stack([1 - way, way], 1)[:, None], blocks(1, 1), blocks(1, 2)
-    ).axes
-    assert [ax.get_title() for ax in panels] == [f"epoch {e}" for e in (1, 2, 3, 4, 6)]
+def test_history_shows_epochs_and_their_differences_from_the_last():
+    second_link = np.array([0, 0.5, 0.95, 0.8, 0.92, 1.0])
+    history = np.stack([1 - second_link, second_link], 1)[:, None]
+    *panels, difference, _ = plots.link_history(history, blocks(1, 1), blocks(1, 2)).axes
+    assert [ax.get_title() for ax in panels] == [f"epoch {epoch}" for epoch in (1, 2, 3, 4, 6)]
     assert [ax.images[0].get_clim() for ax in panels] == [(0, 1)] * 5
-    assert below.lines[0].get_ydata() == pytest.approx(100 * (1 - way)) and len(below.lines) == 1
+    (line,) = difference.lines
+    assert line.get_ydata() == pytest.approx(100 * (1 - second_link))
 
 
-def test_the_class_with_links_of_its_own_comes_first():
-    links, labels = some_links(120, 3, 4), np.arange(120) % 4
+def test_the_class_with_the_most_unusual_links_comes_first():
+    links = random_links(120, 3, 4)
+    labels = np.arange(120) % 4
     links[labels == 2] = [1, 0, 0, 0]
-    told = by_class(survey_of(links, labels, ["a_b", "c", "odd_one", "d"]))
-    bars, first, *_ = plots.links_by_class(told, blocks(3, 1), blocks(4, 1)).axes
+    classes = by_class(survey_of(links, labels, ["a_b", "c", "odd_one", "d"]))
+    bars, first, *_ = plots.links_by_class(classes, blocks(3, 1), blocks(4, 1)).axes
     assert texts(bars.get_yticklabels())[0] == first.get_title() == "odd one"
-    assert [p.get_width() for p in bars.patches] == pytest.approx(
-        sorted(100 * told.deviation, reverse=True)
-    )
-    np.testing.assert_allclose(first.images[0].get_array(), told.links[2] - told.mean)
-    alone = plots.links_by_class(
-        by_class(survey_of(links, labels * 0, ["one"])), blocks(3, 1), blocks(4, 1)
-    )
-    assert (
-        len(alone.axes) == 3 and crowded(alone) == []
-    )  # the bar, the one difference, which is none, its scale
+    widths = [bar.get_width() for bar in bars.patches]
+    assert widths == pytest.approx(sorted(100 * classes.deviation, reverse=True))
+    np.testing.assert_allclose(first.images[0].get_array(), classes.links[2] - classes.mean)
 
 
-def test_points_over_blocks_stand_where_they_are():
+def test_links_of_a_single_class_are_drawn():
+    links = random_links(120, 3, 4)
+    classes = by_class(survey_of(links, np.zeros(120, int), ["one"]))
+    fig = plots.links_by_class(classes, blocks(3, 1), blocks(4, 1))
+    assert len(fig.axes) == 3  # a bar, a difference and its colour bar
+    assert crowded(fig) == []
+
+
+def test_points_are_at_their_values():
     links = np.array([[[1.0, 0, 0, 0], [0.5, 0.5, 0, 0]], [[0, 1, 0, 0], [0.5, 0.5, 0, 0]]])
-    apart = np.broadcast_to([0.1, 0.3, 9, 9], (2, 2, 4))
-    distances = {"baseline": 2 * apart, "distilled": apart}
-    flat = np.array([[0.1, 0.2], [0.3, 0.2]])
-    _, *points = plots.map_distances(distances, flat, links, blocks(2, 1)).axes[0].collections
-    expected = [[0.4, 0.4], [0.2, 0.2], [0.2, 0.2]]
-    assert [p.get_offsets()[:, 1].tolist() for p in points] == [
-        pytest.approx(values) for values in expected
-    ]
-    assert [tuple(p.get_facecolor()[0]) for p in points[:2]] == [
-        to_rgba(plots.ROLES[role].color) for role in distances
-    ]
+    distilled = np.broadcast_to([0.1, 0.3, 9, 9], (2, 2, 4))
+    distances = {"baseline": 2 * distilled, "distilled": distilled}
+    uniform = np.array([[0.1, 0.2], [0.3, 0.2]])
+    fig = plots.map_distances(distances, uniform, links, blocks(2, 1))
+    _, *points = fig.axes[0].collections
+    heights = [point.get_offsets()[:, 1] for point in points]
+    np.testing.assert_allclose(heights, [[0.4, 0.4], [0.2, 0.2], [0.2, 0.2]])
+    colours = [tuple(point.get_facecolor()[0]) for point in points[:2]]
+    assert colours == [to_rgba(plots.ROLES[role].color) for role in distances]
+
     ax = plots.link_entropy(links, blocks(2, 1), blocks(4, 1)).axes[0]
-    of_mean, of_images = (p.get_offsets()[:, 1].tolist() for p in ax.collections[1:])
+    of_mean, of_images = (points.get_offsets()[:, 1].tolist() for points in ax.collections[1:])
     assert of_mean == pytest.approx([1, 1]) and of_images == pytest.approx([0, 1], abs=1e-6)
-    assert ax.lines[0].get_ydata() == [2, 2]  # log2 of 4, all blocks alike
+    assert ax.lines[0].get_ydata() == [2, 2]  # log2(4), of a uniform distribution
 
 
-def test_learning_curves_are_means_in_a_band_and_their_end_is_enlarged():
-    parts = [epochs("afd", "distilled", f"afd{seed}", np.arange(9.0) + seed) for seed in range(3)]
-    fig = plots.learning_curves(
-        pd.concat([*parts, epochs("none", "baseline", "none0", np.full(9, 5.0))]), "cifar100"
-    )
+@pytest.mark.parametrize(("groups", "per_group"), [(3, 2), (4, 2), (3, 6)])
+def test_block_names_fit_beside_five_matrices(groups, per_group):
+    names = blocks(groups, per_group)
+    matrices = {f"{i}": random_links(len(names), len(names)) for i in range(5)}
+    fig = plots.block_matrices(matrices, names, names, "Links")
+    fig.fit(9)
+    assert crowded(fig) == [] and len(fig.axes) == 6
+
+
+# Accuracies and times
+
+
+def test_learning_curves_are_means_in_a_band_and_the_last_third_is_enlarged():
+    afd = [epochs("afd", "distilled", f"afd{seed}", np.arange(9.0) + seed) for seed in range(3)]
+    none = epochs("none", "baseline", "none0", np.full(9, 5.0))
+    fig = plots.learning_curves(pd.concat([*afd, none]), "cifar100")
     whole, late = fig.axes
-    drawn = {
-        line.get_color(): line.get_ydata().tolist() for line in whole.lines if len(line.get_ydata())
-    }
-    means = {"distilled": list(range(1, 10)), "baseline": [5] * 9}
-    assert drawn == {plots.ROLES[role].color: values for role, values in means.items()}
+    lines = {line.get_color(): line.get_ydata() for line in whole.lines if len(line.get_ydata())}
+    assert lines.keys() == {plots.ROLES["distilled"].color, plots.ROLES["baseline"].color}
+    assert lines[plots.ROLES["distilled"].color].tolist() == list(range(1, 10))
+    assert lines[plots.ROLES["baseline"].color].tolist() == [5] * 9
     tops = [path.vertices[:, 1].max() for band in whole.collections for path in band.get_paths()]
-    assert tops == pytest.approx([10.0])  # 9 ± 1, of the line that has several runs
-    assert late.lines[0].get_xdata().tolist() == [7, 8, 9] and crowded(fig) == []
-    assert (
-        texts(fig.legends[0].get_texts()) == ["afd", "none"]
-        and "up to 3 runs – cifar100" in fig.title
-    )
-    few = plots.learning_curves(parts[0][:3])
-    assert (
-        len(few.axes) == 1 and few.axes[0].lines[0].get_marker() == plots.ROLES["distilled"].marker
-    )
-    assert plots.learning_curves(parts[0][:0]) is None
+    assert tops == pytest.approx([10.0])  # 9 ± 1, of the line with several runs
+    assert late.lines[0].get_xdata().tolist() == [7, 8, 9]
+    assert texts(fig.legends[0].get_texts()) == ["afd", "none"]
+    assert "up to 3 runs – cifar100" in fig.title
+    assert crowded(fig) == []
 
 
-def test_many_lines_have_a_panel_each_beside_the_baseline():
-    alone = epochs("net, labels only", "baseline", "none0", np.full(9, 5.0))
-    taught = [
-        epochs(f"net, m{i} from t", "distilled", f"m{i}", np.arange(9.0) + i).assign(order=3 + i)
-        for i in range(12)
-    ]
-    fig = plots.learning_curves(pd.concat([alone, *taught]), "digits")
-    assert [ax.get_title() for ax in fig.axes] == [
-        f"net,\nm{i} from t" for i in range(12)
-    ] and crowded(fig) == []
+def test_learning_curves_of_few_epochs_have_markers():
+    table = epochs("afd", "distilled", "afd0", np.arange(3.0))
+    (ax,) = plots.learning_curves(table).axes
+    assert ax.lines[0].get_marker() == plots.ROLES["distilled"].marker
+    assert plots.learning_curves(table[:0]) is None
+
+
+def test_a_single_epoch_is_a_point_at_an_integer():
+    fig = plots.learning_curves(epochs("afd", "distilled", "afd0", [50.0]))
+    assert fig.axes[0].get_xticks().tolist() == [1]
+    assert any(line.get_marker() == "o" for line in fig.axes[0].lines)
+
+
+def test_more_than_ten_lines_have_a_panel_each_beside_the_baseline():
+    none = epochs("net, labels only", "baseline", "none0", np.full(9, 5.0))
+    tables = [none]
+    for i in range(12):
+        table = epochs(f"net, m{i} from t", "distilled", f"m{i}", np.arange(9.0) + i)
+        tables.append(table.assign(order=3 + i))
+    fig = plots.learning_curves(pd.concat(tables), "digits")
+    assert [ax.get_title() for ax in fig.axes] == [f"net,\nm{i} from t" for i in range(12)]
+    assert crowded(fig) == []
     for i, ax in enumerate(fig.axes):
-        drawn = [line.get_ydata().tolist() for line in ax.lines]
-        assert sorted(drawn) == sorted(
-            [[5.0] * 6, list(np.arange(3.0, 9) + i)]
-        )  # from the fourth epoch on
+        lines = sorted(line.get_ydata().tolist() for line in ax.lines)
+        # The first third of the epochs is left out.
+        assert lines == sorted([[5.0] * 6, list(np.arange(3.0, 9) + i)])
 
 
-def test_learning_curves_mark_where_the_learning_rate_drops_and_what_chance_is():
-    lr = [
-        0.05,
-        0.1,
-        0.1,
-        0.01,
-        0.006,
-        0.003,
-        0.001,
-        0.001,
-        0.001,
-    ]  # of which two are falls to less than half
-    fig = plots.learning_curves(
-        epochs("afd", "distilled", "afd0", np.arange(9.0), lr=lr, classes=20)
-    )
+def test_learning_curves_mark_drops_of_the_learning_rate_and_chance():
+    lr = [0.05, 0.1, 0.1, 0.01, 0.006, 0.003, 0.001, 0.001, 0.001]  # two fall to less than half
+    table = epochs("afd", "distilled", "afd0", np.arange(9.0), lr=lr, classes=20)
+    fig = plots.learning_curves(table)
     whole, late = fig.axes
-    drops = [
-        [line.get_xdata()[0] for line in ax.lines if len(line.get_ydata()) == 2]
-        for ax in (whole, late)
-    ]
-    assert drops == [[3, 6, 0], []] and whole.lines[-1].get_ydata() == [
-        5,
-        5,
-    ]  # the end of an epoch, and one of 20
-    assert texts(fig.legends[0].get_texts()) == ["afd", "learning rate drops", "chance (5 %)"]
+    *drops, chance = [line for line in whole.lines if len(line.get_ydata()) == 2]
+    assert [line.get_xdata()[0] for line in drops] == [3, 6]  # the epochs before the drops
+    assert chance.get_ydata() == [5, 5]  # percent, of 20 classes
+    assert not [line for line in late.lines if len(line.get_ydata()) == 2]
+    labels = texts(fig.legends[0].get_texts())
+    assert labels == ["afd", "learning rate drops", "chance (5 %)"]
     for width in (9, 7):
         fig.fit(width)
         assert crowded(fig) == []
 
 
-def test_accuracy_over_time_has_a_line_per_run_and_tells_devices_apart():
-    parts = [epochs("alone", "baseline", s, [1.0, 2.0], spent=[60 * s, 120 * s]) for s in (1, 2)]
-    ax = plots.accuracy_over_time(pd.concat(parts)).axes[0]
-    assert [line.get_xdata().tolist() for line in ax.lines if len(line.get_xdata())] == [
-        [1, 2],
-        [2, 4],
-    ]
+def test_accuracy_over_time_has_a_line_per_run_and_separates_devices():
+    tables = [epochs("alone", "baseline", s, [1.0, 2.0], spent=[60 * s, 120 * s]) for s in (1, 2)]
+    ax = plots.accuracy_over_time(pd.concat(tables)).axes[0]
+    times = [line.get_xdata().tolist() for line in ax.lines if len(line.get_xdata())]
+    assert times == [[1, 2], [2, 4]]
     assert ax.get_xlabel().endswith("(minutes)")
-    parts = [
-        part.assign(device=device) for part, device in zip(parts, ("H200", "EPYC"), strict=True)
-    ]
-    assert texts(plots.accuracy_over_time(pd.concat(parts)).legends[0].get_texts()) == [
-        "alone, H200",
-        "alone, EPYC",
-    ]
+
+    h200, epyc = tables
+    fig = plots.accuracy_over_time(
+        pd.concat([h200.assign(device="H200"), epyc.assign(device="EPYC")])
+    )
+    assert texts(fig.legends[0].get_texts()) == ["alone, H200", "alone, EPYC"]
 
 
-def test_published_points_stand_where_they_are(tmp_path):
+def test_published_numbers_are_points_and_runs_a_mean(tmp_path):
     table = pd.DataFrame({"line": [*["alone"] * 4, "afd"], "top1": [72.0, 74.0, 72.9, 73.3, 75.5]})
     table["study"] = [*["this study"] * 2, *["published"] * 2, "published, best epoch"]
-    fig = plots.with_published(table)
-    (here,) = (line for line in fig.axes[0].lines if line.get_marker() == "o")
-    cited = {
-        m.get_label(): m.get_offsets()[:, 0].tolist()
-        for m in fig.axes[0].collections
-        if isinstance(m, PathCollection)
+    fig = plots.accuracy_beside_published(table)
+    ax = fig.axes[0]
+    (mean,) = (line for line in ax.lines if line.get_marker() == "o")
+    assert mean.get_xdata() == [73]
+    points = {
+        collection.get_label(): collection.get_offsets()[:, 0].tolist()
+        for collection in ax.collections
+        if isinstance(collection, PathCollection)
     }
-    assert cited == {"published": [72.9, 73.3], "published, best epoch": [75.5]}  # each by itself
-    assert here.get_xdata() == [73] and {*cited} < {*texts(fig.legends[0].get_texts())}
+    assert points == {"published": [72.9, 73.3], "published, best epoch": [75.5]}
+    assert {*points} < {*texts(fig.legends[0].get_texts())}
+    assert texts(ax.get_yticklabels()) == ["alone", "afd"]
     assert crowded(fig) == []
-    assert texts(fig.axes[0].get_yticklabels()) == ["alone", "afd"]
-    paths = plots.save(
-        {"published": fig, "none": plots.with_published(table[:0])}, tmp_path / "figures"
-    )
-    assert (
-        paths == [tmp_path / "figures" / "published.png"] and Image.open(paths[0]).width == 9 * 150
-    )
-    plots.contents(tmp_path / "figures")
-    shown = (tmp_path / "figures/README.md").read_text()
-    assert shown == "# Figures\n\n![Test accuracy here and as published](published.png)\n"
 
 
-@pytest.mark.parametrize(
-    ("kind", "told"), [("pdf", b"/MediaBox [ 0 0 244.8 "), ("svg", b' width="244.8pt"')]
-)
-def test_a_figure_is_kept_for_a_column_of_a_paper(tmp_path, kind, told):
-    fig = plots.learning_curves(epochs("afd", "distilled", "afd0", np.arange(9.0)))
-    (path,) = plots.save({"curves": fig}, tmp_path, kind=kind, width=3.4)
-    assert (
-        path.suffix == f".{kind}"
-        and told in path.read_bytes()
-        and b"/Type3" not in path.read_bytes()
-    )
+def test_saved_figures_are_listed_in_the_index(tmp_path):
+    table = pd.DataFrame({"line": ["afd"] * 2, "top1": [72.0, 74.0]})
+    table["study"] = ["this study", "published"]
+    fig = plots.accuracy_beside_published(table)
+    none = plots.accuracy_beside_published(table[:0])
+    folder = tmp_path / "figures"
+    paths = plots.save({"published": fig, "none": none}, folder)
+    assert paths == [folder / "published.png"]
+    assert Image.open(paths[0]).width == 9 * 150
+    plots.write_index(folder)
+    page = (folder / "README.md").read_text()
+    assert page == "# Figures\n\n![Test accuracy here and as published](published.png)\n"
 
 
-def test_names_of_files_are_short_and_tell_apart():
-    long = [
-        f"digits, epochs 20, batch_size 64, lr 0.01, image_size 8, train_limit -1, data {i}"
-        for i in range(2)
-    ]
-    figures = plots.each(
-        plots.with_published, dict.fromkeys(["digits", *long], pd.DataFrame(columns=["line"]))
-    )
-    assert (
-        min(figures, key=len) == "with-published-digits"
-        and len(figures) == 3
-        and max(map(len, figures)) < 66
-    )
-
-
-def test_names_of_classes_in_any_script_are_drawn():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # of a glyph that is missing
-        for name in ("Ärger_и_θ", "騎馬_走る", "گربه"):
-            fig, ax = plt.subplots()
-            ax.set_title(style.in_lines(name, 30))
-            fig.canvas.draw()
-    assert style.words("Ärger_и_θ") == "Ärger и θ"
-    with patch.object(style, "font_with", return_value=""):
-        assert style.words("a_Ä騎") == "a AQi"
-
-
-@pytest.mark.parametrize("groups", [(3, 2), (4, 2), (3, 6)])
-def test_names_of_blocks_have_room_beside_five_matrices(groups):
-    its = blocks(*groups)
-    fig = plots.block_matrices(
-        {f"{i}": some_links(len(its), len(its)) for i in range(5)}, its, its, "Links"
-    )
-    fig.fit(9)
-    assert crowded(fig) == [] and len(fig.axes) == 6
-
-
-def test_step_times_stack_the_parts_beside_the_floor():
+def test_step_times_stack_the_parts_and_mark_the_floor():
     parts = pd.DataFrame({"part": ["teacher", "student"], "ms": [4.0, 9.0]})
     floor = pd.DataFrame({"training": ["labels only", "kd"], "ms": [3.0, 5.0]})
-    whole = pd.DataFrame(
-        {"training": ["kd", "labels only"], "step": "engine", "ms": [20.0, 8.0], "images/s": 3200.0}
-    )
-    ax = plots.step_times(whole, parts, floor).axes[0]
-    assert [(p.get_x(), p.get_width()) for p in ax.patches] == [(0, 4), (4, 9), (0, 20), (0, 8)]
-    ends = [line.tolist() for line in ax.collections[0].get_segments()]
-    assert ends == [[[5, 0.6], [5, 1.4]], [[3, 1.6], [3, 2.4]]] and crowded(ax.figure) == []
+    columns = {"training": ["kd", "labels only"], "step": "engine", "ms": [20.0, 8.0]}
+    steps = pd.DataFrame({**columns, "images/s": 3200.0})
+    ax = plots.step_times(steps, parts, floor).axes[0]
+    bars = [(bar.get_x(), bar.get_width()) for bar in ax.patches]
+    assert bars == [(0, 4), (4, 9), (0, 20), (0, 8)]
+    segments = [line.tolist() for line in ax.collections[0].get_segments()]
+    assert segments == [[[5, 0.6], [5, 1.4]], [[3, 1.6], [3, 2.4]]]
+    assert crowded(ax.figure) == []
+
+
+# Images
 
 
 class Photographs(list):
-    targets, classes = [0, 1], ("riding_a_horse", "smoking")
+    targets = (0, 1)
+    classes = ("riding_a_horse", "smoking")
 
 
-def test_images_keep_the_shape_of_photographs(tmp_path):
+def test_images_have_the_aspect_ratios_of_their_photographs():
     images = image_set(n=6, classes=3, aspect=torch.tensor([2.0, 0.5, 1, 1, 1, 1]))
     fig = plots.image_grid(images, rows=3)
     assert [ax.get_aspect() for ax in fig.axes[:3]] == [0.5, 2, 1]
-    assert sum(len(ax.images) for ax in fig.axes) == 6  # a third row, and nothing to fill it with
-    assert (
-        plots.image_grid(images, columns=2).title == "6 images in 3 classes, 2 of which are shown"
-    )
-    assert sum(p.get_height() for p in plots.image_sizes(images).axes[0].patches) == 6
+    assert sum(len(ax.images) for ax in fig.axes) == 6  # the third row has no images
+    title = plots.image_grid(images, columns=2).title
+    assert title == "6 images in 3 classes, 2 of which are shown"
+
+
+def test_image_sizes_are_those_of_photographs_or_aspect_ratios(tmp_path):
+    images = image_set(n=6, classes=3, aspect=torch.tensor([2.0, 0.5, 1, 1, 1, 1]))
+    bars = plots.image_sizes(images).axes[0].patches
+    assert sum(bar.get_height() for bar in bars) == 6
     (tmp_path / "JPEGImages").mkdir()
     Image.new("RGB", (100, 40)).save(tmp_path / "JPEGImages" / "wide.png")
     photographs = Photographs()
     photographs.folder, photographs.names = tmp_path, ["wide.png"]
     points = plots.image_sizes(image_set(n=5), photographs).axes[0].collections[0]
-    assert (
-        points.get_offsets().tolist() == [[100, 40]] and plots.image_sizes(image_set(n=5)) is None
-    )
+    assert points.get_offsets().tolist() == [[100, 40]]
+    assert plots.image_sizes(image_set(n=5)) is None
 
 
 @pytest.mark.parametrize("classes", [3, 40, 100])
-def test_class_balance_can_be_read_with_many_classes(classes):
+def test_class_balance_is_readable_with_many_classes(classes):
     images = image_set(n=3 * classes, classes=classes)
-    fig = plots.class_balance(images, images.limit(2 * classes))
-    bars = [p.get_height() for ax in fig.axes for p in ax.patches]
-    assert bars == ([3] * classes + [2] * classes if classes <= 12 else []) and crowded(fig) == []
-    assert (
-        fig.axes[0].get_title("left")
-        == f"train: {3 * classes} images in {classes} classes, 3 in each"
-    )
-    uneven = plots.class_balance(images.limit(2 * classes + 1), images.limit(2 * classes))
-    assert len(uneven.axes[0].patches) == classes and crowded(uneven) == []
+    test = images.limit(2 * classes)
+    fig = plots.class_balance(images, test)
+    bars = [bar.get_height() for ax in fig.axes for bar in ax.patches]
+    assert bars == ([3] * classes + [2] * classes if classes <= 12 else [])
+    sentence = f"train: {3 * classes} images in {classes} classes, 3 in each"
+    assert fig.axes[0].get_title("left") == sentence
+    assert crowded(fig) == []
+
+    fig = plots.class_balance(images.limit(2 * classes + 1), test)
+    assert len(fig.axes[0].patches) == classes and crowded(fig) == []
 
 
-def test_augmentations_show_the_image_itself_and_what_batches_make_of_it():
+def test_augmentations_show_the_stored_image_and_its_views():
     images = image_set(n=12)
-    fig = plots.augmentations(
-        Loader(images, 4, 8, train=True, padding=2, flip=True), columns=4, rows=2
-    )
-    assert fig.title.endswith(
-        "8 × 8 pixels: crops shifted by up to 2 px, flipped with probability ½"
-    )
+    loader = Loader(images, 4, 8, train=True, padding=2, flip=True)
+    fig = plots.augmentations(loader, columns=4, rows=2)
+    augmented = "crops shifted by up to 2 px, flipped with probability ½"
+    assert fig.title.endswith(f"8 × 8 pixels: {augmented}")
     stored, *views = (np.asarray(ax.images[0].get_array()) for ax in fig.axes[:4])
-    assert (stored == images.images[0].permute(1, 2, 0).numpy()).all() and len(
-        {v.tobytes() for v in views}
-    ) > 1
-    whole = plots.augmentations(Loader(images, 4, 8, train=True), columns=2, rows=1)
-    assert (np.asarray(whole.axes[1].images[0].get_array()) == stored).all()
+    assert (stored == images.images[0].permute(1, 2, 0).numpy()).all()
+    assert len({view.tobytes() for view in views}) > 1
+
+    fig = plots.augmentations(Loader(images, 4, 8, train=True), columns=2, rows=1)
+    assert (np.asarray(fig.axes[1].images[0].get_array()) == stored).all()
 
 
-def test_boxes_are_drawn_where_they_are():
+def test_person_boxes_are_drawn_at_their_coordinates():
     box = torch.tensor([10.0, 10, 50, 30])
-    fig = plots.person_boxes(
-        Photographs((Image.new("RGB", (100, 40)), (label, box)) for label in (0, 1)), rows=1
-    )
+    photographs = Photographs((Image.new("RGB", (100, 40)), (label, box)) for label in (0, 1))
+    fig = plots.person_boxes(photographs, rows=1)
     assert fig.axes[0].patches[0].get_bbox().bounds == (10, 10, 40, 20)
-    assert (
-        fig.axes[1].get_title() == "smoking\n20% of 100 × 40" and plots.person_boxes(None) is None
-    )
+    assert fig.axes[1].get_title() == "smoking\n20% of 100 × 40"
+    assert plots.person_boxes(None) is None
+
+
+# Maps
 
 
 def test_map_depth_has_a_column_per_pair_and_a_row_per_network():
-    gallery = some_gallery()
-    fig = plots.map_depth(gallery, [(0, 0), (3, 1), (4, 2)], image=1)
+    gallery = random_gallery()
+    pairs = [(0, 0), (3, 1), (4, 2)]
+    fig = plots.map_depth(gallery, pairs, image=1)
     assert len([ax for ax in fig.axes if ax.images]) == 9 and crowded(fig) == []
-    assert [ax.get_xlabel() for ax in fig.axes[3:6]] == [
-        "distance 0.00",
-        "distance 0.31",
-        "distance 0.42",
-    ]
-    assert (
-        fig.axes[1].get_title() == "2.2\n128×28×28" and fig.axes[4].get_title() == "2.1\n128×28×28"
-    )
-    most = maps.strongest(gallery, [(0, 0), (3, 1), (4, 2)], [1])
-    shown = maps.blend(gallery.pixels[1], gallery.maps["teacher"][3][1], most)
-    even = {
-        role: [np.full(m.shape, m[0].size ** -0.5) for m in its]
-        for role, its in gallery.maps.items()
-    }
-    corner = {
-        role: [np.where(np.arange(m[0].size).reshape(m.shape[1:]) == 0, 1.0, 0 * m) for m in its]
-        for role, its in even.items()
-    }
-    ends = [maps.strongest(gallery._replace(maps=its), [(0, 0)]) for its in (even, corner)]
-    assert ends == [1.5, 2.5] and 1.5 <= most <= 2.5
-    assert (fig.axes[1].images[0].get_array() == shown).all()
+    distances = [ax.get_xlabel() for ax in fig.axes[3:6]]
+    assert distances == ["distance 0.00", "distance 0.31", "distance 0.42"]
+    assert fig.axes[1].get_title() == "2.2\n128×28×28"
+    assert fig.axes[4].get_title() == "2.1\n128×28×28"
+    limit = maps.colour_limit(gallery, pairs, [1])
+    assert 1.5 <= limit <= 2.5
+    expected = maps.overlay(gallery.pixels[1], gallery.maps["teacher"][3][1], limit)
+    assert (fig.axes[1].images[0].get_array() == expected).all()
+
+
+def test_the_colour_limit_is_clipped():
+    gallery = random_gallery()
+    uniform, corner = {}, {}
+    for role, arrays in gallery.maps.items():
+        uniform[role] = [np.full(array.shape, array[0].size ** -0.5) for array in arrays]
+        corner[role] = [np.zeros(array.shape) for array in arrays]
+        for array in corner[role]:
+            array[:, 0, 0] = 1
+    limits = [maps.colour_limit(gallery._replace(maps=m), [(0, 0)]) for m in (uniform, corner)]
+    assert limits == [1.5, 2.5]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_maps_stand_below_their_images_and_over_what_was_said(n):
-    gallery, title = some_gallery(n), "only the distilled student is right: 1 of 360 test images"
-    near, said = (
-        plots.map_grid(gallery, (2, 1), "digits"),
-        plots.map_grid(gallery, (2, 1), title, said=True),
-    )
-    assert (
-        len([ax for ax in near.axes if ax.images]) == 4 * n and crowded(near) == crowded(said) == []
-    )
-    across, down = (
-        texts(ax.title for ax in near.axes[1:4]),
-        [ax.get_ylabel() for ax in near.axes[n : 4 * n : n]],
-    )
-    assert (down if n > 2 else across) == [f"{role}\n2.1" for role in gallery.maps]
+def test_map_grid_labels_images_maps_and_predictions(n):
+    gallery = random_gallery(n)
+    near = plots.map_grid(gallery, (2, 1), "digits")
+    predicted = plots.map_grid(gallery, (2, 1), LONG_TITLE, with_predictions=True)
+    for fig in (near, predicted):
+        assert len([ax for ax in fig.axes if ax.images]) == 4 * n
+        for width in (9, 7):
+            fig.fit(width)
+            assert crowded(fig) == []
+    labels = texts(ax.title for ax in near.axes[1:4])
+    if n > 2:  # then networks are rows
+        labels = [ax.get_ylabel() for ax in near.axes[n : 4 * n : n]]
+    assert labels == [f"{role}\n2.1" for role in gallery.maps]
     assert {ax.get_xlabel() for ax in near.axes if ax.get_xlabel()} == {"distance 0.21"}
-    expected = sorted(name.replace("_", " ") for names in gallery.said.values() for name in names)
-    assert (
-        sorted(
-            ax.get_xlabel().strip("“”").replace("\n", " ") for ax in said.axes if ax.get_xlabel()
-        )
-        == expected
-    )
+    captions = [ax.get_xlabel() for ax in predicted.axes if ax.get_xlabel()]
+    captions = sorted(caption.strip("“”").replace("\n", " ") for caption in captions)
+    classes = [name for names in gallery.said.values() for name in names]
+    assert captions == sorted(name.replace("_", " ") for name in classes)
     assert plots.map_grid(None, (2, 1)) is None
 
 
-def test_a_map_over_mid_grey_has_the_colour_that_its_bar_gives_it():
+def test_a_map_over_mid_grey_has_the_colours_of_its_colour_bar():
     energies = normalised(np.ones((1, 4, 4)) + np.arange(4))[0]
     fig, ax = plt.subplots()
-    maps.map_bar(fig, ax, "energy")
+    maps.add_colour_bar(fig, ax, "energy")
     bar = fig.axes[-1]._colorbar
-    expected = bar.cmap(bar.norm(energies * 4))[..., :3]  # in units of the root mean square, 1 / 4
-    seen = maps.blend(np.full((8, 8, 3), 127, np.uint8), energies)
-    assert (
-        seen.shape == (256, 256, 3) and np.abs(seen[32::64, 32::64] / 255 - expected).max() < 0.02
-    )
-    assert np.abs(np.diff(seen.astype(int), axis=1)).max() < 8  # no steps between cells
-    assert (
-        maps.blend(np.full((300, 300, 3), (200, 0, 9), np.uint8), 0 * energies) == (200, 0, 9)
-    ).all()
-    dark, light = (maps.blend(np.full((8, 8, 3), v, np.uint8), energies).mean() for v in (0, 255))
-    assert light > dark + 50  # the image shows through
+    expected = bar.cmap(bar.norm(energies * 4))[..., :3]  # in units of the RMS, 1 / 4
+    pixels = maps.overlay(np.full((8, 8, 3), 127, np.uint8), energies)
+    assert pixels.shape == (256, 256, 3)
+    assert np.abs(pixels[32::64, 32::64] / 255 - expected).max() < 0.02
+    assert np.abs(np.diff(pixels.astype(int), axis=1)).max() < 8  # smooth between cells
+
+
+def test_the_image_is_visible_below_its_map():
+    energies = normalised(np.ones((1, 4, 4)) + np.arange(4))[0]
+    pixels = np.full((300, 300, 3), (200, 0, 9), np.uint8)
+    assert (maps.overlay(pixels, 0 * energies) == pixels).all()
+    dark, light = (maps.overlay(np.full((8, 8, 3), v, np.uint8), energies) for v in (0, 255))
+    assert light.mean() > dark.mean() + 50
