@@ -52,10 +52,8 @@ class Run(Identity):
     device: str = where(default="auto")  # auto, cpu, cuda, cuda:1, mps
     compile: str = where(default="auto")  # on; auto: where it saves time; off: no CUDA graph either
     threads: int = where(default=0)  # CPU threads; 0: torch's default
-    data_root: str = where(
-        default=""
-    )  # folder of the data; "": $KDNB_DATA, or data/ in the project
-    outputs: str = where(default="")  # folder of the runs; "": outputs/ in the project
+    data_root: str = where(default="")  # folder of the data; "": $KDNB_DATA or data/
+    outputs: str = where(default="")  # folder of the runs, tables and figures; "": outputs/
     teacher_weights_hash: str = derived()  # "trained", "imagenet", or the start of a SHA-256
     student_weights_hash: str = derived()  # "", "imagenet", or the start of a SHA-256
     data_hash: str = derived()  # digest of the names, sizes and classes of photographs
