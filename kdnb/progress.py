@@ -17,16 +17,14 @@ BUSY_PERCENT = 20  # load of the CPU by others from which on threads should not 
 
 
 def is_interactive() -> bool:
-    """Whether a person is watching: a terminal, or a notebook that is open in JupyterLab or VS
-    Code."""
+    """Whether a person is watching: a terminal, or a notebook open in JupyterLab or VS Code."""
     if "JPY_PARENT_PID" in os.environ:  # a Jupyter kernel; only a server with a page names sessions
         return "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ
     return sys.stderr.isatty()
 
 
 def wait_passively_if_busy() -> None:
-    """In a notebook's kernel, let OpenMP's threads wait without spinning if the CPU is busy; print
-    it.
+    """Let OpenMP's threads wait without spinning in a notebook whose CPU is busy, and print it.
 
     Threads that spin are twice as fast on a quiet machine, but up to fifty times slower beside
     another process (docs/performance.md). OpenMP reads the setting when torch is imported: call

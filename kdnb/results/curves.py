@@ -27,8 +27,9 @@ def curves_by_protocol(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def epoch_rows(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row per epoch of each run: the run's columns, epoch, test_top1 (%), lr, and spent (seconds
-    so far).
+    """A row per epoch of each run: epoch, test_top1 (%), lr, spent (seconds so far).
+
+    The run's columns are repeated.
 
     A run whose metrics.csv is damaged is left out, with a warning.
     """
@@ -63,8 +64,7 @@ def run_curves(runs: Mapping[str, RunFolder]) -> pd.DataFrame:
 
 
 def style_number(method: str) -> int:
-    """The number of a student's style in plots: roles come first, then METHODS in order, then
-    mixes."""
+    """The number of a student's style in plots: roles first, then METHODS, then mixes."""
     numbers = {name: len(ROLES) + i for i, name in enumerate(METHODS)}
     numbers |= {"none": ROLES.index("baseline"), Run.method: ROLES.index("distilled")}
     return numbers.get(method, len(ROLES) + len(METHODS))

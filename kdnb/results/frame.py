@@ -73,8 +73,9 @@ TEACHING = ("method", "teacher", "teacher_seed", "teacher_epochs", "teacher_weig
 
 
 def from_notebook(namespace: Mapping) -> tuple[list[Path], Path]:
-    """The folders of finished runs, and the folder for tables and figures, of a notebook's
-    `globals()`.
+    """The folders of finished runs, and the folder for tables and figures.
+
+    namespace: a notebook's `globals()`.
 
     The parameter `source` is "records", the committed runs, whose tables are in the outputs folder
     itself; or "runs", these and the runs of this machine, whose tables are in outputs/runs. Raises
@@ -178,10 +179,10 @@ def describe_teacher(overrides: Mapping[str, list], teacher_overrides: Mapping[s
 
 
 def recipe(config: dict) -> str:
-    """What a run has in common with its baseline, as JSON: all that decides its weights but teacher
-    and seed.
+    """What a run shares with its baseline, as JSON: all that decides its weights but the teacher.
 
-    Fields and preset entries that a run was stored without have their defaults.
+    The seed is no part of it either. Fields and preset entries that a run was stored without have
+    their defaults.
     """
     defaults = {f.name: f.default for f in fields(Preset) if f.default is not MISSING}
     defaults |= {f.name: f.default for f in fields(Run) if f.compare}
@@ -217,8 +218,7 @@ def is_full_recipe(runs: pd.DataFrame) -> pd.Series:
 
 
 def drop_duplicate_seeds(runs: pd.DataFrame) -> pd.DataFrame:
-    """Each seed of a training once: a teacher may have been trained, or be the same one from a
-    file."""
+    """Each seed of a training once, whether its teacher was trained or the same one from a file."""
     return runs.sort_values("seed", kind="stable").drop_duplicates([*TRAINING_KEY, "seed"])
 
 

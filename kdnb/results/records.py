@@ -14,8 +14,7 @@ from kdnb.runs.folder import RunFolder
 
 
 def make_record(run: RunFolder, outputs: Path) -> Path:
-    """Copy the small files of a finished run to outputs/records: all that is committed of it,
-    without weights.
+    """Copy the small files of a finished run, all but weights, to outputs/records.
 
     Raises InputError for a run that is not finished, or damaged.
     """
@@ -30,8 +29,9 @@ def make_record(run: RunFolder, outputs: Path) -> Path:
 
 
 def gather(folders: Sequence[Path], outputs: Path) -> int:
-    """Make records of the finished runs below some folders, then the tables; returns how many were
-    damaged.
+    """Make records of the finished runs below some folders, then the tables.
+
+    Returns the number of damaged runs.
 
     Prints a line for each run that is new, replaces another record, is not finished, or is damaged.
     Raises InputError for a folder that is missing.

@@ -56,8 +56,7 @@ def with_dataset_order(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def gain(seeds: pd.DataFrame, runs: pd.DataFrame) -> str:
-    """The mean difference to training on labels alone, with its interval; "" for fewer than two
-    seeds.
+    """The mean difference to training on labels alone, with its interval; "" for one seed.
 
     The difference is taken seed by seed: runs of a seed and a recipe share initial weights and
     batches. seeds: the rows of one training; runs: among which its baselines are.
@@ -133,8 +132,10 @@ def rename_columns(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_empty_rows(runs: pd.DataFrame) -> pd.DataFrame:
-    """The table of runs of the full recipe, then the study's rows without a run, with their
-    commands."""
+    """The table of runs of the full recipe, then the study's rows without a run.
+
+    Each of these has the command that makes its run.
+    """
     keys = runs[CITATION_KEY].drop_duplicates()
     wanted = read_published().query("command != ''").merge(keys, "left", indicator="source_of_row")
     missing = wanted[wanted["source_of_row"] == "left_only"]

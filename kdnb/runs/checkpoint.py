@@ -28,8 +28,10 @@ def save_checkpoint(folder: Path, state: dict) -> None:
 
 
 def load_checkpoint(folder: Path) -> dict | None:
-    """The newest intact checkpoint of a folder, on the CPU; None without any. Warns about a damaged
-    one."""
+    """The newest intact checkpoint of a folder, on the CPU; None without any.
+
+    Warns about a damaged checkpoint.
+    """
     for name, fallback in ((CHECKPOINT, "the one before it"), (PREVIOUS, "the start")):
         path = folder / name
         if not path.is_file():

@@ -21,8 +21,10 @@ FORMAT = 2  # of config.json; 1 had other names for some fields
 
 
 class RunFolder:
-    """The folder of a run. Every property reads a file and raises InputError if it is missing or
-    damaged."""
+    """The folder of a run.
+
+    Every property reads a file and raises InputError if that is missing or damaged.
+    """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -34,8 +36,7 @@ class RunFolder:
 
     @property
     def config(self) -> dict:
-        """The run's parameters, preset and teacher, and the machines, versions and commits that
-        trained it.
+        """The run's parameters, preset and teacher, and the machines and versions that trained it.
 
         It is written when training starts. Files of format 1 are returned with the names of format
         2.
@@ -70,8 +71,7 @@ class RunFolder:
 
     @property
     def result(self) -> dict:
-        """Accuracies in percent after the last and the best epoch, seconds, numbers of parameters
-        and images."""
+        """Accuracies (%) after the last and the best epoch, seconds, parameter and image counts."""
         path = self.folder / "result.json"
         result = read_json(path)
         try:
@@ -93,14 +93,12 @@ class RunFolder:
 
     @property
     def history(self) -> dict[str, np.ndarray]:
-        """The losses' running means by epoch, such as "afd.links" (epochs, T, S), and both
-        networks' blocks."""
+        """Means by epoch, such as "afd.links" (epochs, T, S), and the blocks of both networks."""
         return read_arrays(self.folder / "history.npz")
 
     @property
     def links(self) -> tuple[np.ndarray, list, list] | None:
-        """AFD's attention by epoch (epochs, T, S), the teacher's blocks and the student's; None
-        without AFD.
+        """AFD's attention by epoch (epochs, T, S), and both networks' blocks; None without AFD.
 
         The attention is a mean over the training images; a block is its name and the shape of its
         map.
@@ -133,8 +131,7 @@ class RunFolder:
 
 
 def write_history(folder: Path, rows: list[dict], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write metrics.csv and history.npz as they belong to a checkpoint: no epoch is missing or
-    doubled."""
+    """Write metrics.csv and history.npz as they belong to a checkpoint, every epoch once."""
     import pandas as pd
 
     if rows:

@@ -15,8 +15,7 @@ TEACHER_ONLY = "teacher"  # in a study's list of methods: train the teacher alon
 
 
 def grid(**parameters) -> list[Run]:
-    """A Run for every combination of the parameters that are lists, tuples or ranges, without
-    duplicates.
+    """A Run for every combination of the parameters that are lists, without duplicates.
 
         grid(dataset="cifar100", method=["none", "kd", "afd"], seed=range(5))
 
@@ -104,8 +103,10 @@ def applicable_methods(methods: Sequence[str], **parameters) -> list[str]:
 
 
 def parse_pairs(names: Sequence[str]) -> list[dict[str, str]]:
-    """The teacher and student of each pair in `--pair`; for no names, the preset's pair. Raises
-    InputError."""
+    """The teacher and student of each pair in `--pair`; without names, the preset's pair.
+
+    Raises InputError for an unknown pair.
+    """
     if not names:
         return [{}]
     if names == ["all"]:

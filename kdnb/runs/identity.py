@@ -37,8 +37,7 @@ def describe_overrides(overrides: Mapping[str, list]) -> str:
 
 
 def training_facts(config: Mapping) -> dict[str, object]:
-    """What decides the weights of a run, by name: its fields, and those entries of its preset that
-    change a step.
+    """What decides the weights of a run, by name: its fields, and what its preset adds.
 
     config: the contents of config.json. Raises KeyError, TypeError or AttributeError if it
     describes no run.
@@ -77,8 +76,10 @@ class Identity(RunFolder):
         return min(as_student, as_teacher, key=len)
 
     def overrides_of(self, defaults: Mapping[str, object]) -> dict[str, list]:
-        """{field: [value, default]} for every value that is not in `defaults`, nor a field's own
-        default."""
+        """{field: [value, default]} for every value that is not the default.
+
+        defaults: of some fields; the others have those of the dataclass.
+        """
         expected = {
             f.name: f.default for f in fields(self) if f.compare and f.name not in IN_EVERY_NAME
         }

@@ -1,5 +1,4 @@
-"""A lock on the folder of a run: one process writes to it, on one machine or on many that share a
-disk.
+"""A lock on the folder of a run: one process writes to it, on one machine or on many.
 
 The lock is a lease, the folder `.lease/HOLDER` inside the run's folder, whose time a thread renews.
 When its process is gone, or nothing renewed it for LEASE_SECONDS, another process may rename it to
@@ -25,8 +24,10 @@ HELD: dict[Path, Path] = {}  # {folder that this process has locked: its lease}
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Create a folder if it is missing, and lock it within the context. Raises InputError if
-    another process holds it."""
+    """Create a folder if it is missing, and lock it within the context.
+
+    Raises InputError if another process holds it, or if it cannot be written.
+    """
     lease = folder / ".lease" / new_holder()
     try:
         acquire(lease)
@@ -71,8 +72,10 @@ def leases(folder: Path) -> list[Path]:
 
 
 def acquire(lease: Path) -> None:
-    """Create a lease, or rename one that has expired. Raises InputError if another process holds
-    it."""
+    """Create a lease, or take over one that has expired.
+
+    Raises InputError if another process holds it.
+    """
     folder = lease.parents[1]
     temporary = folder / f".{lease.name}"
     (temporary / lease.name).mkdir(parents=True)
@@ -129,8 +132,7 @@ def keep_alive(lease: Path, released: threading.Event) -> None:
 
 
 def empty(lease: Path) -> None:
-    """Clear what the last holder left: delete half-written files, move a file that was being
-    renamed to its place."""
+    """Clear up after the last holder: delete half-written files, finish a rename."""
     for path in lease.iterdir():
         if path.suffix == ".part":
             path.unlink()

@@ -130,8 +130,10 @@ class Run(Identity):
 
     @classmethod
     def from_notebook(cls, namespace: Mapping) -> "Run":
-        """The run that a notebook's `globals()` describe. Raises InputError for an unknown
-        parameter."""
+        """The run that a notebook's `globals()` describe.
+
+        Raises InputError for an unknown or impossible parameter.
+        """
         return cls(**parameters.from_notebook(namespace, cls.parameters()))
 
     @classmethod
@@ -169,8 +171,7 @@ class Run(Identity):
 
     @property
     def has_named_method(self) -> bool:
-        """Whether the method has a name: its losses that the teacher cannot serve may then be left
-        out."""
+        """Whether the method has a name; then losses that the teacher cannot serve are left out."""
         return self.label != self.method
 
     @property
@@ -210,8 +211,7 @@ class Run(Identity):
 
     @cached_property
     def teacher_run(self) -> "Run | None":
-        """The run that trains the teacher, on all images; None if its weights are given or none is
-        needed."""
+        """The run that trains the teacher, on all images; None unless it is trained first."""
         if self.teacher_weights_hash != "trained":
             return None
         recipe = self.preset.defaults(self.teacher, teacher=True)

@@ -1,5 +1,4 @@
-"""What `student_weights` and `teacher_weights` mean: a source, and a hash that tells it from
-others.
+"""What `student_weights` and `teacher_weights` mean: a source of weights, and its hash.
 
 All of it follows from plain values, so that a run can be described without loading a network.
 """
@@ -24,7 +23,7 @@ def student_source(weights: str, network: str) -> tuple[str, str]:
 
     Args:
         weights: the parameter `student_weights`: "imagenet", a file or a run's folder; "" or "none"
-        for random weights.
+            for random weights.
         network: name of the student's network.
 
     Raises InputError for a missing file and for a network without ImageNet weights.
@@ -37,17 +36,15 @@ def student_source(weights: str, network: str) -> tuple[str, str]:
 def teacher_source(
     weights: str, network: str, preset_weights: str, short_teacher: Path | None
 ) -> tuple[str, str]:
-    """The source of a teacher's weights and its hash, which is "trained" for a teacher that is
-    trained first.
+    """The source of a teacher's weights and its hash; "trained" for one that is trained first.
 
     Args:
         weights: the parameter `teacher_weights`: "imagenet", "none", a file or a run's folder; ""
-        for the default.
+            for the default.
         network: name of the teacher's network.
         preset_weights: the data set's default, "imagenet" or "none".
         short_teacher: the file of the teacher that comes with the study, which takes the place of
-        the default where it
-            exists; None where the run asks for another one.
+            the default where it exists; None where the run asks for another one.
 
     Raises InputError for a missing file and for a network without ImageNet weights.
     """
@@ -63,8 +60,7 @@ def teacher_source(
 
 
 def resolve_weights(weights: str, network: str, parameter: str) -> tuple[str, str]:
-    """("imagenet", "imagenet"), or the absolute path of a weights file and the start of its
-    SHA-256.
+    """The absolute path of a weights file and the start of its SHA-256; twice "imagenet" for that.
 
     Raises InputError for a missing file and for a network without ImageNet weights, naming the
     parameter.
@@ -81,8 +77,10 @@ def resolve_weights(weights: str, network: str, parameter: str) -> tuple[str, st
 
 
 def weights_file(weights: str, parameter: str) -> Path:
-    """The absolute path of a weights file, given as such or as the folder of its run. Raises
-    InputError if missing."""
+    """The absolute path of a weights file, given itself or as the folder of its run.
+
+    Raises InputError if it is missing.
+    """
     path = resolve_path(weights)
     path = path / "student.safetensors" if path.is_dir() else path
     if not path.is_file():
@@ -91,8 +89,7 @@ def weights_file(weights: str, parameter: str) -> Path:
 
 
 def file_hash(path: Path) -> str:
-    """The first 16 hex digits of the SHA-256 of a file's bytes, computed again only if the file
-    changed."""
+    """The first 16 hex digits of the SHA-256 of a file, read again only if it changed."""
     status = path.stat()
     return _file_hash(path, status.st_size, status.st_mtime_ns)
 

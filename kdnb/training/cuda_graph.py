@@ -18,8 +18,9 @@ WARM_UPS = 3  # steps before the capture: they compile, choose algorithms and al
 
 @contextmanager
 def on_side_stream(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """Run the kernels of the context on another CUDA stream, in order with the current one; None:
-    no change.
+    """Run the kernels of the context on another CUDA stream, in order with the current one.
+
+    Without a stream, nothing changes.
 
     A step cannot be captured on the default stream, and autograd remembers the stream of earlier
     steps. So all steps have to run on the stream of the capture.
@@ -41,9 +42,8 @@ class CUDAGraphStep:
     it is, with a warning.
 
     Args:
-        step: runs on the current stream, does not wait for the device, and returns nothing. All of
-        its effects are on
-            tensors that stay where they are.
+        step: runs on the current stream, does not wait for the device, and returns nothing. It
+            changes tensors in place.
     """
 
     def __init__(self, step: Callable[..., None]):
@@ -72,8 +72,10 @@ class CUDAGraphStep:
 
 
 def capture(step: Callable[[], None]) -> Callable[[], None]:
-    """Capture what `step` launches on the current stream, without running it; returns a function
-    that runs it."""
+    """Capture what `step` launches on the current stream; returns a function that replays it.
+
+    The step itself does not run.
+    """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
         step()

@@ -18,13 +18,12 @@ class Distiller(nn.Module):
     Args:
         student: a network that returns `Output`.
         teacher: another one; its weights are frozen, and it stays in eval mode. A method without a
-        teacher's losses
-            needs none.
+            teacher's losses needs none.
         method: the name of a method, a mix, or parsed terms.
         example: images (2 or more, 3, height, width), from which the losses learn the shapes of
-        both networks' maps.
+            both networks' maps.
         same_classes: whether the teacher predicts the student's classes; None: if it predicts as
-        many.
+            many.
         labels: (n,) of the whole training set, for losses that remember its images, such as CRD.
         allow_partial: leave out losses that this teacher cannot serve, and name them in `left_out`.
 
@@ -86,14 +85,13 @@ class Distiller(nn.Module):
     def forward(
         self, images: Tensor, labels: Tensor, index: Tensor | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """The losses of a batch, before weighting, with their weighted sum "total"; and the
-        student's logits.
+        """The losses of a batch before weighting, their weighted sum "total"; the student's logits.
 
         Args:
             images: (batch, 3, height, width), normalised.
             labels: (batch,).
             index: (batch,), the images' positions in the training set, for losses that remember
-            them.
+                them.
         """
         batch = Batch(images, labels, index)
         student = self.student(images)
@@ -108,9 +106,8 @@ class Distiller(nn.Module):
         return {"total": total, **terms}, student.logits
 
     def trainable(self) -> nn.ModuleDict:
-        """What the optimizer trains and a checkpoint keeps: the student and the losses' own
-        parameters."""
-        return nn.ModuleDict({"student": self.student, "losses": self.losses})
+        """What the optimizer trains and a checkpoint keeps: the student and the losses' parameters."""
+        """What the optimizer trains and checkpoints keep: the student and the losses' parameters."""
 
     def running_buffers(self) -> dict[str, Tensor]:
         """The buffers of the losses' running means, by "loss.buffer"."""

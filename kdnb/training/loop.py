@@ -1,5 +1,4 @@
-"""The training loop: `train` runs a training from its first step or from its checkpoint, on any
-device."""
+"""The training loop: `train` starts or continues a run, on any device."""
 
 import json
 import math
@@ -192,8 +191,7 @@ class Training:
         self.save()
 
     def check_finite(self) -> None:
-        """Raises InputError if the loss of a step of this epoch was not finite. Waits for the
-        device."""
+        """Raises InputError if a loss of this epoch was not finite. Waits for the device."""
         if step := self.engine.first_nonfinite_step():
             raise InputError(
                 f"the loss is no longer finite in epoch {self.epoch + 1}, step {step}; "

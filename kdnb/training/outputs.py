@@ -39,8 +39,10 @@ def make_config(run: Run, setup: TrainingSetup | None = None) -> dict:
 
 
 def check_config_matches(run: Run, config: dict) -> None:
-    """Raises InputError if the folder of a run holds another training than `config`, of
-    `make_config`."""
+    """Raises InputError if the folder of a run holds another training.
+
+    config: of `make_config`.
+    """
 
     def facts(config: dict) -> dict:
         classes = {"classes": config["classes"]} if "classes" in config else {}

@@ -32,8 +32,10 @@ class TrainingSetup(NamedTuple):
 
 
 def load_images(run: Run) -> tuple[Images, Images]:
-    """The images that a run is trained on, and those that it is tested on. Raises InputError if
-    they are missing."""
+    """The images that a run is trained on, and those that it is tested on.
+
+    Raises InputError if they are missing.
+    """
     size = run.preset.stored(run.image_size)
     train, test = load_data(run.dataset, run.data_root, size, run.skip_damaged)
     if run.validation:
@@ -116,8 +118,9 @@ def build_setup(
 
 
 def load_pretrained(student: nn.Module, run: Run, classes: tuple[str, ...]) -> None:
-    """Load a run's `student_weights`; those of the classifier only if their file names the same
-    classes.
+    """Load a run's `student_weights` into a student.
+
+    The classifier's are loaded only if the file names the same classes.
 
     Raises InputError for a file that changed since the run was described.
     """
@@ -141,8 +144,7 @@ def load_pretrained(student: nn.Module, run: Run, classes: tuple[str, ...]) -> N
 
 
 def check_tensors_are_separate(module: nn.Module) -> None:
-    """Raises InputError if two entries of a state dict share memory: a safetensors file cannot hold
-    tied parameters."""
+    """Raises InputError for tied parameters, which a safetensors file cannot hold."""
     names: dict[int, str] = {}
     for name, tensor in module.state_dict().items():
         address = tensor.untyped_storage().data_ptr()

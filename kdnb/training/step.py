@@ -1,5 +1,4 @@
-"""One training step of a Distiller: eager, compiled, or a CUDA graph; and the evaluation of a
-network."""
+"""One training step, eager, compiled or as a CUDA graph; and the evaluation of a network."""
 
 import copy
 import warnings
@@ -72,8 +71,7 @@ class Engine:
             (self.full_step if is_full else self.eager_step)(*batch)
 
     def _forward(self, images: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a batch; and what is summed up: its terms times the images, and the correct
-        predictions."""
+        """The loss of a batch; and its terms times the images, with the correct predictions."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             terms, logits = self.distiller(images, labels, index)
         correct = (logits.detach().argmax(1) == labels).sum()
@@ -81,8 +79,7 @@ class Engine:
         return terms["total"], torch.stack([*losses, correct])
 
     def _compiled_step(self, *batch: Tensor) -> None:
-        """One step, compiled. If compiling fails, which shows in the first step, all steps run
-        eagerly."""
+        """One step, compiled. If compiling fails in the first step, all steps run eagerly."""
         if self.compiled_forward is None:
             self.compiled_forward = torch.compile(self._forward, dynamic=False)
             before = copy.deepcopy(self.state())
@@ -122,22 +119,19 @@ class Engine:
         self.lr = lr
 
     def start_epoch(self, epoch: int) -> None:
-        """Zero the sums and the losses' running means, and set the losses' weights for an epoch,
-        counted from 0."""
+        """Zero the sums and running means, and set the losses' weights; epoch: counted from 0."""
         for value in (self.sums, *self.distiller.running_buffers().values()):
             value.zero_()
         self.distiller.start_epoch(epoch)
 
     def epoch_means(self) -> dict[str, float]:
-        """Means over the images since the epoch started: the loss and its terms, and "top1" in
-        percent."""
+        """Means over the images of the epoch so far: the loss and its terms; "top1" in percent."""
         *losses, correct, images, _ = self.sums.tolist()
         means = {name: loss / images for name, loss in zip(self.names, losses, strict=True)}
         return {"top1": 100 * correct / images} | means
 
     def first_nonfinite_step(self) -> int:
-        """The step of this epoch, from 1, in which the loss was first not finite; 0 if it always
-        was.
+        """The first step of this epoch, from 1, whose loss is not finite; 0 if all are finite.
 
         Waits for the device.
         """
@@ -176,8 +170,7 @@ class Engine:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, loader: Loader, precision: str = "float32") -> dict[str, float]:
-    """Accuracies "top1" and "top5" in percent and the cross-entropy "loss" over all images, in eval
-    mode."""
+    """Accuracies "top1" and "top5" (%) and cross-entropy "loss" of all images, in eval mode."""
     was_training = model.training
     model.eval()
     sums = torch.zeros(3, device=loader.device)

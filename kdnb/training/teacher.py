@@ -1,5 +1,4 @@
-"""The teacher of a run: a trained network, where its weights come from, and the classes that it
-knows."""
+"""The teacher of a run: a trained network, the source of its weights, and its classes."""
 
 from dataclasses import dataclass
 
@@ -20,11 +19,7 @@ from kdnb.runs.stored_names import with_current_names
 from kdnb.runs.weights import file_hash, weights_file
 
 IMAGENET_CLASSES = 1000
-METADATA = {
-    "dataset": str,
-    "top1": float,
-    "overrides": dict,
-}  # entries of a weights file, and their types
+METADATA = {"dataset": str, "top1": float, "overrides": dict}  # of a weights file, with types
 
 
 @dataclass(frozen=True)
@@ -34,9 +29,8 @@ class Teacher:
     Attributes:
         model: the network.
         classes: the names of its classes; empty if the weights file does not name them.
-        about: what config.json says of it: network, weights, sha256, classes, and what the weights
-        file says of its
-            training: dataset, top1, overrides. None for a teacher that is not trained.
+        about: what config.json says of it: network, weights, sha256, classes; and of its training:
+            dataset, top1, overrides. None for a teacher that is not trained.
     """
 
     model: nn.Module
@@ -99,16 +93,16 @@ def load_teacher(run: Run) -> Teacher:
 
 
 def stored_hash(run: Run) -> str | None:
-    """The hash of the teacher's weights in the config.json of a run that was begun; None if there
-    is none."""
+    """The hash of the teacher's weights in the config.json of a run that was begun; else None."""
     if not (run.folder / "config.json").is_file():
         return None
     return (run.config.get("teacher") or {}).get("sha256")
 
 
 def untrained_teacher(run: Run, classes: tuple[str, ...]) -> Teacher:
-    """A teacher with random weights that knows as many classes as the run's teacher; `classes` are
-    the data set's.
+    """A teacher with random weights that knows as many classes as the run's teacher.
+
+    classes: the data set's.
 
     For what depends on networks and classes alone, such as the time of a step. Only a weights file
     of the user's is read.
