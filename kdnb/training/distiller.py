@@ -106,8 +106,8 @@ class Distiller(nn.Module):
         return {"total": total, **terms}, student.logits
 
     def trainable(self) -> nn.ModuleDict:
-        """What the optimizer trains and a checkpoint keeps: the student and the losses' parameters."""
-        """What the optimizer trains and checkpoints keep: the student and the losses' parameters."""
+        """What is trained and kept in checkpoints: the student and the losses' parameters."""
+        return nn.ModuleDict({"student": self.student, "losses": self.losses})
 
     def running_buffers(self) -> dict[str, Tensor]:
         """The buffers of the losses' running means, by "loss.buffer"."""
