@@ -17,13 +17,13 @@ FILE = Path(kdnb.losses.__file__).with_name("published_weights.csv")
 
 def read_rows(kind):
     """{name: {parameter: value}}, both as text, of the rows of one kind."""
-    found = {}
+    values = {}
     with open(FILE, encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["kind"] == kind:
-                assert row["parameter"] not in found.get(row["name"], {}), "a row twice"
-                found.setdefault(row["name"], {})[row["parameter"]] = row["value"]
-    return found
+                assert row["parameter"] not in values.get(row["name"], {}), "a row twice"
+                values.setdefault(row["name"], {})[row["parameter"]] = row["value"]
+    return values
 
 
 PUBLISHED_METHODS, PUBLISHED_PRESETS = read_rows("method"), read_rows("preset")
@@ -36,6 +36,13 @@ def is_of_this_package(name):
 
 def numbers(text):
     return [float(part) for part in text.split()]
+
+
+def is_value(text, value):
+    """Whether the file's text is this value of the code: text, True or False, or a number."""
+    if isinstance(value, (str, bool)):
+        return text == str(value)
+    return float(text) == value
 
 
 def test_every_row_has_a_kind_and_a_source():
@@ -57,8 +64,7 @@ def test_a_method_has_its_published_weights_and_options(name):
         options["warmup"] = LOSSES[name].warmup
     assert published.keys() == options.keys()
     for option, value in options.items():
-        text = published[option]
-        assert text == str(value) if isinstance(value, bool) else float(text) == value, option
+        assert is_value(published[option], value), option
 
 
 def flat(preset):
@@ -84,19 +90,18 @@ def test_a_preset_has_its_published_values(name):
         published.pop(statistic, None)
     assert published.keys() == values.keys()
     for field, value in values.items():
-        text = published[field]
-        if field == "milestones":
-            epochs = [share * preset.epochs for share in value]
-            assert epochs == ([] if text == "one cycle" else numbers(text))
-        elif isinstance(value, (str, bool)):
-            assert str(value) == text, field
+        if field == "milestones" and value:
+            assert [share * preset.epochs for share in value] == numbers(published[field])
+        elif field == "milestones":
+            assert published[field] == "one cycle"
         else:
-            assert value == float(text), field
+            assert is_value(published[field], value), field
 
 
 def test_every_data_set_of_this_package_has_published_values():
-    own = {name for name, d in DATASETS.items() if d.load.__module__.startswith("kdnb.data.")}
-    assert own == PUBLISHED_PRESETS.keys()
+    modules = {name: dataset.load.__module__ for name, dataset in DATASETS.items()}
+    names = {name for name, module in modules.items() if module.startswith("kdnb.data.")}
+    assert names == PUBLISHED_PRESETS.keys()
 
 
 class FakeCIFAR100:
