@@ -45,6 +45,16 @@ def test_a_difference_has_an_interval_and_a_test():
     assert compare.difference(np.zeros(100, bool), np.arange(100) < 12).p < 0.001
 
 
+def test_the_interval_of_a_difference_adds_half_an_image_to_each_cell():
+    """Agresti and Min (2005): Wald's interval of a two by two table with 0.5 in each cell."""
+    before, after = np.arange(40) < 4, (np.arange(40) >= 2) & (np.arange(40) < 20)
+    d = compare.difference(before, after)
+    n, gained, lost = 42, 16.5 / 42, 2.5 / 42  # images: 16 gained, 2 lost
+    half = 1.959964 * ((gained + lost - (gained - lost) ** 2) / n) ** 0.5
+    ends = 100 * (gained - lost - half), 100 * (gained - lost + half)
+    assert (d.low, d.high) == pytest.approx(ends, rel=1e-6)
+
+
 def test_a_calibrated_network_has_no_calibration_error():
     told = predictions(sure=SURE, flat=FLAT)
     assert compare.calibration(told, "sure")[1] == pytest.approx(0, abs=1e-3)

@@ -5,6 +5,7 @@ import os
 import pickle
 import resource
 import shutil
+import socket
 import sys
 import tarfile
 import threading
@@ -443,6 +444,15 @@ def test_photographs_of_all_kinds(name, make, size, near, own):
     assert train.aspect[at] == torch.tensor(image.width / image.height)
 
 
+def test_a_large_jpeg_is_not_decoded_at_the_size_asked_for(tmp_path):
+    """The decoder's own reduction stops at twice that size; antialiasing does the rest."""
+    pixels = np.random.default_rng(0).integers(0, 256, (512, 512), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "noise.jpg", quality=95)
+    found, _ = cache.read_image(tmp_path / "noise.jpg", 128)
+    error = np.abs(found.transpose(1, 2, 0) - squashed(tmp_path / "noise.jpg", 128).astype(int))
+    assert error.mean() < 5
+
+
 def cut(path, **how):
     picture(200, 200, 0).save(path, "JPEG", **how)
     path.write_bytes(path.read_bytes()[:-500])
@@ -517,6 +527,33 @@ def test_an_image_that_can_be_read_again_is(own, monkeypatch):
         with pytest.raises(InputError, match="4 of 4 images"):
             load(own)
     assert len(load(own)[0]) == 3
+
+
+def test_the_cache_is_flushed_to_disk_before_it_gets_its_name(own, cache_folder, monkeypatch):
+    """After a power cut there is a whole file under that name, or none."""
+    calls, fsync, replace = [], os.fsync, os.replace
+
+    def recorded_fsync(file):
+        calls.append(("fsync", os.fstat(file).st_ino))
+        fsync(file)
+
+    def recorded_replace(source, target):
+        calls.append(("replace", os.stat(source).st_ino))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "replace", recorded_replace)
+    load(own)
+    [file] = cache_folder.glob("*.images")
+    number = file.stat().st_ino
+    assert calls == [("fsync", number), ("replace", number)]
+
+
+def test_a_download_waits_for_a_silent_server_no_longer_than_a_minute(tmp_path):
+    before = socket.getdefaulttimeout()
+    with cache.downloading("it", ["http://there"], tmp_path / "it"):
+        assert socket.getdefaulttimeout() == 60
+    assert socket.getdefaulttimeout() == before
 
 
 @pytest.mark.parametrize("at", ["a.jpg", "d.png"])

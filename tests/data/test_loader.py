@@ -66,6 +66,16 @@ def test_crops_are_windows_of_the_padded_image():
         )
 
 
+def test_photographs_are_not_padded():
+    """Random-resized crops take the place of padding where images have an aspect."""
+    images = image_set(aspect=torch.linspace(0.5, 2, 40))
+    made = [
+        torch.cat([b.images for b in Loader(images, 16, 8, train=True, padding=padding).epoch()])
+        for padding in (0, 2)
+    ]
+    assert torch.equal(*made)
+
+
 def test_test_images_are_whole_and_in_order():
     images = image_set()
     made = torch.cat(

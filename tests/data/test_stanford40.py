@@ -12,6 +12,7 @@ from conftest import NOBODY, left_in, picture, squashed
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from kdnb import Run, photographs
 from kdnb.data import DATASETS, load_data
 from kdnb.data.stanford40 import Stanford40
 from kdnb.errors import InputError
@@ -212,6 +213,14 @@ def test_the_real_one():
             and 0 <= xmin < xmax <= image.width
             and 0 <= ymin < ymax <= image.height
         )
+
+
+def test_photographs_of_a_validation_split_are_training_images(tree):
+    """A run with `validation` is tested on training images, so their boxes are shown."""
+    of = {"dataset": "stanford40", "data_root": str(tree), "method": "none", "device": "cpu"}
+    for validation, split in ((0.5, "train"), (0.0, "test")):
+        found = photographs(Run(**of, validation=validation), "test")
+        assert found.names == [f"{file}.jpg" for file in FILES[split]] and found.boxes
 
 
 # ------------------------------------------------------------------------------------------------------ the download

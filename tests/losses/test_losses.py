@@ -1,4 +1,5 @@
 import copy
+import math
 import re
 
 import pytest
@@ -105,6 +106,16 @@ def test_every_loss_trains_the_student_and_itself_and_never_the_teacher(networks
     assert all(torch.equal(v, teacher.state_dict()[k]) for k, v in before.items())
     assert not teacher.training
     assert not any("teacher" in k for k in distiller.trainable().state_dict())
+
+
+def test_a_teacher_is_frozen_and_stays_so(networks):
+    """Its weights ask for no gradients; they get none even if somebody asks for all of them."""
+    distiller = Distiller(*networks, "kd", BATCH.images)
+    assert not any(p.requires_grad for p in distiller.teacher.parameters())
+    distiller.requires_grad_(True)
+    distiller.train()(*BATCH)[0]["total"].backward()
+    assert all(p.grad is None for p in distiller.teacher.parameters())
+    assert all(p.grad is not None for p in distiller.student.parameters())
 
 
 @taught
@@ -223,6 +234,53 @@ def test_the_negatives_of_crd_are_of_other_classes(pair, K):
         400 * K / torch.tensor([40.0, 30, 30])[:, None] * (labels != torch.arange(3)[:, None])
     )
     assert ((often - expected).abs() <= 6 * expected.sqrt()).all()
+
+
+def test_crd_compares_each_image_with_itself_before_its_negatives(pair):
+    """The first column of the places is the positive: contrast takes it for the image itself."""
+    crd = CRD(*pair, K=4).eval()
+    crd.setup(LABELS)
+    torch.manual_seed(1)
+    loss = crd(*pair, BATCH)
+    torch.manual_seed(1)
+    places = torch.cat([BATCH.index[:, None], crd.negatives(BATCH.labels)], 1)
+    expected = crd.contrast(pair[0].pooled, pair[1].pooled, BATCH.index, places)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    swapped = crd.contrast(pair[0].pooled, pair[1].pooled, BATCH.index, places.flip(1))
+    assert loss.item() != pytest.approx(swapped.item(), rel=1e-3)
+
+
+def test_the_momentum_of_crd_is_how_much_of_a_row_stays(pair):
+    crd = CRD(*pair, momentum=0.9).train()
+    crd.setup(LABELS)
+    before = crd.memory_s.clone()
+    with torch.no_grad():
+        embedded = F.normalize(crd.embed_s(pair[0].pooled))
+        crd(*pair, BATCH)
+    rows = F.normalize(0.9 * before[BATCH.index] + 0.1 * embedded)
+    assert torch.allclose(crd.memory_s[BATCH.index], rows, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dkd", "nkd"])
+def test_the_other_classes_are_compared_without_the_labels(pair, name):
+    """The label's logit is masked out: a constant added to all logits has no effect."""
+    lower = [output._replace(logits=output.logits - 50) for output in pair]
+    loss = made(name, pair)
+    assert loss(*lower, BATCH).item() == pytest.approx(loss(*pair, BATCH).item(), rel=1e-3)
+
+
+def test_the_variance_of_vid_has_a_least_value(pair):
+    """1e-5, where the trained variance has come down to 0: the loss stays finite."""
+    vid = VID(*pair)
+    for scale in vid.scales:
+        scale.data.fill_(-200.0)
+    loss = vid(*pair, NO_BATCH)
+    pairs = align_from_deepest(pair[0].stages, pair[1].stages)
+    expected = sum(
+        (F.mse_loss(regress(h_s), h_t) / 1e-5 + math.log(1e-5)) / 2
+        for regress, (h_s, h_t) in zip(vid.regressors, pairs, strict=True)
+    )
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_crd_remembers_what_it_saw_in_training(pair):

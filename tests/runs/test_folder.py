@@ -110,6 +110,47 @@ def test_a_disk_that_flushes_no_folders_is_written_to(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_text() == "one"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX flushes folders")
+def test_the_name_of_a_file_reaches_the_disk_too(tmp_path, monkeypatch):
+    """The folder is flushed after the rename."""
+    flushed = []
+
+    def fsync(file):
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            flushed.append((os.fstat(file).st_ino, (tmp_path / "a").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomically(tmp_path / "a", "one")
+    assert flushed == [(tmp_path.stat().st_ino, True)]
+
+
+class Trap:
+    """A pickle that makes a folder when it is opened."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_history_runs_no_code(tmp_path):
+    links = np.array([Trap(tmp_path / "sprung")], dtype=object)
+    np.savez(tmp_path / "history.npz", **{"afd.links": links})
+    with pytest.raises(InputError, match=r"history\.npz is damaged"):
+        _ = RunFolder(tmp_path).history
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_history_that_lacks_an_array_is_damaged(tmp_path):
+    """Two arrays whose names have become the same would be read as one."""
+    np.savez(tmp_path / "history.npz", links_a=np.eye(2), links_b=np.eye(2))
+    content = (tmp_path / "history.npz").read_bytes()
+    (tmp_path / "history.npz").write_bytes(content.replace(b"links_b.npy", b"links_a.npy"))
+    with pytest.raises(InputError, match=r"history\.npz is damaged \(an array is missing\)"):
+        _ = RunFolder(tmp_path).history
+
+
 def test_what_is_not_there_yet_gets_a_sentence(tmp_path):
     for name in ("config", "result", "metrics", "history", "weights", "loss_weights"):
         with pytest.raises(InputError, match=r"has no \w+\.\w+: the run has not written it yet"):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -150,6 +151,37 @@ def test_the_lease_is_kept_alive(tmp_path, monkeypatch):
                 break
             threading.Event().wait(0.01)
         assert held.stat().st_mtime > was
+
+
+class Clock:
+    """An Event that is set at the tenth wait, and records the length of each."""
+
+    def __init__(self):
+        self.waits = []
+
+    def wait(self, seconds):
+        self.waits.append(seconds)
+        return len(self.waits) == 10
+
+
+def test_a_lease_has_several_signs_of_life_before_it_is_over(tmp_path):
+    """Network folders show a time up to a minute late, and one sign may be lost."""
+    clock = Clock()
+    lease.keep_alive(tmp_path, clock)
+    assert len(clock.waits) == 10
+    assert 0 < max(clock.waits) <= (lease.LEASE_SECONDS - 60) / 2
+
+
+@pytest.mark.parametrize("ahead", [-3600, 3600])
+def test_the_age_of_a_lease_is_told_by_the_clock_of_the_disk(tmp_path, monkeypatch, ahead):
+    """Machines that share a disk may disagree about the time."""
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + ahead)
+    held = tmp_path / ".lease" / "elsewhere,7,42,0123abcd"
+    held.mkdir(parents=True)
+    assert not lease.has_expired(held)
+    older(held)
+    assert lease.has_expired(held)
 
 
 def test_an_unwritable_folder_is_named(tmp_path):

@@ -5,10 +5,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import picture
+from conftest import image_set, picture
 from helpers import edit, quiet, tiny, tiny_run
 
-from kdnb import InputError, Run, grid, load_data, paths, train
+from kdnb import DATASETS, InputError, Run, grid, load_data, load_images, paths, train
 from kdnb.runs.grid import plan_study
 from kdnb.training import setup as prepare
 
@@ -57,6 +57,7 @@ def teacher_file(folder, content, name="student.safetensors"):
         ({"epochs": -1}, "epochs is -1: it must be 0 or more"),
         ({"train_limit": -2}, "train_limit is -2: it must be -1 or more"),
         ({"epochs": "2.5"}, "epochs is '2.5': it must be a whole number"),
+        ({"epochs": True}, "epochs is True: it must be a whole number"),
         ({"validation": 1.0}, "validation is 1.0: it must be a share below 1"),
         ({"lr": float("nan")}, "lr is nan: it must be a finite number"),
         ({"lr": 10**400}, "00: it must be a finite number"),
@@ -358,6 +359,28 @@ def test_a_run_is_opened_by_its_folder_or_name(finished, tmp_path, monkeypatch):
     assert before == len(list(tmp_path.rglob("*")))  # nothing was written
     with pytest.raises(InputError, match=r"run 'nowhere': no folder with config.json, nor in"):
         Run.open("nowhere")
+
+
+def test_a_run_is_found_before_its_record(finished, tmp_path):
+    """By its name, where both folders are there: a record lacks weights."""
+    for place in ("runs", "records"):
+        shutil.copytree(finished.folder, tmp_path / place / finished.name)
+    opened = Run.open(finished.name, outputs=str(tmp_path))
+    assert opened.folder == tmp_path / "runs" / finished.name
+
+
+def test_a_run_hands_skip_damaged_to_its_data_set(monkeypatch):
+    """Each data set decides what is damaged; a run only asks for it."""
+    asked = []
+
+    def load(root, size, *, skip_damaged):
+        asked.append(skip_damaged)
+        return image_set(40, size), image_set(20, size)
+
+    monkeypatch.setitem(DATASETS, "tiny", DATASETS["tiny"]._replace(load=load))
+    for skip_damaged in (True, False):
+        load_images(Run(dataset="tiny", skip_damaged=skip_damaged))
+    assert asked == [True, False]
 
 
 def test_a_run_of_another_machine_is_opened_and_equal(finished, tmp_path):
