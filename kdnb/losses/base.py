@@ -27,10 +27,10 @@ class Loss(nn.Module):
 
             def forward(self, student, teacher, batch): ...
 
-    A loss is built from one example Output of the student and one of the teacher, which tell it the
-    shapes. Then it is called with the Outputs of each batch. Its keyword-only arguments are its
-    options; a mix sets them as in "mine(T=2)". An option has the type of its default, a number has
-    to be above 0.
+    A loss is built from an example Output of the student and one of the teacher, from which it gets
+    the shapes; both are None in a run without a teacher. Then it is called with the Outputs of each
+    batch. Its keyword-only arguments are its options; a mix sets them as in "mine(T=2)". An option
+    has the type of its default, and a number has to be above 0.
 
     The loss's parameters are trained together with the student's. Its parameters and buffers are
     saved in checkpoints. No gradient reaches the teacher.
@@ -47,7 +47,7 @@ class Loss(nn.Module):
     Attributes:
         needs_teacher: whether the loss reads the teacher's Output, which may be None if not.
         same_classes: whether the loss compares predictions, so that student and teacher have to
-            be classifiers of the same classes.
+            predict the same classes.
         warmup: number of epochs over which the weight of the loss rises linearly, from 1 / warmup
             of it in the first epoch; 0 for the full weight from the start.
         may_be_zero: the options that may be 0, such as the weight of one part of the loss.

@@ -143,10 +143,10 @@ def register(pattern: str, template: str = "", spelling: str = "") -> Callable:
     """Returns a decorator that gives a network, or a family of networks, its name.
 
     The decorated function or class is called as `build(*groups, num_classes=...)`, with the groups
-    of the pattern that the name matched. It returns a network whose forward pass returns an
-    Output and that has two attributes: `block_names`, a name per tap, and `classifier_name`, the
-    name of its last linear layer in `named_modules()`. It raises InputError for groups that
-    describe no network.
+    of the pattern that the name matched. It returns a network, for example from `kdnb.tapped`,
+    whose forward pass returns an Output and that has two attributes: `block_names`, a name per tap,
+    and `classifier_name`, the name of its last linear layer in `named_modules()`. It raises
+    InputError for groups that describe no network.
 
     Names match in upper and lower case alike. The groups are passed in lower case.
 
