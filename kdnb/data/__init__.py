@@ -1,4 +1,4 @@
-"""Data sets as arrays; see kdnb.data.base. A data set is a file in this folder."""
+"""Data sets as arrays, one per file; `kdnb.data.base.register` says how to add one."""
 
 from kdnb.data.base import DATASETS, Batch, Images, Preset, load_data, register
 from kdnb.paths import import_files

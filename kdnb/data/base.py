@@ -1,56 +1,68 @@
-"""Data sets as arrays: files -> Images of uint8 pixels, which loader.py augments on the device.
+"""Data sets as arrays of uint8 pixels, and the table that they are registered in.
 
-A data set is a file in this folder that registers its load function with its Preset, how it is trained.
+Each data set is a file in this folder that registers its load function together with its Preset.
+`kdnb.data.loader` augments the images on the device.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
+from kdnb.data.preset import Preset
 from kdnb.errors import InputError, choose
 from kdnb.paths import data_folder
 
-MIN_SIZE = 8  # pixels: of less the networks make nothing
-
 
 class Batch(NamedTuple):
-    """Normalised images (batch, 3, size, size), labels (batch,) int64, index (batch,) int64: places in the split."""
+    """A batch of images.
+
+    Attributes:
+        images: normalised pixels, (batch, 3, size, size).
+        labels: int64 (batch,).
+        index: positions of the images in their split, int64 (batch,).
+    """
 
     images: Tensor
     labels: Tensor
     index: Tensor
 
 
-@dataclass(
-    frozen=True, eq=False, repr=False
-)  # tensors have no single truth to compare by, and long reprs
+# Without eq and repr: comparing tensors gives no single truth value, and they are long to print.
+@dataclass(frozen=True, eq=False, repr=False)
 class Images:
-    """One split of a data set, whole, as arrays.
+    """One split of a data set, as arrays.
 
-    `images` may be a memory map, whose pages load as they are touched and copy when written to, so that the file never
-    changes. `aspect` is the original width / height of images that were squashed; None where they are square by nature.
+    Attributes:
+        images: pixels 0..255, uint8 (n, 3, size, size). It may be a memory map; writing to it
+            never changes the file.
+        labels: indices into `classes`, int64 (n,).
+        classes: the class names.
+        mean: mean of each channel, of pixels scaled to 0..1. Batches are normalised with it.
+        std: standard deviation of each channel, likewise.
+        aspect: width / height of the original images, float32 (n,), if they were squashed to
+            squares; None if they are square.
+        files: the photographs' paths, in the same order; None if there are no files.
     """
 
-    images: Tensor  # uint8 (n, 3, size, size), 0..255
-    labels: Tensor  # int64 (n,), indices into classes
+    images: Tensor
+    labels: Tensor
     classes: tuple[str, ...]
-    mean: tuple[
-        float, float, float
-    ]  # per channel, of pixels scaled to 0..1; what batches are normalised with
+    mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    aspect: Tensor | None = None  # float32 (n,)
-    files: Sequence[Path] | None = None  # of photographs, in the same order
+    aspect: Tensor | None = None
+    files: Sequence[Path] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        return f"Images({len(self):,} of {self.size} x {self.size} pixels, {len(self.classes)} classes)"
+        size = f"{self.size} x {self.size} pixels"
+        return f"Images({len(self):,} of {size}, {len(self.classes)} classes)"
 
     @property
     def size(self) -> int:
@@ -58,134 +70,97 @@ class Images:
         return self.images.shape[-1]
 
     def limit(self, n: int) -> "Images":
-        """The first image of each class, then the second of each, ... until there are n; all of them for n <= 0.
+        """Returns n images, taken evenly from all classes; all images for n <= 0.
 
-        Raises InputError if there are fewer.
+        They are the first image of each class, then the second of each, and so on.
+
+        Raises InputError if there are fewer than n.
         """
         if n > len(self):
             raise InputError(f"train_limit is {n}: there are only {len(self)} training images")
         if n <= 0 or n == len(self):
             return self
-        return self.take(
-            [
-                index
-                for turn in zip_longest(*self.indices_by_class())
-                for index in turn
-                if index is not None
-            ][:n]
-        )
+        rounds = zip_longest(*self.indices_by_class())
+        order = [index for indices in rounds for index in indices if index is not None]
+        return self.take(order[:n])
 
     def split(self, share: float) -> tuple["Images", "Images"]:
-        """All but the last images of each class; and those, a `share` of it, rounded up. Raises InputError."""
-        kept, held_out = [], []
-        for name, its in zip(self.classes, self.indices_by_class(), strict=True):
-            end = len(its) - math.ceil(round(share * len(its), 6))
-            if its and not end:
+        """Holds out a share of the images of each class, rounded up: the last ones of the class.
+
+        Args:
+            share: share of the images that is held out, 0..1.
+
+        Returns:
+            The remaining images and the held-out ones.
+
+        Raises InputError if a class would have no images left.
+        """
+        remaining, held_out = [], []
+        for name, indices in zip(self.classes, self.indices_by_class(), strict=True):
+            # Rounded to 6 digits first: 0.07 * 100 is a little more than 7.
+            end = len(indices) - math.ceil(round(share * len(indices), 6))
+            if indices and not end:
                 raise InputError(f"validation is {share}: that leaves no training image of {name}")
-            kept, held_out = kept + its[:end], held_out + its[end:]
-        return self.take(sorted(kept)), self.take(sorted(held_out))
+            remaining += indices[:end]
+            held_out += indices[end:]
+        return self.take(sorted(remaining)), self.take(sorted(held_out))
 
     def indices_by_class(self) -> list[list[int]]:
-        """The places of the images of each class."""
+        """Returns the indices of the images of each class."""
         return [
             (self.labels == label).nonzero().flatten().tolist()
             for label in range(len(self.classes))
         ]
 
     def take(self, index: list[int]) -> "Images":
-        aspect = None if self.aspect is None else self.aspect[index]
-        files = None if self.files is None else [self.files[i] for i in index]
+        """Returns the images at these indices, in their order."""
         return replace(
-            self, images=self.images[index], labels=self.labels[index], aspect=aspect, files=files
+            self,
+            images=self.images[index],
+            labels=self.labels[index],
+            aspect=None if self.aspect is None else self.aspect[index],
+            files=None if self.files is None else [self.files[i] for i in index],
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """How a data set is trained unless a run says otherwise: SGD with momentum, and a schedule of the learning rate."""
-
-    student: str
-    teacher: str
-    teacher_weights: str = "none"  # "none": trained here first; "imagenet"
-    image_size: int  # side of the square that the networks see, in pixels
-    stored_size: int = 0  # side of the square that images are stored at; 0: image_size
-    fixed_size: bool = False  # no other image_size
-    padding: int = 0  # random crops from an image with so many black pixels around; 0: random-resized crops or none
-    flip: bool = False  # of training images, left to right, with probability 1/2
-    epochs: int
-    batch_size: int
-    lr: float
-    milestones: tuple[
-        float, ...
-    ] = ()  # shares of the epochs after which lr is multiplied by gamma; none: one cycle
-    gamma: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    train_limit: int = -1  # training images of the student, every class alike; -1: all
-    for_teacher: dict[str, float] = field(
-        default_factory=dict
-    )  # of a teacher, otherwise: {"epochs": 6}
-    lrs: dict[str, float] = field(
-        default_factory=dict
-    )  # of networks that are trained by another lr, by their names
-    methods: dict[str, str] = field(
-        default_factory=dict
-    )  # a method weighed otherwise: {"afd": "ce + kd:0.9 + afd:20"}
-
-    def defaults(self, network: str, teacher: bool) -> dict[str, float]:
-        """What a run of a network takes from here where it says nothing; a teacher sees all images."""
-        own = {
-            n: getattr(self, n) for n in ("epochs", "batch_size", "lr", "image_size", "train_limit")
-        }
-        own["lr"] = self.lrs.get(network, self.lr)
-        return own | ({"train_limit": -1, **self.for_teacher} if teacher else {})
-
-    def stored(self, image_size: int = 0) -> int:
-        """The side that images are stored at for networks that see `image_size` pixels (0: the preset's).
-
-        Photographs are stored larger than they are seen, always in the same proportion. Raises InputError for a size
-        that the data set does not come in.
-        """
-        image_size = image_size or self.image_size
-        if image_size < MIN_SIZE or (self.fixed_size and image_size != self.image_size):
-            due = self.image_size if self.fixed_size else f"at least {MIN_SIZE}"
-            raise InputError(f"image_size is {image_size}: for these images it has to be {due}")
-        return round(image_size * (self.stored_size or self.image_size) / self.image_size)
-
-    def lr_at(self, epoch: float, epochs: int, lr: float) -> float:
-        """The learning rate at `epoch` (from 0, with the share of it that is done) of `epochs`; lr: the run's own.
-
-        With milestones: `lr` times `gamma` per milestone that is passed, each after a whole number of epochs. Without:
-        one cycle (Smith 2018), in a line from lr / 25 up to lr at 30 % of the epochs, and in a line down to 0.
-        """
-        if self.milestones:
-            return lr * self.gamma ** sum(epoch >= max(1, int(m * epochs)) for m in self.milestones)
-        done = epoch / epochs
-        return lr * ((1 + 24 * done / 0.3) / 25 if done < 0.3 else (1 - done) / 0.7)
-
-
-Load = Callable[..., tuple[Images, Images]]  # (root, size, *, skip_damaged): see load_data
-Digest = Callable[
-    [Path], str
-]  # of root: eight hex digits that tell other images apart; "": none there, or always same
+Load = Callable[..., tuple[Images, Images]]
+Digest = Callable[[Path], str]
 
 
 class Dataset(NamedTuple):
-    """A registered data set."""
+    """A registered data set, see `register`."""
 
     preset: Preset
     load: Load
     digest: Digest
-    test_images: int  # that it has in the literature; 0: as many as one likes
+    test_images: int
 
 
 DATASETS: dict[str, Dataset] = {}
 
 
 def register(
-    name: str, preset: Preset, digest: Digest = lambda root: "", test_images=0
+    name: str, preset: Preset, digest: Digest = lambda root: "", test_images: int = 0
 ) -> Callable[[Load], Load]:
-    """Makes a load function a data set."""
+    """Returns a decorator that registers a load function as a data set.
+
+    The function is called as `load(root, size, skip_damaged=...)` with the arguments of
+    `load_data`: the folder with the data, the side of the stored images, and whether images that
+    cannot be decoded are left out. It returns the training and the test Images.
+
+    Example::
+
+        @register("noise", Preset(student="wrn_16_1", teacher="wrn_16_2", image_size=32, ...))
+        def load(root, size, *, skip_damaged): ...
+
+    Args:
+        name: name of the data set.
+        preset: how it is trained by default.
+        digest: function of the root folder that returns eight hex digits, different ones for
+            different images in it, or "" if there are no images. Default: always "", for a data
+            set whose images never differ.
+        test_images: number of test images of the published data set; 0 if there is no such number.
+    """
 
     def add(load: Load) -> Load:
         DATASETS[name] = Dataset(preset, load, digest, test_images)
@@ -197,16 +172,22 @@ def register(
 def load_data(
     name: str, root: str | Path = "", size: int = 0, skip_damaged: bool = False
 ) -> tuple[Images, Images]:
-    """A data set's training and test images, stored at `size` x `size` pixels (0: the preset's).
+    """Returns the training and the test images of a data set.
 
-    name: `digits` (scikit-learn's, always there), `cifar100` and `stanford40` (downloaded where missing), `folder`
-    (one's own `root/train/CLASS/*.jpg` and `root/{valid,val,test}/CLASS/*.jpg`), or another in DATASETS. root: folder
-    that holds the data; "": `data_folder()`. skip_damaged leaves out photographs that cannot be decoded, in one printed
-    line, instead of raising.
+    Args:
+        name: name in DATASETS: `digits` (part of scikit-learn), `cifar100` or `stanford40`
+            (downloaded if missing), `folder` (your own images, `root/train/CLASS/*.jpg` and
+            `root/{valid,val,test}/CLASS/*.jpg`), or another that was registered.
+        root: folder that holds the data; "": `kdnb.paths.data_folder()`.
+        size: side in pixels at which the images are stored; 0: the preset's.
+        skip_damaged: whether photographs that cannot be decoded are left out, with a printed line.
+            If not, they raise InputError.
 
-    Raises InputError for an unknown name, a size the data set does not come in, data that are missing and cannot be
-    downloaded, images that cannot be decoded, a cache folder that cannot be written.
+    Raises InputError for an unknown name, a size that the data set does not come in, data that are
+    missing and cannot be downloaded, damaged photographs, and a cache folder without write access.
     """
-    found = DATASETS[choose("data set", name, DATASETS)]
-    size = replace(found.preset, stored_size=0).stored(size) if size else found.preset.stored()
-    return found.load(data_folder(root), size, skip_damaged=skip_damaged)
+    dataset = DATASETS[choose("data set", name, DATASETS)]
+    preset = dataset.preset
+    if size:
+        preset = replace(preset, stored_size=0)  # size already is the size to store
+    return dataset.load(data_folder(root), preset.stored(size), skip_damaged=skip_damaged)

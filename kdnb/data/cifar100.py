@@ -1,4 +1,4 @@
-"""CIFAR-100 (Krizhevsky 2009), as the paper and all it is compared with train it."""
+"""CIFAR-100 (Krizhevsky, 2009), trained as in the AFD paper and the work compared with it."""
 
 from pathlib import Path
 
@@ -6,36 +6,44 @@ import torch
 from torchvision.datasets import CIFAR100
 
 from kdnb.data.base import Images, Preset, register
-from kdnb.data.cache import downloading
+from kdnb.data.download import downloading
 
-# The official recipe: 240 epochs, x 0.1 after epochs 150, 180 and 210; CRD's code trains three networks more slowly.
+# The official recipe: the learning rate is multiplied by 0.1 after epochs 150, 180 and 210.
 SCHEDULE = {
     "epochs": 240,
     "batch_size": 64,
     "lr": 0.05,
     "milestones": (150 / 240, 180 / 240, 210 / 240),
 }
-SLOWER = dict.fromkeys(("cifar_mobilenetv2", "cifar_shufflenetv1", "cifar_shufflenetv2"), 0.01)
+# CRD's code trains these with a lower learning rate.
+LRS = dict.fromkeys(("cifar_mobilenetv2", "cifar_shufflenetv1", "cifar_shufflenetv2"), 0.01)
 IMAGES = {"image_size": 32, "fixed_size": True, "padding": 4, "flip": True}
-PRESET = Preset(student="wrn_16_2", teacher="wrn_40_2", lrs=SLOWER, **IMAGES, **SCHEDULE)
+PRESET = Preset(student="wrn_16_2", teacher="wrn_40_2", lrs=LRS, **IMAGES, **SCHEDULE)
 STATS = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # mean and std
 
 
 @register("cifar100", PRESET, test_images=10_000)
 def load(root: Path, size: int, **_) -> tuple[Images, Images]:
-    """50,000 training and 10,000 test images of 32 x 32 pixels in 100 classes."""
-    # The official files are pickles. torchvision checks their MD5 sums before it unpickles them, so that nothing
-    # but those very files is ever unpickled: go through it, and never open them here.
+    """Returns 50,000 training and 10,000 test images of 32 x 32 pixels in 100 classes.
+
+    They are downloaded into `root` if they are missing there.
+    """
+    # The official files are pickles. torchvision checks their MD5 sums before it unpickles them, so
+    # no other file is ever unpickled. Do not open them here.
     try:
         splits = CIFAR100(root, train=True), CIFAR100(root, train=False)
-    except (
-        RuntimeError
-    ):  # missing or damaged; not asked for at once because looking twice costs half a second
+    except RuntimeError:  # missing or damaged
+        # Not `download=True` at once, which checks all files again and takes half a second.
         with downloading("CIFAR-100", [CIFAR100.url], root / CIFAR100.base_folder):
             splits = CIFAR100(root, train=True, download=True), CIFAR100(root, train=False)
-    pixels = [torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous() for split in splits]
-    about = tuple(splits[0].classes), *STATS
-    return tuple(
-        Images(own, torch.tensor(split.targets), *about)
-        for own, split in zip(pixels, splits, strict=True)
+    classes = tuple(splits[0].classes)
+    train, test = (
+        Images(
+            torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous(),
+            torch.tensor(split.targets),
+            classes,
+            *STATS,
+        )
+        for split in splits
     )
+    return train, test

@@ -1,4 +1,4 @@
-"""Stanford 40 Actions (Yao et al., ICCV 2011): a torchvision data set, its download, and its Preset."""
+"""Stanford 40 Actions (Yao et al., ICCV 2011): a torchvision data set with download."""
 
 import os
 import shutil
@@ -13,7 +13,8 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.datasets.utils import download_and_extract_archive
 
 from kdnb.data.base import Images, Preset, register
-from kdnb.data.cache import Files, decode, digest, downloading, shorten_list
+from kdnb.data.download import downloading, shorten_list
+from kdnb.data.photographs import Files, decode, digest
 from kdnb.errors import InputError, choose
 
 NETWORKS = {"student": "resnet18", "teacher": "resnet34", "teacher_weights": "imagenet"}
@@ -24,34 +25,38 @@ PRESET = Preset(**NETWORKS, image_size=224, stored_size=256, flip=True, **SCHEDU
 class Stanford40(VisionDataset):
     """Stanford 40 Actions: photographs of people, 40 actions, 4,000 training and 5,532 test images.
 
-    `dataset[i]` is `(image, label)`: a PIL image in RGB as it lies on disk (any size, EXIF orientation left alone, as
-    torchvision's data sets do) and an int. With `boxes=True` it is `(image, (label, box))`, box a float32 tensor (4,)
-    of xmin, ymin, xmax, ymax around the person, in pixels of the image on disk.
+    `dataset[i]` is `(image, label)`: an RGB PIL image as stored on disk (of any size, its EXIF
+    orientation not applied, as in torchvision's data sets) and an int. With `boxes=True` it is
+    `(image, (label, box))`, with the box around the person in pixels: xmin, ymin, xmax, ymax, a
+    float32 tensor (4,).
 
     Args:
-        root: the folder with `JPEGImages`, `ImageSplits` and `XMLAnnotations` (the last is read for boxes only), or its
-            parent, where it is named `stanford40` or `Stanford40`. Smaller trees of one's own in the same layout will
-            do: a class is any `ImageSplits/CLASS_train.txt` with a `CLASS_test.txt`.
+        root: the folder with `JPEGImages`, `ImageSplits` and `XMLAnnotations`, or its parent if it
+            is named `stanford40` or `Stanford40`. Other images in the same layout work, too: a
+            class is a pair of files `ImageSplits/CLASS_train.txt` and `CLASS_test.txt`.
         split: `train` or `test`.
-        transform, target_transform, transforms: called with the image; with what comes beside it; or, instead of these
-            two, with both. Crops and flips that should move the box too belong in `transforms`, with the box wrapped as
-            a `torchvision.tv_tensors.BoundingBoxes`.
-        download: fetch the official archives where nothing is there yet.
+        transform: function of the image.
+        target_transform: function of the target: the label, or (label, box).
+        transforms: function of image and target, in place of the other two. Crops and flips that
+            move the box belong here, with the box as a `torchvision.tv_tensors.BoundingBoxes`.
+        download: whether the official archives are downloaded if the folder is missing.
+        boxes: whether targets contain the boxes. `XMLAnnotations` is needed only then.
 
-    Attributes: `classes` (sorted names), `class_to_idx`, `targets` (labels), `names` (file names in
-    `folder / "JPEGImages"`), `folder` (the folder that was found).
+    Attributes:
+        classes: the class names, sorted.
+        class_to_idx: {class name: label}.
+        targets: the labels.
+        names: the file names in `folder / "JPEGImages"`.
+        folder: the folder with the three others.
 
-    Raises InputError: nothing there (and no download asked for or possible), a split without its partner, an image or
-    annotation that is listed but missing.
+    Raises InputError if there is no such folder and it cannot be downloaded, if a class has only
+    one of the two files, and if an image or annotation is listed but missing.
     """
 
     url = "http://vision.stanford.edu/Datasets/"
-    parts = (
-        "JPEGImages",
-        "ImageSplits",
-        "XMLAnnotations",
-    )  # folders; their archives are Stanford40_PART.zip
-    official = (4000, 5532)  # images of the two splits that a download has to hold
+    # The folders; their archives are Stanford40_PART.zip.
+    parts = ("JPEGImages", "ImageSplits", "XMLAnnotations")
+    official = (4000, 5532)  # images of the training and the test split
 
     def __init__(
         self,
@@ -64,33 +69,36 @@ class Stanford40(VisionDataset):
         boxes: bool = False,
     ) -> None:
         super().__init__(Path(root).expanduser(), transforms, transform, target_transform)
-        self.split, self.boxes = choose("split", split, ("train", "test")), boxes
-        self._target = (
-            self.root if self.root.name.lower() == "stanford40" else self.root / "stanford40"
-        )
+        self.split = choose("split", split, ("train", "test"))
+        self.boxes = boxes
+        self._target = self.root
+        if self.root.name.lower() != "stanford40":
+            self._target = self.root / "stanford40"
         self._urls = [f"{self.url}Stanford40_{part}.zip" for part in self.parts]
         if download and not self._find():
             self._download()
         self.folder = self._find()
         if self.folder is None:
-            by_hand = f"unpack {shorten_list(self._urls)} into {self._target}"
-            raise InputError(f"no Stanford40 in {self.root}: {by_hand}, or ask for download=True")
+            raise InputError(
+                f"no Stanford40 in {self.root}: unpack {shorten_list(self._urls)} into "
+                f"{self._target}, or pass download=True"
+            )
         self.classes = self._classes("train")
         unpaired = set(self.classes) ^ set(self._classes("test"))
         if unpaired or not self.classes:
             raise InputError(
-                f"{self.folder / 'ImageSplits'} needs CLASS_train.txt and CLASS_test.txt for every class; "
-                f"one of the two is missing for {shorten_list(sorted(unpaired)) or 'all'}"
+                f"{self.folder / 'ImageSplits'} needs CLASS_train.txt and CLASS_test.txt for every "
+                f"class; one of the two is missing for {shorten_list(sorted(unpaired)) or 'all'}"
             )
         self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
-        listed = []
-        for name, label in self.class_to_idx.items():
-            # the official lists have had CRLF ends and blank last lines; strip() takes both
-            text = (self.folder / "ImageSplits" / f"{name}_{split}.txt").read_text(
-                "utf-8-sig", errors="replace"
-            )
-            listed += [(line.strip(), label) for line in text.splitlines() if line.strip()]
-        self.names, self.targets = [name for name, _ in listed], [label for _, label in listed]
+        self.names, self.targets = [], []
+        for class_name, label in self.class_to_idx.items():
+            path = self.folder / "ImageSplits" / f"{class_name}_{split}.txt"
+            # The official lists have had CRLF line ends and blank last lines.
+            lines = path.read_text("utf-8-sig", errors="replace").splitlines()
+            file_names = [line.strip() for line in lines if line.strip()]
+            self.names += file_names
+            self.targets += [label] * len(file_names)
         self._require("JPEGImages", self.names)
         if boxes:
             self._require("XMLAnnotations", [f"{Path(name).stem}.xml" for name in self.names])
@@ -102,12 +110,15 @@ class Stanford40(VisionDataset):
         image = pil_loader(self.folder / "JPEGImages" / self.names[index])
         label = self.targets[index]
         target = (label, self._box(index)) if self.boxes else label
-        return self.transforms(image, target) if self.transforms else (image, target)
+        if self.transforms:
+            return self.transforms(image, target)
+        return image, target
 
     def extra_repr(self) -> str:
         return f"Split: {self.split}"
 
     def _box(self, index: int) -> torch.Tensor:
+        """Reads the box of an image. Raises InputError if its annotation has none."""
         path = self.folder / "XMLAnnotations" / f"{Path(self.names[index]).stem}.xml"
         try:
             box = ElementTree.parse(path).find("object/bndbox")
@@ -119,58 +130,68 @@ class Stanford40(VisionDataset):
         return torch.tensor(edges, dtype=torch.float32)
 
     def _classes(self, split: str) -> list[str]:
-        # "*_" leaves out the overall train.txt and test.txt; dot files are what macOS adds to archives
+        """Returns the sorted names of the classes that have a list of a split."""
+        # "*_" leaves out train.txt and test.txt, "[!.]" the hidden files that macOS adds.
         return sorted(
             path.name.rsplit("_", 1)[0]
             for path in (self.folder / "ImageSplits").glob(f"[!.]*_{split}.txt")
         )
 
     def _require(self, part: str, names: list[str]) -> None:
-        # by listing, not by path, so that a name with ../ in it is missing too
-        there = set(os.listdir(self.folder / part)) if (self.folder / part).is_dir() else set()
-        if missing := [name for name in names if name not in there]:
-            lacks = f"{len(missing):,} of the {len(names):,} listed files: {shorten_list(missing)}"
-            raise InputError(f"{self.folder / part} lacks {lacks}")
+        """Raises InputError if files are missing in one of the folders."""
+        folder = self.folder / part
+        # Compared with a listing of the folder, so that a name such as ../x is missing, too.
+        existing = set(os.listdir(folder)) if folder.is_dir() else set()
+        if missing := [name for name in names if name not in existing]:
+            raise InputError(
+                f"{folder} lacks {len(missing):,} of the {len(names):,} listed files: "
+                f"{shorten_list(missing)}"
+            )
 
     def _find(self) -> Path | None:
-        folders = self.root, self.root / "stanford40", self.root / "Stanford40"
-        return next(
-            (f for f in folders if all((f / part).is_dir() for part in self.parts[:2])), None
-        )
+        """Returns the folder with the images and splits; None if there is none."""
+        for folder in (self.root, self.root / "stanford40", self.root / "Stanford40"):
+            if all((folder / part).is_dir() for part in ("JPEGImages", "ImageSplits")):
+                return folder
+        return None
 
     def _download(self) -> None:
+        """Downloads the archives; the target folder appears when it is complete and checked."""
         target = self._target
         with downloading("Stanford40", self._urls, target):
-            if self._find():  # another process fetched it while this one waited
+            if self._find():  # another process downloaded it while this one waited for the lock
                 return
             if target.is_dir() and any(target.iterdir()):
-                raise FileExistsError("there are other files: move them away to download anew")
-            part = target.parent / ".stanford40.part"  # beside the target: a rename there is atomic
-            shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+                raise FileExistsError("there are other files: move them away to download again")
+            # Beside the target, so that the final rename is atomic.
+            temporary = target.parent / ".stanford40.part"
+            shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
+            unpacked = temporary / "unpacked"
+            complete = temporary / "complete"
             try:
                 for url in self._urls:
-                    # no checksums were published; zipfile itself keeps members with ../ or / inside the folder
-                    download_and_extract_archive(url, part, part / "unpacked", remove_finished=True)
-                (part / "whole").mkdir()
-                for name in self.parts:  # these alone: archives made on a Mac also hold __MACOSX
-                    (part / "unpacked" / name).rename(part / "whole" / name)
-                found = tuple(
-                    len(type(self)(part / "whole", split, boxes=True))
-                    for split in ("train", "test")
-                )
-                if found != self.official:
-                    raise InputError(
-                        f"it holds {found} images to train and to test, not {self.official}"
-                    )
+                    # No checksums are published. zipfile keeps members named ../ or / inside.
+                    download_and_extract_archive(url, temporary, unpacked, remove_finished=True)
+                complete.mkdir()
+                for part in self.parts:  # and not __MACOSX, which archives made on a Mac contain
+                    (unpacked / part).rename(complete / part)
+                self._check_counts(complete)
                 if target.is_dir():
-                    target.rmdir()  # empty; Windows would not rename over it
-                (part / "whole").rename(target)
+                    target.rmdir()  # it is empty; Windows cannot rename over a folder
+                complete.rename(target)
             finally:
-                shutil.rmtree(part, ignore_errors=True)
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    def _check_counts(self, folder: Path) -> None:
+        """Raises InputError if a folder does not have the official number of images."""
+        splits = [type(self)(folder, split, boxes=True) for split in ("train", "test")]
+        counts = tuple(map(len, splits))
+        if counts != self.official:
+            raise InputError(f"it has {counts} training and test images, not {self.official}")
 
 
 def files(root: Path, download: bool = False) -> Files:
-    """The photographs of both splits, downloaded where they are missing if that is asked for. Raises InputError."""
+    """Lists the photographs of both splits. Raises InputError as Stanford40 does."""
     splits = [Stanford40(root, split, download=download) for split in ("train", "test")]
     names = [[f"JPEGImages/{name}" for name in split.names] for split in splits]
     return Files(splits[0].folder, splits[0].classes, names, [split.targets for split in splits])
@@ -178,5 +199,8 @@ def files(root: Path, download: bool = False) -> Files:
 
 @register("stanford40", PRESET, digest=partial(digest, files), test_images=Stanford40.official[1])
 def load(root: Path, size: int, *, skip_damaged: bool) -> tuple[Images, Images]:
-    """Stanford 40 Actions, squashed to a square: 4,000 training and 5,532 test images."""
+    """Returns 4,000 training and 5,532 test images, squashed to squares.
+
+    They are downloaded into `root` if they are missing there.
+    """
     return decode("stanford40", files(root, download=True), size, skip_damaged)

@@ -1,4 +1,4 @@
-"""Distillation losses, a file each, after their published code; see kdnb.losses.base.Loss."""
+"""The distillation losses, one per file; `kdnb.losses.base.Loss` says how to write another."""
 
 from kdnb.losses.base import LOSSES, METHODS, Loss
 from kdnb.paths import import_files

@@ -12,30 +12,32 @@ from kdnb.losses.base import Batch, Loss, Output
 
 
 class Statistics(torch.autograd.Function):
-    """What AFD looks at of a map (batch, channels, height, width).
+    """The two statistics of a feature map that AFD reads, computed in one pass.
 
-    Channel energy, the channel mean of the squares (batch, height, width), and global average (batch, channels), both
-    handed on as float32; the sums are as exact as the map's own type. One function, because autograd would write three
-    more maps for what is one pass: the gradient is a * feat + b.
+    Input: a map (batch, channels, height, width). Outputs, in float32 but summed in the map's own
+    type: the channel energy, which is the mean square over the channels, (batch, height, width);
+    and the global average, (batch, channels).
+
+    Autograd would write three maps of intermediate gradients. Here the gradient is a * feat + b.
     """
 
     @staticmethod
     def forward(ctx, feat: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(feat)
-        return feat.square().sum(1).float() / feat.shape[1], feat.sum((2, 3)).float() / feat[
-            0, 0
-        ].numel()
+        channels = feat.shape[1]
+        pixels = feat[0, 0].numel()
+        return feat.square().sum(1).float() / channels, feat.sum((2, 3)).float() / pixels
 
     @staticmethod
-    def backward(ctx, of_energy: Tensor, of_average: Tensor) -> Tensor:
+    def backward(ctx, grad_energy: Tensor, grad_average: Tensor) -> Tensor:
         (feat,) = ctx.saved_tensors
-        a = (of_energy * (2 / feat.shape[1])).to(feat.dtype)[:, None]  # b 1 h w
-        b = (of_average / feat[0, 0].numel()).to(feat.dtype)[:, :, None, None]  # b c 1 1
+        a = (grad_energy * (2 / feat.shape[1])).to(feat.dtype)[:, None]  # b 1 h w
+        b = (grad_average / feat[0, 0].numel()).to(feat.dtype)[:, :, None, None]  # b c 1 1
         return torch.addcmul(b, feat, a)
 
 
 def energy(feat: Tensor) -> Tensor:
-    """Channel mean of the squares: (batch, channels, height, width) -> (batch, height, width), float32."""
+    """The mean square over the channels, in float32: (b, c, h, w) -> (b, h, w)."""
     return Statistics.apply(feat)[0]
 
 
@@ -44,19 +46,25 @@ def projection(in_features: int, out_features: int) -> nn.Sequential:
 
 
 class AFD(Loss, name="afd", method="ce + kd:0.9 + afd:200"):
-    """For every teacher map t, attention over the student maps s says how strongly s should imitate t; both are
-    compared by their normalised channel energy (section 3). Its parameters train with the student's.
+    """Attention-weighted distances between all teacher maps and all student maps (section 3).
 
-    qk_dim: the size of queries and keys. Running mean: links (T, S), the attention of the training images.
+    For each of the T teacher maps, attention over the S student maps decides which of them imitate
+    it. Maps are compared by their normalised channel energy. The parameters of the attention are
+    trained together with the student's.
+
+    Running mean: "links", (T, S), the attention of the training images.
+
+    Args:
+        qk_dim: size of the queries (of teacher maps) and keys (of student maps).
     """
 
     def __init__(self, student: Output, teacher: Output, *, qk_dim: int = 128):
         super().__init__()
         self.qk_dim = qk_dim
         T, S = len(teacher.feats), len(student.feats)
-        self.queries = nn.ModuleList(projection(f.shape[1], qk_dim) for f in teacher.feats)
+        self.queries = nn.ModuleList(projection(h.shape[1], qk_dim) for h in teacher.feats)
         self.keys = nn.ModuleList(
-            projection(f.shape[1], qk_dim).append(nn.ReLU()) for f in student.feats
+            projection(h.shape[1], qk_dim).append(nn.ReLU()) for h in student.feats
         )
         self.bilinear = projection(qk_dim, qk_dim * T)
         self.p_t = nn.Parameter(nn.init.xavier_normal_(torch.empty(T, qk_dim)))
@@ -64,54 +72,53 @@ class AFD(Loss, name="afd", method="ce + kd:0.9 + afd:200"):
         self.register_running_mean("links", (T, S))
 
     def attention(self, student: Output, teacher: Output) -> Tensor:
-        """Which student map each teacher map teaches: (batch, T, S), rows sum to one (eq. 1 to 3)."""
-        return self._attention(
-            *([Statistics.apply(h)[1] for h in output.feats] for output in (student, teacher))
-        )
+        """Attention of the teacher maps over the student maps: (batch, T, S) (eq. 1 to 3).
+
+        Its rows sum to 1.
+        """
+        averages_s = [Statistics.apply(h)[1] for h in student.feats]
+        averages_t = [Statistics.apply(h)[1] for h in teacher.feats]
+        return self._attention(averages_s, averages_t)
 
     def distances(self, student: Output, teacher: Output) -> Tensor:
-        """Mean squared difference of the normalised energies of every pair of maps: (batch, T, S) (eq. 4 and 5)."""
-        return self._distances(
-            *([energy(h) for h in output.feats] for output in (student, teacher))
-        )
+        """Mean squared differences of the normalised energies of all pairs of maps (eq. 4 and 5).
 
-    def _attention(
-        self, student: Sequence[Tensor], teacher: Sequence[Tensor]
-    ) -> Tensor:  # averages, each b c
+        Returns (batch, T, S).
+        """
+        return self._distances([*map(energy, student.feats)], [*map(energy, teacher.feats)])
+
+    def _attention(self, averages_s: Sequence[Tensor], averages_t: Sequence[Tensor]) -> Tensor:
+        """The attention of global averages, each (batch, channels)."""
         T, S, d = len(self.p_t), len(self.p_s), self.qk_dim
-        q = torch.stack([f(h) for f, h in zip(self.queries, teacher, strict=True)], 1)  # b t d
-        k = torch.stack([f(h) for f, h in zip(self.keys, student, strict=True)], 1)  # b s d
+        q = torch.stack([f(h) for f, h in zip(self.queries, averages_t, strict=True)], 1)  # b t d
+        k = torch.stack([f(h) for f, h in zip(self.keys, averages_s, strict=True)], 1)  # b s d
         K = self.bilinear(k.flatten(0, 1)).view(-1, S, T, d)  # b s t d
-        scores = (
-            (K.float() * q.float()[:, None]).sum(-1).mT
-        )  # b t s; in float32 also under autocast, as the softmax is
+        # In float32 also under autocast, as the softmax is.
+        scores = (K.float() * q.float()[:, None]).sum(-1).mT  # b t s
         return F.softmax((scores + self.p_t @ self.p_s.T) / math.sqrt(d), dim=-1)
 
     @staticmethod
-    def _distances(
-        student: Sequence[Tensor], teacher: Sequence[Tensor]
-    ) -> Tensor:  # energies, each b h w
+    def _distances(energies_s: Sequence[Tensor], energies_t: Sequence[Tensor]) -> Tensor:
+        """The distances of channel energies, each (batch, height, width)."""
         rows = []
-        for size, group in groupby(
-            teacher, key=lambda e: e.shape[1:]
-        ):  # all teacher maps of one size at once
+        # Neighbouring teacher maps of one size share the resized student maps.
+        for size, group in groupby(energies_t, key=lambda e: e.shape[1:]):
             m_t = F.normalize(torch.stack([*group], 1).flatten(2), dim=2)  # b t hw
             resized = [
-                e if e.shape[1:] == size else F.adaptive_avg_pool2d(e, size) for e in student
+                e if e.shape[1:] == size else F.adaptive_avg_pool2d(e, size) for e in energies_s
             ]
             m_s = F.normalize(torch.stack(resized, 1).flatten(2), dim=2)  # b s hw
-            with torch.autocast(
-                m_t.device.type, enabled=False
-            ):  # a small difference of large terms: in float32
+            # In float32: the distance is a small difference of large terms.
+            with torch.autocast(m_t.device.type, enabled=False):
                 dots = m_t @ m_s.mT  # b t s
-            # |m_t - m_s|^2 without a T x S stack of difference maps; the squares are 1, or 0 where a map is.
+            # |m_t - m_s|^2 without T x S difference maps. The squares are 1, or 0 for a zero map.
             squares = m_t.square().sum(-1)[:, :, None] + m_s.square().sum(-1)[:, None, :]
             rows.append((squares - 2 * dots) / m_t.shape[-1])
         return torch.cat(rows, 1)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        e_s, v_s = zip(*map(Statistics.apply, student.feats), strict=True)
-        e_t, v_t = zip(*map(Statistics.apply, teacher.feats), strict=True)
-        a = self._attention(v_s, v_t)  # b t s
-        self.track("links", a)
-        return (a * self._distances(e_s, e_t)).sum((1, 2)).mean()
+        energies_s, averages_s = zip(*map(Statistics.apply, student.feats), strict=True)
+        energies_t, averages_t = zip(*map(Statistics.apply, teacher.feats), strict=True)
+        attention = self._attention(averages_s, averages_t)  # b t s
+        self.track("links", attention)
+        return (attention * self._distances(energies_s, energies_t)).sum((1, 2)).mean()

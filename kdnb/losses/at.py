@@ -7,13 +7,19 @@ from kdnb.losses.base import Batch, Loss, Output, align_from_deepest, match_size
 
 
 def attention(feat: Tensor) -> Tensor:
-    """The normalised channel mean of the squares: (batch, channels, height, width) -> (batch, height * width)."""
+    """The mean square over the channels, L2-normalised per image: (b, c, h, w) -> (b, h * w)."""
     return F.normalize(feat.square().mean(1).flatten(1))
 
 
 class AT(Loss, name="at", method="ce + at:1000"):
-    """Mean squared difference of both networks' attention, summed over the stages (section 3.1, p = 2)."""
+    """Mean squared difference of the attention maps, summed over the stages (section 3.1, p = 2).
+
+    Maps of different sizes are compared at the smaller one.
+    """
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        pairs = [match_size(*pair) for pair in align_from_deepest(student.stages, teacher.stages)]
-        return sum(F.mse_loss(attention(h_s), attention(h_t)) for h_s, h_t in pairs)
+        loss = 0
+        for maps in align_from_deepest(student.stages, teacher.stages):
+            h_s, h_t = match_size(*maps)
+            loss = loss + F.mse_loss(attention(h_s), attention(h_t))
+        return loss

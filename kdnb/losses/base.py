@@ -1,4 +1,4 @@
-"""What a distillation loss is; each stands in a file of its own and makes itself known by its class line."""
+"""The base class of all losses, the tables they are registered in, and helpers for feature maps."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -10,31 +10,55 @@ from torch import Tensor, nn
 from kdnb.data import Batch
 from kdnb.models import Output
 
-LOSSES: dict[str, type["Loss"]] = {}
-METHODS: dict[str, str] = {"none": "ce"}  # name -> mix of weighted losses; see kdnb.methods
+LOSSES: dict[str, type["Loss"]] = {}  # name in a mix -> class
+METHODS: dict[str, str] = {"none": "ce"}  # name of a method -> mix of weighted losses
 
 
 class Loss(nn.Module):
-    """A loss between two networks: built from one example Output of each, called with the Outputs of a batch.
+    """Base class of the losses; a subclass is registered under its `name` when it is defined.
 
-    class DKD(Loss, name="dkd", method="ce + dkd"):
-        same_classes, warmup = True, 20
-        def __init__(self, student: Output, teacher: Output, *, T: float = 4.0): ...
+    Example::
 
-    name: what a mix calls it. method: the mix in which it was published, if it is a method of its own. Keyword
-    arguments with a default are its options, "dkd(T=2)". Its parameters are trained, and they and its buffers kept
-    in checkpoints; gradients never reach the teacher. On a CUDA GPU a step is recorded and replayed: what changes from
-    step to step has to be a tensor, such as a buffer, and random numbers torch's.
+        class Mine(Loss, name="mine", method="ce + mine:10"):
+            same_classes = True
+            may_be_zero = frozenset({"margin"})
 
-    needs_teacher: it needs a teacher. same_classes: it compares predictions, so that student and teacher have to know the
-    same classes.
-    warmup: epochs over which its weight rises linearly, from 1 / warmup in the first.
+            def __init__(self, student, teacher, *, T: float = 4.0, margin: float = 1.0): ...
+
+            def forward(self, student, teacher, batch): ...
+
+    A loss is built from an example Output of the student and one of the teacher, from which it gets
+    the shapes; both are None in a run without a teacher. Then it is called with the Outputs of each
+    batch. Its keyword-only arguments are its options; a mix sets them as in "mine(T=2)". An option
+    has the type of its default, and a number has to be above 0.
+
+    The loss's parameters are trained together with the student's. Its parameters and buffers are
+    saved in checkpoints. No gradient reaches the teacher.
+
+    On a CUDA GPU a training step is captured once and replayed. So anything that changes from step
+    to step has to be a tensor (for example a buffer), random numbers have to come from torch, and
+    `forward` must not wait for the device (no `.item()`, no `if tensor`).
+
+    Args of the class line:
+        name: the name of the loss in a mix and in LOSSES.
+        method: the published mix that contains the loss; METHODS gets it under `name`. Empty for a
+            loss that is no method by itself.
+
+    Attributes:
+        needs_teacher: whether the loss reads the teacher's Output, which may be None if not.
+        same_classes: whether the loss compares predictions, so that student and teacher have to
+            predict the same classes.
+        warmup: number of epochs over which the weight of the loss rises linearly, from 1 / warmup
+            of it in the first epoch; 0 for the full weight from the start.
+        may_be_zero: the options that may be 0, such as the weight of one part of the loss.
+        running_names: the names of the running means, see `register_running_mean`.
     """
 
     needs_teacher: ClassVar[bool] = True
     same_classes: ClassVar[bool] = False
     warmup: ClassVar[int] = 0
-    running_names: tuple[str, ...] = ()  # the running means
+    may_be_zero: ClassVar[frozenset[str]] = frozenset()
+    running_names: tuple[str, ...] = ()
 
     def __init__(self, *examples: Output):
         super().__init__()
@@ -47,34 +71,55 @@ class Loss(nn.Module):
             METHODS[name] = method
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        """The loss of a batch, a scalar."""
+        """Returns the loss of a batch: a scalar, without the weight that the mix gives it.
+
+        Args:
+            student: the student's Output of `batch.images`.
+            teacher: the teacher's Output of the same images; None if `needs_teacher` is False and
+                the run has no teacher.
+            batch: the images, their labels and their indices in the training set.
+        """
         raise NotImplementedError
 
     def setup(self, labels: Tensor) -> None:
-        """Told once, before training: the labels (n,) of the training set, whose images `batch.index` counts."""
+        """Prepares the loss for a training set; called once before training. Does nothing here.
+
+        Args:
+            labels: the labels of all training images, int64 (n,). `batch.index` counts in them.
+        """
 
     def register_running_mean(self, name: str, shape: tuple[int, ...]) -> None:
-        """Register a running mean of this shape: `track` adds to it, the loop keeps one per epoch in history.npz."""
+        """Registers a mean over the training images, which is saved per epoch in history.npz.
+
+        Call it in `__init__`, and `track(name, values)` in `forward`.
+
+        Args:
+            name: name of the mean; history.npz has it as "LOSS.NAME", (epochs, *shape).
+            shape: shape of the values of one image.
+        """
         self.register_buffer(f"{name}_sum", torch.zeros(shape), persistent=False)
         self.register_buffer(f"{name}_count", torch.zeros(()), persistent=False)
         self.running_names += (name,)
 
     def track(self, name: str, values: Tensor) -> None:
-        """Add (batch, *shape) to a running mean, in train mode; nothing waits for the device."""
+        """Adds the values of a batch, (batch, *shape), to a running mean; ignored in eval mode."""
         if self.training:
             getattr(self, f"{name}_sum").add_(values.detach().sum(0))
             getattr(self, f"{name}_count").add_(len(values))
 
     def running_buffers(self) -> dict[str, Tensor]:
-        """What `means` are computed from: zeroed by the loop before an epoch, kept in its checkpoints."""
+        """Returns the sums and counts of the running means by their names.
+
+        The training loop zeroes them before each epoch and saves them in its checkpoints.
+        """
         return {
-            f"{n}_{part}": getattr(self, f"{n}_{part}")
-            for n in self.running_names
+            f"{name}_{part}": getattr(self, f"{name}_{part}")
+            for name in self.running_names
             for part in ("sum", "count")
         }
 
     def means(self) -> dict[str, Tensor]:
-        """The running means since they were last zeroed."""
+        """Returns the running means since they were last zeroed, each of its registered shape."""
         return {
             name: getattr(self, f"{name}_sum") / getattr(self, f"{name}_count")
             for name in self.running_names
@@ -84,12 +129,28 @@ class Loss(nn.Module):
 def align_from_deepest(
     student: Sequence[Tensor], teacher: Sequence[Tensor]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Both networks' maps two by two from the deepest on, in order; the shallowest of who has more stay alone."""
+    """Pairs the feature maps of student and teacher: deepest with deepest, and so on upwards.
+
+    Args:
+        student: the student's maps, shallow to deep.
+        teacher: the teacher's maps, shallow to deep; there may be more or fewer.
+
+    Returns:
+        (student map, teacher map) pairs, shallow to deep. The shallowest maps of the network with
+        more of them are left out.
+    """
     return [*zip(student[::-1], teacher[::-1], strict=False)][::-1]
 
 
-def match_size(h_s: Tensor, h_t: Tensor) -> tuple[Tensor, ...]:
-    """A student's and a teacher's map (batch, channels, height, width), the larger averaged down, in float32."""
+def match_size(h_s: Tensor, h_t: Tensor) -> tuple[Tensor, Tensor]:
+    """Brings two maps to the smaller of their heights and widths by average pooling, in float32.
+
+    Args:
+        h_s: the student's map, (batch, channels, height, width).
+        h_t: the teacher's map; its channels, height and width may differ.
+    """
     size = [*map(min, h_s.shape[2:], h_t.shape[2:])]
-    pair = h_s.float(), h_t.float()
-    return tuple(h if [*h.shape[2:]] == size else F.adaptive_avg_pool2d(h, size) for h in pair)
+    return tuple(
+        h.float() if [*h.shape[2:]] == size else F.adaptive_avg_pool2d(h.float(), size)
+        for h in (h_s, h_t)
+    )

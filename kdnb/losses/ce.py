@@ -1,4 +1,4 @@
-"""Cross-entropy with the labels: what every student learns from, with a teacher or without."""
+"""Cross-entropy with the labels, the loss that every method contains."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,7 +7,7 @@ from kdnb.losses.base import Batch, Loss, Output
 
 
 class CE(Loss, name="ce"):
-    """The mean over the batch, in nats."""
+    """Cross-entropy of the student's predictions with the labels: batch mean, in nats."""
 
     needs_teacher = False
 

@@ -13,12 +13,21 @@ EPS = 1e-7
 
 
 class CRD(Loss, name="crd", method="ce + crd:0.8"):
-    """An image's embedded pooled features shall be told from those of K images of other classes by what the other
-    network made of them, which two memories hold (section 3). The student learns from the half that embeds its own.
+    """Noise-contrastive estimation between the pooled features of student and teacher (section 3).
 
-    dim: the size of the embeddings. K: negatives, drawn anew for each image in each step; with replacement if there are
-    not as many outside of a class. T: temperature. momentum: how much of a memory's row stays when its image is seen.
+    Both networks' features are embedded and normalised. Each network has a memory of the embeddings
+    of all training images. An image's embedding from one network has to be closer to the image's
+    row in the other network's memory than to the rows of K images of other classes.
+
+    Args:
+        dim: size of the embeddings.
+        K: number of negatives, drawn anew for each image in each step. They are drawn with
+            replacement if a class has fewer than K images outside of it.
+        T: temperature that the similarities are divided by.
+        momentum: share of the old value in a memory row when its image is seen again.
     """
+
+    may_be_zero = frozenset({"momentum"})
 
     def __init__(
         self,
@@ -29,68 +38,87 @@ class CRD(Loss, name="crd", method="ce + crd:0.8"):
         momentum: float = 0.5,
     ):
         super().__init__()
-        self.dim, self.K, self.T, self.momentum = dim, K, T, momentum
+        self.dim = dim
+        self.K = K
+        self.T = T
+        self.momentum = momentum
         self.embed_s, self.embed_t = (nn.Linear(output.pooled.shape[1], dim) for output in examples)
         self.register_buffer("labels", None)
 
     def setup(self, labels: Tensor) -> None:
-        others = len(labels) - int(labels.bincount().max())
-        if not others:
+        """Fills the memories with random rows. Raises InputError if there is only one class."""
+        fewest_negatives = len(labels) - int(labels.bincount().max())
+        if not fewest_negatives:
             raise InputError(
-                "crd tells images of different classes apart, and all of these are of one: choose another"
+                "crd contrasts images of different classes, and all training images are of one: "
+                "choose another loss"
             )
-        self.replacement = others < self.K
+        self.replacement = fewest_negatives < self.K
         self.register_buffer("labels", labels.clone())
         bound = 1 / math.sqrt(self.dim / 3)
-        for side in "st":
-            self.register_buffer(
-                f"memory_{side}", torch.empty(len(labels), self.dim).uniform_(-bound, bound)
-            )
-            self.register_buffer(f"Z_{side}", torch.tensor(-1.0))  # not known yet
+        for network in "st":
+            memory = torch.empty(len(labels), self.dim).uniform_(-bound, bound)
+            self.register_buffer(f"memory_{network}", memory)
+            self.register_buffer(f"Z_{network}", torch.tensor(-1.0))  # unknown until the first step
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         if self.labels is None or batch.index is None:
             raise InputError(
-                "crd remembers training images: it needs all labels beforehand, and each batch's index"
+                "crd has a memory of the training images: it needs all of their labels before the "
+                "first batch, and the index of each batch"
             )
-        places = torch.cat([batch.index[:, None], self.negatives(batch.labels)], 1)  # b 1+k
-        return self.contrast(student.pooled, teacher.pooled, batch.index, places)
+        # b 1+k: the image itself, then its negatives
+        indices = torch.cat([batch.index[:, None], self.negatives(batch.labels)], 1)
+        return self.contrast(student.pooled, teacher.pooled, batch.index, indices)
 
     def negatives(self, labels: Tensor) -> Tensor:
-        """Random places of images of other classes than each of these labels: (batch,) -> (batch, K)."""
-        other = self.labels != labels[:, None]  # b n
+        """Draws indices of training images of other classes: labels (batch,) -> (batch, K)."""
+        is_negative = self.labels != labels[:, None]  # b n
         if self.replacement:
-            counted = other.cumsum(1, dtype=torch.float32)
-            draws = torch.rand(len(labels), self.K, device=labels.device) * counted[:, -1:]
-            return torch.searchsorted(counted, draws, right=True)
-        keys = torch.rand(other.shape, device=labels.device).masked_fill(~other, -1)
+            counts = is_negative.cumsum(1, dtype=torch.float32)
+            draws = torch.rand(len(labels), self.K, device=labels.device) * counts[:, -1:]
+            return torch.searchsorted(counts, draws, right=True)
+        keys = torch.rand(is_negative.shape, device=labels.device).masked_fill(~is_negative, -1)
         return keys.topk(self.K, sorted=False).indices
 
-    def contrast(self, student: Tensor, teacher: Tensor, index: Tensor, places: Tensor) -> Tensor:
-        """The loss of pooled features (batch, channels) of the images index (batch,), against what is remembered of the
-        images places (batch, 1 + K), the first of which they are themselves."""
+    def contrast(self, student: Tensor, teacher: Tensor, index: Tensor, indices: Tensor) -> Tensor:
+        """Returns the loss of a batch and, in train mode, updates the memories.
+
+        Args:
+            student: the student's pooled features, (batch, channels).
+            teacher: the teacher's, (batch, channels).
+            index: indices of the batch's images in the training set, (batch,).
+            indices: `index` and, after it, those of the negatives, (batch, 1 + K).
+        """
         with torch.autocast(student.device.type, enabled=False):
-            e_s, e_t = (
-                F.normalize(self.embed_s(student.float())),
-                F.normalize(self.embed_t(teacher.float())),
-            )  # b d
-            loss = self.half(e_s, self.memory_t, self.Z_s, places) + self.half(
-                e_t, self.memory_s, self.Z_t, places
-            )
+            e_s = F.normalize(self.embed_s(student.float()))  # b d
+            e_t = F.normalize(self.embed_t(teacher.float()))  # b d
+            loss_s = self.nce(e_s, self.memory_t, self.Z_s, indices)
+            loss_t = self.nce(e_t, self.memory_s, self.Z_t, indices)
         if self.training:
             for memory, e in ((self.memory_s, e_s), (self.memory_t, e_t)):
                 rows = self.momentum * memory[index] + (1 - self.momentum) * e.detach()
                 memory.index_copy_(0, index, F.normalize(rows))
-        return loss
+        return loss_s + loss_t
 
-    def half(self, e: Tensor, memory: Tensor, Z: Tensor, places: Tensor) -> Tensor:
-        """Noise-contrastive estimation: embeddings (batch, dim) of one network against the other's memory (n, dim)."""
-        n, c = len(memory), (places.shape[1] - 1) / len(memory)
-        # All products are much less than K + 1 copied rows an image; one copy, because the rows change after this.
-        u = (e @ memory.clone().T / self.T).gather(1, places).exp()  # b 1+k
-        known = torch.where(Z < 0, u.detach().mean() * n, Z)  # from the first batch on
+    def nce(self, e: Tensor, memory: Tensor, Z: Tensor, indices: Tensor) -> Tensor:
+        """Noise-contrastive estimation of one network's embeddings against the other's memory.
+
+        Args:
+            e: embeddings, (batch, dim).
+            memory: the other network's memory, (n, dim).
+            Z: normalisation constant, a scalar buffer; it is set in the first training step.
+            indices: rows of the memory to compare with, (batch, 1 + K), the positive one first.
+        """
+        n = len(memory)
+        noise = (indices.shape[1] - 1) / n
+        # All n products cost less than a copy of K + 1 rows per image. The memory itself is copied
+        # because its rows change before the backward pass.
+        u = (e @ memory.clone().T / self.T).gather(1, indices).exp()  # b 1+k
+        constant = torch.where(Z < 0, u.detach().mean() * n, Z)
         if self.training:
-            Z.copy_(known)
-        u = u / known
-        own, others = u[:, 0] / (u[:, 0] + c + EPS), c / (u[:, 1:] + c + EPS)
-        return -(own.log().mean() + others.log().sum(1).mean())
+            Z.copy_(constant)
+        u = u / constant
+        positive = u[:, 0] / (u[:, 0] + noise + EPS)
+        negative = noise / (u[:, 1:] + noise + EPS)
+        return -(positive.log().mean() + negative.log().sum(1).mean())

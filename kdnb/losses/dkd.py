@@ -9,33 +9,49 @@ from kdnb.losses.lskd import standardise
 
 
 def non_target(logits: Tensor, labels: Tensor) -> Tensor:
-    """Logits (batch, classes) whose softmax is that of the classes other than the label's, where it is 0."""
+    """Sets each image's logit of its label to -1000: (batch, classes) -> (batch, classes).
+
+    Their softmax is 0 at the label and sums to 1 over the other classes.
+    """
     return logits.scatter(1, labels[:, None], -1000.0)
 
 
 class DKD(Loss, name="dkd", method="ce + dkd"):
-    """alpha * TCKD + beta * NCKD, batch means times T^2 (section 3): KL(teacher || student) of the label's class
-    against all others together, and of the others among themselves.
+    """(alpha * TCKD + beta * NCKD) * T^2, batch means of KL(teacher || student) (section 3).
 
-    T: the temperature. standardise: both predictions, as in LSKD, whose alpha, beta and T are 12, 24 and 2.
+    TCKD compares the probability of the label's class with that of all other classes together,
+    NCKD the probabilities of the other classes among themselves.
+
+    Args:
+        alpha: weight of the target-class part, TCKD.
+        beta: weight of the non-target-class part, NCKD.
+        T: temperature of both networks' predictions.
+        standardise: whether the logits are standardised first, as in LSKD; its authors use
+            alpha = 12, beta = 24 and T = 2 then.
     """
 
-    same_classes, warmup = True, 20
+    same_classes = True
+    warmup = 20
+    may_be_zero = frozenset({"alpha", "beta"})
 
     def __init__(
         self,
-        *_: Output,
+        *examples: Output,
         alpha: float = 1.0,
         beta: float = 6.0,
         T: float = 4.0,
         standardise: bool = False,
     ):
         super().__init__()
-        self.alpha, self.beta, self.T, self.standardise = alpha, beta, T, standardise
+        self.alpha = alpha
+        self.beta = beta
+        self.T = T
+        self.standardise = standardise
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         if self.standardise:
-            student, teacher = standardise(student), standardise(teacher)
+            student = standardise(student)
+            teacher = standardise(teacher)
         binary_s, others_s = self.decoupled(student.logits, batch.labels)
         binary_t, others_t = self.decoupled(teacher.logits, batch.labels)
         tckd = F.kl_div(binary_s, binary_t, reduction="batchmean", log_target=True)
@@ -43,10 +59,14 @@ class DKD(Loss, name="dkd", method="ce + dkd"):
         return (self.alpha * tckd + self.beta * nckd) * self.T**2
 
     def decoupled(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Log probabilities (batch, 2) of the label's class and of all others, (batch, classes) among the others."""
+        """Splits predictions (batch, classes) into two sets of log probabilities.
+
+        Returns:
+            (batch, 2): of the label's class, and of all other classes together.
+            (batch, classes): of the other classes among themselves.
+        """
         z = logits.float() / self.T  # b c
         others = non_target(z, labels)  # b c
-        binary = torch.cat(
-            [z.gather(1, labels[:, None]), others.logsumexp(1, keepdim=True)], 1
-        )  # b 2
+        target = z.gather(1, labels[:, None])  # b 1
+        binary = torch.cat([target, others.logsumexp(1, keepdim=True)], 1)  # b 2
         return F.log_softmax(binary, dim=1), F.log_softmax(others, dim=1)

@@ -1,4 +1,4 @@
-"""Knowledge distillation (Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015)."""
+"""Knowledge distillation (Hinton, Vinyals, Dean, 2015)."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,9 +7,12 @@ from kdnb.losses.base import Batch, Loss, Output
 
 
 class KD(Loss, name="kd", method="ce:0.1 + kd:0.9"):
-    """KL(teacher / T || student / T) * T^2, batch mean (section 2). The mix is the one of RepDistiller's benchmark.
+    """KL(teacher || student) of the predictions at temperature T, batch mean times T^2 (section 2).
 
-    T: the temperature that softens both predictions.
+    The weights of the method are those of RepDistiller's benchmark.
+
+    Args:
+        T: temperature of both networks' predictions.
     """
 
     same_classes = True

@@ -1,4 +1,4 @@
-"""Logit standardisation (Sun, Ren, Li, Wang, Cao, Logit Standardization in Knowledge Distillation, CVPR 2024)."""
+"""Logit standardisation in knowledge distillation (Sun, Ren, Li, Wang, Cao, CVPR 2024)."""
 
 from torch import Tensor
 
@@ -7,16 +7,17 @@ from kdnb.losses.kd import KD
 
 
 def standardise(output: Output) -> Output:
-    """The same with logits of mean 0 and standard deviation 1, image by image: their Z-scores."""
+    """Returns the Output with each image's logits at mean 0 and standard deviation 1 (Z-scores)."""
     logits = output.logits.float()
     centred = logits - logits.mean(1, keepdim=True)  # b c
     return output._replace(logits=centred / (1e-7 + logits.std(1, keepdim=True)))
 
 
 class LSKD(KD, name="lskd", method="ce:0.1 + lskd:9"):
-    """KD of standardised predictions, so that the student need not reach the teacher's scale.
+    """KD of standardised logits, so that the student need not match the scale of the teacher's.
 
-    T: the temperature, in standard deviations.
+    Args:
+        T: temperature of the standardised logits.
     """
 
     def __init__(self, student: Output, teacher: Output, *, T: float = 2.0):

@@ -1,5 +1,4 @@
-"""Normalised knowledge distillation (Yang, Zeng, Li, Zhang, Yuan, Li, From Knowledge Distillation to Self-Knowledge
-Distillation: A Unified Approach with Normalized Loss and Customized Soft Labels, ICCV 2023)."""
+"""Normalised knowledge distillation, NKD (Yang, Zeng, Li, Zhang, Yuan, Li, ICCV 2023)."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,25 +8,32 @@ from kdnb.losses.dkd import non_target
 
 
 class NKD(Loss, name="nkd", method="ce + nkd"):
-    """Cross-entropies with the teacher's predictions: of the label's class, at temperature 1, plus gamma * T^2 times
-    that of the other classes, normalised among themselves.
+    """Cross-entropy with the teacher's predictions, split into target and other classes.
 
-    T: the temperature of the other classes. T and gamma are those for CIFAR-100; for ImageNet they are 1 and 1.5.
+    The target part, -p_t * log p_s of the label's class, is taken at temperature 1. To it is added
+    gamma * T^2 times the cross-entropy of the other classes, whose probabilities are normalised to
+    sum to 1. Batch mean.
+
+    Args:
+        T: temperature of the other classes; 3 for CIFAR-100, 1 for ImageNet in the paper.
+        gamma: weight of the other classes; 3.5 for CIFAR-100, 1.5 for ImageNet in the paper.
     """
 
     same_classes = True
+    may_be_zero = frozenset({"gamma"})
 
     def __init__(self, student: Output, teacher: Output, *, T: float = 3.0, gamma: float = 3.5):
         super().__init__()
-        self.T, self.gamma = T, gamma
+        self.T = T
+        self.gamma = gamma
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        z_s, z_t, label = student.logits.float(), teacher.logits.float(), batch.labels[:, None]
-        target = F.softmax(z_t, dim=1).gather(1, label) * F.log_softmax(z_s, dim=1).gather(
-            1, label
-        )  # b 1
-        others_s, others_t = (non_target(z / self.T, batch.labels) for z in (z_s, z_t))  # b c
-        return (
-            self.gamma * self.T**2 * F.cross_entropy(others_s, F.softmax(others_t, dim=1))
-            - target.mean()
-        )
+        z_s = student.logits.float()  # b c
+        z_t = teacher.logits.float()  # b c
+        label = batch.labels[:, None]
+        log_p_s = F.log_softmax(z_s, dim=1).gather(1, label)  # b 1
+        p_t = F.softmax(z_t, dim=1).gather(1, label)  # b 1
+        others_s = non_target(z_s / self.T, batch.labels)  # b c
+        others_t = non_target(z_t / self.T, batch.labels)  # b c
+        others = F.cross_entropy(others_s, F.softmax(others_t, dim=1))
+        return self.gamma * self.T**2 * others - (p_t * log_p_s).mean()

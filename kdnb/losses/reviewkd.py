@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from kdnb.losses.base import Batch, Loss, Output, align_from_deepest
 
-WIDEST = 512  # channels between the two convolutions of a fusion
+MAX_WIDTH = 512  # channels between the two convolutions of a fusion
 
 
 def convolution(c_in: int, c_out: int, kernel: int) -> nn.Sequential:
@@ -16,15 +16,35 @@ def convolution(c_in: int, c_out: int, kernel: int) -> nn.Sequential:
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion of a student's map with what the deeper ones gave, to the shape of a teacher's."""
+    """Attention-based fusion (ABF) of a student's map with the result of the deeper level.
 
-    def __init__(self, c_in: int, c_mid: int, c_out: int, deepest: bool):
+    Args:
+        c_in: channels of the student's map.
+        c_mid: channels of the fused maps.
+        c_out: channels of the teacher's map.
+        is_deepest: whether there is no deeper level to fuse with.
+    """
+
+    def __init__(self, c_in: int, c_mid: int, c_out: int, is_deepest: bool):
         super().__init__()
-        self.enter, self.leave = convolution(c_in, c_mid, 1), convolution(c_mid, c_out, 3)
-        self.gates = None if deepest else nn.Sequential(nn.Conv2d(2 * c_mid, 2, 1), nn.Sigmoid())
+        self.enter = convolution(c_in, c_mid, 1)
+        self.leave = convolution(c_mid, c_out, 3)
+        self.gates = None
+        if not is_deepest:
+            self.gates = nn.Sequential(nn.Conv2d(2 * c_mid, 2, 1), nn.Sigmoid())
 
     def forward(self, h: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
-        """(what the teacher's map of this size is compared with, what goes on to the next shallower map)."""
+        """Fuses one level.
+
+        Args:
+            h: the student's map, (batch, c_in, height, width).
+            deeper: the second result of the deeper level; None at the deepest.
+            size: height and width of the teacher's map.
+
+        Returns:
+            (batch, c_out, *size): to be compared with the teacher's map.
+            (batch, c_mid, *size): input of the next shallower level.
+        """
         x = self.enter(h)
         if deeper is not None:
             deeper = F.interpolate(deeper, x.shape[2:])
@@ -35,39 +55,51 @@ class Fusion(nn.Module):
 
 
 def hierarchical(h_s: Tensor, h_t: Tensor) -> Tensor:
-    """Mean squared error of two maps, whole and averaged to 4, 2 and 1 pixels a side, each weighing half the former."""
-    loss, weights = F.mse_loss(h_s, h_t), [1.0]
-    for side in (4, 2, 1):
-        if side < h_s.shape[2]:
+    """Hierarchical context loss: mean squared error of two maps at several resolutions.
+
+    The maps are compared at full size and averaged to 4, 2 and 1 pixels a side; each resolution has
+    half the weight of the one before. The weighted mean is returned.
+    """
+    loss = F.mse_loss(h_s, h_t)
+    weights = [1.0]
+    for size in (4, 2, 1):
+        if size < h_s.shape[2]:
             weights.append(weights[-1] / 2)
-            small_s, small_t = (F.adaptive_avg_pool2d(h, side) for h in (h_s, h_t))
+            small_s, small_t = (F.adaptive_avg_pool2d(h, size) for h in (h_s, h_t))
             loss = loss + weights[-1] * F.mse_loss(small_s, small_t)
     return loss / sum(weights)
 
 
 def levels(student: Output, teacher: Output) -> list[tuple[Tensor, Tensor]]:
-    """What is compared, from deep to shallow: pooled features as maps of one pixel, then the stages."""
+    """Returns the (student, teacher) maps to compare, deep to shallow.
+
+    The deepest level are the pooled features, as maps of one pixel; the others are the stages. The
+    teacher's are taken before the ReLU where it has pre-activations.
+    """
     pooled_s, pooled_t = (output.pooled[:, :, None, None] for output in (student, teacher))
-    return align_from_deepest(
-        (*student.stages, pooled_s), (*(teacher.preacts or teacher.stages), pooled_t)
-    )[::-1]
+    maps_t = teacher.preacts or teacher.stages
+    return align_from_deepest((*student.stages, pooled_s), (*maps_t, pooled_t))[::-1]
 
 
 class ReviewKD(Loss, name="reviewkd", method="ce + reviewkd:5"):
-    """Each of the teacher's maps, before its ReLU if there is one, teaches the student's of its level and all deeper
-    ones, fused; the hierarchical context losses are summed (section 3)."""
+    """Compares each teacher map with a fusion of the student's map of its level and deeper ones.
+
+    The hierarchical context losses of all levels are summed (section 3).
+    """
 
     warmup = 20
 
     def __init__(self, student: Output, teacher: Output):
         super().__init__()
-        pairs, c_mid = levels(student, teacher), min(WIDEST, student.pooled.shape[1])
+        c_mid = min(MAX_WIDTH, student.pooled.shape[1])
         self.fusions = nn.ModuleList(
-            Fusion(s.shape[1], c_mid, t.shape[1], not i) for i, (s, t) in enumerate(pairs)
+            Fusion(h_s.shape[1], c_mid, h_t.shape[1], is_deepest=level == 0)
+            for level, (h_s, h_t) in enumerate(levels(student, teacher))
         )
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        loss, deeper = 0, None
+        loss = 0
+        deeper = None
         for fusion, (h_s, h_t) in zip(self.fusions, levels(student, teacher), strict=True):
             fused, deeper = fusion(h_s, deeper, h_t.shape[2:])
             loss = loss + hierarchical(fused.float(), h_t.float())

@@ -1,5 +1,4 @@
-"""Weighted transformed teacher matching (Zheng, Yang, Knowledge Distillation Based on Transformed Teacher Matching,
-ICLR 2024)."""
+"""Weighted transformed teacher matching, WTTM (Zheng, Yang, ICLR 2024)."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,10 +7,14 @@ from kdnb.losses.base import Batch, Loss, Output
 
 
 class WTTM(Loss, name="wttm", method="ce + wttm:4"):
-    """KL(p^gamma / U || student), U = sum over the classes of p^gamma, each image weighed by its U; batch mean.
+    """U * KL(p^gamma / U || student), batch mean.
 
-    gamma: the power of the teacher's probabilities p; softening by T = 1 / gamma, but of the teacher alone. It and
-    the weight are the ones that the authors' code gives for WTTM, beside CRD and for VGG-13 -> VGG-8.
+    p are the teacher's probabilities of an image, U is the sum of p^gamma over the classes: the
+    weight of the image. Only the teacher's predictions are softened, by temperature 1 / gamma.
+
+    Args:
+        gamma: the power of the teacher's probabilities. It and the weight of the method are those
+            that the authors' code gives for WTTM beside CRD and VGG-13 -> VGG-8.
     """
 
     same_classes = True
@@ -23,7 +26,6 @@ class WTTM(Loss, name="wttm", method="ce + wttm:4"):
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         log_p_s = F.log_softmax(student.logits.float(), dim=1)  # b c
         powers = self.gamma * F.log_softmax(teacher.logits.float(), dim=1)  # b c
-        divergence = F.kl_div(
-            log_p_s, F.log_softmax(powers, dim=1), reduction="none", log_target=True
-        ).sum(1)  # b
+        log_p_t = F.log_softmax(powers, dim=1)  # b c
+        divergence = F.kl_div(log_p_s, log_p_t, reduction="none", log_target=True).sum(1)  # b
         return (powers.exp().sum(1) * divergence).mean()

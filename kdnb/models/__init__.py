@@ -1,7 +1,8 @@
-"""The networks. Each returns its features beside its logits; nothing hooks into a forward pass.
+"""The networks. Each returns its feature maps beside its logits, without forward hooks.
 
-`create_model(name, num_classes)` builds one, `load_weights(name, path)` from a checkpoint with the key names of the
-official code and RepDistiller. A network is a file in this folder that registers itself.
+`create_model(name, num_classes)` builds a network, `load_weights(name, path)` loads one from a
+checkpoint with the key names of the official code and RepDistiller. To add a network, put a file
+into this folder that calls `kdnb.models.base.register`.
 """
 
 from kdnb.models.base import (

@@ -1,4 +1,4 @@
-"""What every network of the study returns and how it makes itself known; the networks stand in files of their own."""
+"""What all networks return, the base class of most, and how a network gets its name."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -13,14 +13,17 @@ from kdnb.errors import InputError
 
 
 class Output(NamedTuple):
-    """What every model returns.
+    """The logits and feature maps of a batch: what every network returns.
+
+    A tap is a block whose feature map is returned. Maps are (batch, channels, height, width).
 
     Attributes:
         logits: (batch, classes).
-        feats: one (batch, channels, height, width) per tapped block, shallow to deep, after the ReLU where one follows.
-        stages: the maps that published recipes take, mostly the last of each size (of a WRN the raw, signed sums).
-        pooled: (batch, channels), what the classifier reads.
-        preacts: stages after batch norm and before the ReLU, of networks that have such; else empty.
+        feats: the map of each tap, shallow to deep, after the ReLU if one follows the block.
+        stages: the maps that published distillation losses compare, shallow to deep: for most
+            networks the last map of each size. Those of a WRN are taken before the ReLU.
+        pooled: (batch, channels), the input of the classifier.
+        preacts: the stages between batch norm and ReLU; empty for a network without such maps.
     """
 
     logits: Tensor
@@ -31,67 +34,79 @@ class Output(NamedTuple):
 
 
 class Grouped(nn.Module):
-    """A stem, groups of blocks, a head and a linear layer: what the networks of the study have in common.
+    """Base class of networks made of a stem, groups of blocks, a head and a linear classifier.
 
-    Its blocks compute pre-activations; the ReLU that turns them into taps is here. A group's last tap is a stage.
+    A subclass creates its layers, with the groups as `layer1`, `layer2` ... (or it overrides
+    `block_groups`), and the classifier under `classifier_name`. `forward` applies them and collects
+    the Output. The last map of each group is a stage.
+
+    Attributes:
+        classifier_name: name of the classifier, a linear layer, as in `named_modules()`.
+        relu_after_block: whether `forward` applies a ReLU after each block. If so, the blocks
+            return pre-activations, and those of the stages become `Output.preacts`.
+        tap_every: which blocks of a group are taps: every n-th.
     """
 
     classifier_name = "fc"
-    relu_after_block = True  # False: a block's output is its tap as it is
-    tap_every = 1  # of a group, every so many-th block is a tap
+    relu_after_block = True
+    tap_every = 1
 
     def block_groups(self) -> list[Iterable[nn.Module]]:
+        """Returns the groups of blocks in the order in which they are applied."""
         return [layer for name, layer in self.named_children() if name.startswith("layer")]
 
     def stem(self, x: Tensor) -> Tensor:
+        """Applies the layers before the first group to the images."""
         return F.relu(self.bn1(self.conv1(x)))
 
     def head(self, x: Tensor) -> Tensor:
-        """What is done before the pixel mean."""
+        """Applies the layers between the last group and the global average pooling: none here."""
         return x
 
     def forward(self, x: Tensor) -> Output:
-        """Images (batch, 3, height, width), normalised -> Output."""
-        x, feats, stages, preacts = self.stem(x), [], [], []
+        """Returns the Output of normalised images, (batch, 3, height, width)."""
+        x = self.stem(x)
+        feats, stages, preacts = [], [], []
         for group in self.block_groups():
-            for b, block in enumerate(group, 1):
+            for number, block in enumerate(group, 1):
                 preact = block(x)
                 x = F.relu(preact) if self.relu_after_block else preact
-                feats += [] if b % self.tap_every else [x]
+                if number % self.tap_every == 0:
+                    feats.append(x)
             stages.append(x)
             preacts.append(preact)
         pooled = self.head(x).mean((2, 3))
         logits = self.get_submodule(self.classifier_name)(pooled)
-        return Output(
-            logits,
-            tuple(feats),
-            tuple(stages),
-            pooled,
-            tuple(preacts) if self.relu_after_block else (),
-        )
+        if not self.relu_after_block:
+            preacts = []
+        return Output(logits, tuple(feats), tuple(stages), pooled, tuple(preacts))
 
     @property
     def block_names(self) -> list[str]:
-        """A name per tap, for the axes of plots: group.block, counted from 1."""
-        groups = enumerate(([*group] for group in self.block_groups()), 1)
+        """The name of each tap for plots: "group.block", both counted from 1."""
         return [
-            f"{g}.{b}"
-            for g, group in groups
-            for b in range(self.tap_every, len(group) + 1, self.tap_every)
+            f"{group}.{block}"
+            for group, blocks in enumerate(self.block_groups(), 1)
+            for block in range(self.tap_every, len([*blocks]) + 1, self.tap_every)
         ]
 
 
 def conv(
     in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, groups: int = 1
 ) -> nn.Conv2d:
-    """A convolution that keeps the size (at stride 1), without bias: batch norm follows."""
+    """Returns a convolution without bias, padded so that stride 1 keeps the size of the map."""
     return nn.Conv2d(
         in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
     )
 
 
 def initialise(model: nn.Module, linear: float = 0) -> None:
-    """Convolutions as in He et al. (ICCV 2015); linear: the deviation of linear layers, biases 0 then; 0: as torch."""
+    """Initialises a network in place: its convolutions as in He et al. (ICCV 2015), mode fan_out.
+
+    Args:
+        linear: standard deviation of the weights of linear layers; all biases are set to 0 then.
+            0 leaves linear layers and biases as they are.
+    """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -102,54 +117,96 @@ def initialise(model: nn.Module, linear: float = 0) -> None:
 
 
 class Block(NamedTuple):
-    """A tap of a network: its name, group.block, and (channels, height, width) of its map."""
+    """A tap of a network.
+
+    Attributes:
+        name: its name in `block_names`.
+        shape: (channels, height, width) of its map.
+    """
 
     name: str
     shape: tuple[int, int, int]
 
 
-FAMILIES: dict[
-    str, tuple[re.Pattern, str, Callable[..., nn.Module]]
-] = {}  # by how people spell them
+class Family(NamedTuple):
+    """One registered network or family of networks, see `register`."""
+
+    pattern: re.Pattern
+    template: str
+    build: Callable[..., nn.Module]
+
+
+FAMILIES: dict[str, Family] = {}  # by the text that error messages list them with
 
 
 def register(pattern: str, template: str = "", spelling: str = "") -> Callable:
-    """Makes a function a family of networks: `build(*groups, num_classes)` of the groups of `pattern` in a name.
+    """Returns a decorator that gives a network, or a family of networks, its name.
 
-    template: the canonical name, with a {} for each group; spelling: for people; both are the pattern, if not given. The
-    network returns Output and has `block_names`, a name per tap, and `classifier_name`, that of its last linear layer;
-    an impossible one is an InputError.
+    The decorated function or class is called as `build(*groups, num_classes=...)`, with the groups
+    of the pattern that the name matched. It returns a network, for example from `kdnb.tapped`,
+    whose forward pass returns an Output and that has two attributes: `block_names`, a name per tap,
+    and `classifier_name`, the name of its last linear layer in `named_modules()`. It raises
+    InputError for groups that describe no network.
+
+    Names match in upper and lower case alike. The groups are passed in lower case.
+
+    Example::
+
+        @register("MyNet")
+        def build(num_classes): ...
+
+        @register(r"mynet_(\\d+)", "mynet_{}", "mynet_DEPTH")
+        def build(depth, num_classes): ...
+
+    Args:
+        pattern: regular expression that matches the whole name.
+        template: the canonical name, with a {} for each group. Default: the pattern.
+        spelling: how error messages write the pattern. Default: the pattern.
     """
 
     def add(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        FAMILIES[spelling or pattern] = re.compile(pattern), template or pattern, build
+        compiled = re.compile(pattern, re.IGNORECASE)
+        FAMILIES[spelling or pattern] = Family(compiled, template or pattern, build)
         return build
 
     return add
 
 
 def find_family(name: str) -> tuple[str, Callable[..., nn.Module]]:
-    for pattern, template, build in FAMILIES.values():
-        if match := pattern.fullmatch(name.strip().lower()):
-            return template.format(*match.groups()), partial(build, *match.groups())
+    """Returns the canonical name of a network, and a function `build(num_classes=...)` of it.
+
+    Raises InputError for an unknown name.
+    """
+    for family in FAMILIES.values():
+        if match := family.pattern.fullmatch(name.strip()):
+            groups = [group and group.lower() for group in match.groups()]
+            return family.template.format(*groups), partial(family.build, *groups)
     raise InputError(f"unknown model {name!r}: choose {', '.join(FAMILIES)}")
 
 
 @lru_cache
 def model_name(name: str) -> str:
-    """The name as the study writes it (wrn_40_2); the official code's spellings (`wrn40x2`, `resnet34im`) are accepted.
+    """Returns the canonical name of a network, such as wrn_40_2 for WRN-40-2 and wrn40x2.
 
-    Raises InputError for anything that is not a model here.
+    Raises InputError for an unknown name, or a network that cannot be built.
     """
     canonical, build = find_family(name)
-    with torch.device("meta"):  # without memory or random draws: only to see that it can be built
+    with torch.device("meta"):  # only a check: no memory, and no random numbers are drawn
         build(num_classes=2)
     return canonical
 
 
 def create_model(name: str, num_classes: int) -> nn.Module:
-    """A freshly initialised network; its weights follow torch's global seed. Raises InputError for an unknown name."""
-    return find_family(name)[1](num_classes=num_classes)
+    """Returns a newly initialised network; its weights depend on torch's global seed.
+
+    Args:
+        name: the name of a registered network, such as "wrn_40_2", or of one of torchvision's.
+        num_classes: number of outputs of its classifier.
+
+    Raises InputError for an unknown name.
+    """
+    _, build = find_family(name)
+    return build(num_classes=num_classes)
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -157,29 +214,32 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def class_count(model: nn.Module) -> int:
-    """How many classes a network of the study tells apart."""
+    """Returns the number of classes of a network: the outputs of its classifier."""
     return model.get_submodule(model.classifier_name).out_features
 
 
 @torch.no_grad()
 def example_output(model: nn.Module, images: Tensor) -> Output:
-    """One forward pass in eval mode that leaves the model as it was. Raises InputError for images it cannot take."""
+    """Returns a network's Output in eval mode, without gradients; its mode is restored.
+
+    Raises InputError for images that the network cannot process, such as too small ones.
+    """
     was_training = model.training
     try:
         return model.eval()(images)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, AssertionError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"images of {images.shape[-1]} pixels do not pass through this network: {why}"
+            f"images of {images.shape[-1]} pixels do not pass through this network: {reason}"
         ) from error
     finally:
         model.train(was_training)
 
 
 def blocks(model: nn.Module, image_size: int) -> list[Block]:
-    """Name and shape of each block's map for square images of so many pixels a side; leaves the model as it was."""
+    """Returns the name and shape of each tap for images of image_size x image_size pixels."""
     device = next(model.parameters()).device
     feats = example_output(model, torch.zeros(2, 3, image_size, image_size, device=device)).feats
     return [

@@ -1,4 +1,4 @@
-"""Weights files: reading them, torchvision's ImageNet weights, and what tells two sets of weights apart."""
+"""Reading checkpoints and torchvision's ImageNet weights, and a fingerprint of weights."""
 
 import hashlib
 import json
@@ -18,130 +18,157 @@ from torchvision.models import get_model_weights, list_models
 from kdnb.errors import InputError
 from kdnb.models.base import create_model, model_name
 
+NUMPY_SCALARS = [  # harmless types that some trainers save beside the weights
+    np._core.multiarray.scalar,
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8")),
+]
+READ_ERRORS = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    KeyError,
+    ValueError,
+    OSError,
+)
+WRAPPERS = ("model", "state_dict", "net", "student", "teacher")  # keys that state dicts are under
+
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or torch checkpoint, without the wrappings that trainers put around them.
+    """Returns the tensors of a .safetensors or torch checkpoint by their keys, on the CPU.
 
-    Nothing in the file is executed: torch files are read with `weights_only=True`; NumPy scalars, which some trainers
-    store beside the weights, are data and let through. Half precision comes as float32. Raises InputError.
+    A dictionary around the state dict, as trainers save it, and the prefix "module." are removed.
+    Half precision becomes float32. No code in the file is executed: torch files are read with
+    `weights_only=True`, NumPy scalars in them are allowed.
+
+    Raises InputError for a file that is missing, cannot be read or holds no weights.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"no weights file at {path}")
-    numpy_scalars = [
-        np._core.multiarray.scalar,
-        np.dtype,
-        *(type(np.dtype(t)) for t in ("f4", "f8", "i4", "i8")),
-    ]
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            with torch.serialization.safe_globals(numpy_scalars):
-                state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        KeyError,
-        ValueError,
-        OSError,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        wanted = "safetensors, or torch's with tensors alone"
-        raise InputError(f"{path} is not a readable weights file ({wanted}): {reason}") from None
-    while isinstance(state, dict) and not any(
-        isinstance(v, Tensor) and v.ndim for v in state.values()
-    ):
-        wrappings = ("model", "state_dict", "net", "student", "teacher")
-        inner = [state[k] for k in wrappings if isinstance(state.get(k), dict)]
-        if not inner:
-            raise InputError(
-                f"{path} holds no weights: expected a state dict, or one under 'model' or 'state_dict'"
-            )
-        state = inner[0]
-    if not isinstance(state, dict):
-        raise InputError(f"{path} holds a {type(state).__name__}, not a state dict")
+    state = unwrap(read_file(path), path)
     tensors = {
-        current_key(str(k).removeprefix("module.")): v
-        for k, v in state.items()
-        if isinstance(v, Tensor)
+        current_key(str(key).removeprefix("module.")): value
+        for key, value in state.items()
+        if isinstance(value, Tensor)
     }
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 
 
+def read_file(path: Path) -> object:
+    if not path.is_file():
+        raise InputError(f"no weights file at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except READ_ERRORS as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path} is not a readable weights file (safetensors, or torch's with nothing but "
+            f"tensors): {reason}"
+        ) from None
+
+
+def unwrap(state: object, path: Path) -> dict:
+    """Returns the state dict within the dictionaries that a trainer saved around it."""
+    while isinstance(state, dict) and not any(
+        isinstance(value, Tensor) and value.ndim for value in state.values()
+    ):
+        wrapped = [state[key] for key in WRAPPERS if isinstance(state.get(key), dict)]
+        if not wrapped:
+            raise InputError(
+                f"{path} holds no weights: expected a state dict, or one under 'model' or "
+                "'state_dict'"
+            )
+        state = wrapped[0]
+    if not isinstance(state, dict):
+        raise InputError(f"{path} holds a {type(state).__name__}, not a state dict")
+    return state
+
+
 def current_key(key: str) -> str:
-    """The key as torchvision writes it today: its files of DenseNets are older ("denselayer1.norm.1.weight")."""
+    """Returns a key as torchvision writes it today.
+
+    Its files of DenseNets are older: they say "denselayer1.norm.1" where it is "denselayer1.norm1".
+    """
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key)
 
 
 def read_metadata(path: str | Path) -> dict:
-    """What kdnb keeps beside the tensors of a .safetensors file, such as its classes; {} for files of others."""
+    """Returns what kdnb saved beside the weights in a .safetensors file, such as the class names.
+
+    Other files, and files that cannot be read, give {}.
+    """
     if Path(path).suffix != ".safetensors":
         return {}
     try:
         with safe_open(path, framework="pt") as file:
-            found = json.loads((file.metadata() or {}).get("kdnb", "{}"))
+            metadata = json.loads((file.metadata() or {}).get("kdnb", "{}"))
     except (SafetensorError, OSError, ValueError):
-        return {}  # reading the weights will say what is wrong
-    return found if isinstance(found, dict) else {}
+        return {}  # read_state_dict reports what is wrong with the file
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def load_weights(name: str, path: str | Path) -> nn.Module:
-    """The model `name` with the weights in `path`; the number of classes is read from the file.
+    """Returns the network `name` with the weights of a checkpoint.
 
-    Raises InputError if the file is of another network.
+    The number of classes is read from the checkpoint.
+
+    Raises InputError for a file that `read_state_dict` cannot read, and for weights of another
+    network.
     """
     state = read_state_dict(path)
-    with torch.device(
-        "meta"
-    ):  # without memory or random draws: only to learn how its classifier is called
+    with torch.device("meta"):  # only to get the classifier's name: no memory, no random numbers
         classifier = f"{create_model(name, 2).classifier_name}.weight"
     if classifier not in state or state[classifier].ndim != 2:
         raise InputError(f"{path} has no classifier {classifier!r}: is it a {model_name(name)}?")
     model = create_model(name, num_classes=len(state[classifier]))
-    expected = {k: v.shape for k, v in model.state_dict().items()}
-    # Old checkpoints lack batch norm's counters.
-    wrong = [
-        f"{k} is missing"
-        for k in expected
-        if k not in state and not k.endswith("num_batches_tracked")
-    ]
-    shapes = [
-        (k, tuple(state[k].shape), tuple(s))
-        for k, s in expected.items()
-        if k in state and state[k].shape != s
-    ]
-    wrong = [f"{k} is {has}, not {wanted}" for k, has, wanted in shapes] + wrong
-    wrong += [f"{k} has no place" for k in state if k not in expected]
-    if wrong:
+    if differences := compare_keys(state, model.state_dict()):
         raise InputError(
-            f"{path} does not fit {model_name(name)}: {wrong[0]} ({len(wrong)} differences in all)"
+            f"{path} does not fit {model_name(name)}: {differences[0]} "
+            f"({len(differences)} differences in all)"
         )
     model.load_state_dict(state, strict=False)
     return model
 
 
+def compare_keys(state: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
+    """Returns how a state dict differs from the expected one: shapes, then missing and extra keys.
+
+    The counters of batch norm may be missing, as in old checkpoints.
+    """
+    shapes, missing = [], []
+    for key, value in expected.items():
+        if key in state and state[key].shape != value.shape:
+            shapes.append(f"{key} is {tuple(state[key].shape)}, not {tuple(value.shape)}")
+        if key not in state and not key.endswith("num_batches_tracked"):
+            missing.append(f"{key} is missing")
+    extra = [f"{key} is not in the network" for key in state if key not in expected]
+    return shapes + missing + extra
+
+
 def has_imagenet_weights(name: str) -> bool:
-    """Whether torchvision offers weights of this network that were trained on ImageNet."""
+    """Returns whether torchvision has ImageNet weights for a network, by its canonical name."""
     return name in list_models(module=torchvision.models)
 
 
 def imagenet_model(name: str) -> tuple[nn.Module, list[str]]:
-    """The network with torchvision's ImageNet weights, from its cache or the net, and the names of their classes.
+    """Returns a network with torchvision's ImageNet weights, and the names of its 1,000 classes.
 
-    Raises InputError that says where to put the file.
+    The weights are read from torch's cache, or downloaded. If neither is possible, an InputError
+    says which file is needed where.
     """
-    known = get_model_weights(name)
-    weights = getattr(known, "IMAGENET1K_V1", known.DEFAULT)
+    versions = get_model_weights(name)
+    weights = getattr(versions, "IMAGENET1K_V1", versions.DEFAULT)
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"no ImageNet weights for {name} ({error}): put {weights.url} into {folder}, or give a file with trained "
-            "weights in place of 'imagenet', or 'none': then it is trained from scratch"
+            f"no ImageNet weights for {name} ({error}): put {weights.url} into {folder}, or give a "
+            "file with trained weights in place of 'imagenet', or 'none': then it is trained from "
+            "scratch"
         ) from None
     classes = list(weights.meta["categories"])
     model = create_model(name, len(classes))
@@ -150,7 +177,7 @@ def imagenet_model(name: str) -> tuple[nn.Module, list[str]]:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """The first 16 hex digits of the SHA-256 of all weights: which teacher it was, whatever its file is called."""
+    """Returns 16 hex digits that identify a network's weights: the start of their SHA-256."""
     digest = hashlib.sha256()
     for key, value in model.state_dict().items():
         digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())

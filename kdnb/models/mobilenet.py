@@ -1,11 +1,11 @@
-"""MobileNetV2 of half width for 32x32 images (Sandler et al., CVPR 2018), in CRD/RepDistiller's key names."""
+"""MobileNetV2 at half width for 32 x 32 images (Sandler et al., CVPR 2018), RepDistiller's keys."""
 
 from torch import Tensor, nn
 
 from kdnb.models.base import Grouped, conv, initialise, register
 
-EXPAND = 6
-BLOCKS = [
+EXPAND = 6  # expansion factor, but for the first blocks
+BLOCKS = [  # channels, number of blocks, stride of the first
     (8, 1, 1),
     (12, 2, 1),
     (16, 3, 2),
@@ -13,16 +13,19 @@ BLOCKS = [
     (48, 3, 1),
     (80, 3, 2),
     (160, 1, 1),
-]  # width, count, stride
+]
 
 
 class InvertedResidual(nn.Module):
-    """Expansion, depthwise convolution and a linear projection (fig. 4 of the paper)."""
+    """Expansion, depthwise convolution and a linear projection (figure 4 of the paper).
+
+    Its output is added to its input where both have the same shape.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expand: int):
         super().__init__()
         width = in_channels * expand
-        self.residual = stride == 1 and in_channels == out_channels
+        self.is_residual = stride == 1 and in_channels == out_channels
         expansion = [conv(in_channels, width), nn.BatchNorm2d(width), nn.ReLU()]
         depthwise = [conv(width, width, 3, stride, groups=width), nn.BatchNorm2d(width), nn.ReLU()]
         self.conv = nn.Sequential(
@@ -30,19 +33,25 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x) if self.residual else self.conv(x)
+        out = self.conv(x)
+        return x + out if self.is_residual else out
 
 
 @register("cifar_mobilenetv2")
 class MobileNetV2(Grouped):
-    """The taps are the block outputs, the stages the last of each size: linear, so signed, as the published code's."""
+    """MobileNetV2, returning Output.
+
+    The taps are the block outputs, the stages the last of each size. No ReLU follows a block, so
+    its map has negative values, too, as in the published code.
+    """
 
     classifier_name = "classifier.0"
     relu_after_block = False
 
     def __init__(self, num_classes: int):
         super().__init__()
-        channels, expand, rows = 16, 1, []
+        channels, expand = 16, 1
+        rows = []
         self.conv1 = nn.Sequential(conv(3, channels, 3, 2), nn.BatchNorm2d(channels), nn.ReLU())
         for width, count, stride in BLOCKS:
             row = [InvertedResidual(channels, width, stride, expand)]

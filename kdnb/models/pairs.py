@@ -1,6 +1,6 @@
-"""The pairs of networks that the CRD table compares methods on (Tian et al., ICLR 2020, tables 1 and 2)."""
+"""The pairs of networks that the CRD paper compares methods on (Tian et al., tables 1 and 2)."""
 
-STUDENTS = {  # of each teacher
+STUDENTS = {  # by teacher
     "wrn_40_2": ["wrn_16_2", "wrn_40_1", "cifar_shufflenetv1"],
     "resnet56": ["resnet20"],
     "resnet110": ["resnet20", "resnet32"],
@@ -8,7 +8,7 @@ STUDENTS = {  # of each teacher
     "cifar_vgg13": ["cifar_vgg8", "cifar_mobilenetv2"],
     "cifar_resnet50": ["cifar_mobilenetv2", "cifar_vgg8"],
 }
-PAIRS = {
+PAIRS = {  # "teacher-student": (teacher, student)
     f"{teacher}-{student}": (teacher, student)
     for teacher, students in STUDENTS.items()
     for student in students

@@ -1,4 +1,4 @@
-"""Residual networks for photographs (He et al., CVPR 2016), with torchvision's keys and initialisation."""
+"""Residual networks for ImageNet (He et al., CVPR 2016): torchvision's keys and initialisation."""
 
 import torchvision
 from torch import Tensor
@@ -6,7 +6,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from kdnb.models.base import Grouped, register
 
-LAYERS = {
+LAYERS = {  # block, and number of blocks per group
     "resnet18": (BasicBlock, [2, 2, 2, 2]),
     "resnet34": (BasicBlock, [3, 4, 6, 3]),
     "resnet50": (Bottleneck, [3, 4, 6, 3]),
@@ -14,7 +14,11 @@ LAYERS = {
 
 
 class ResNet(Grouped, torchvision.models.ResNet):
-    """torchvision's ResNet; the taps are the block outputs, the stages the last of each group, all after the ReLU."""
+    """torchvision's ResNet, returning Output.
+
+    The taps are the block outputs, the stages those of the last block of each group. All are taken
+    after the ReLU.
+    """
 
     relu_after_block = False  # torchvision's blocks end in their ReLU
 

@@ -1,4 +1,6 @@
-"""Residual networks for 32x32 images (He et al., CVPR 2016, sec. 4.2), in CRD/RepDistiller's key names."""
+"""Residual networks for 32 x 32 images (He et al., CVPR 2016, section 4.2), RepDistiller's keys."""
+
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 import torchvision.models.resnet
@@ -8,15 +10,20 @@ from kdnb.models.base import Grouped, conv, initialise, register
 
 
 class BasicBlock(torchvision.models.resnet.BasicBlock):
-    """torchvision's, without its last ReLU."""
+    """torchvision's basic block without the ReLU at its end."""
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
-        return self.bn2(self.conv2(out)) + (x if self.downsample is None else self.downsample(x))
+        out = self.bn2(self.conv2(out))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return out + shortcut
 
 
 class Bottleneck(torchvision.models.resnet.Bottleneck):
-    """torchvision's, without its last ReLU; its shortcut has another name."""
+    """torchvision's bottleneck block without the ReLU at its end.
+
+    The state dict has the projection on the shortcut under `shortcut`, not `downsample`.
+    """
 
     def __init__(self, in_channels: int, width: int, stride: int, shortcut: nn.Module | None):
         super().__init__(in_channels, width, stride)
@@ -25,42 +32,57 @@ class Bottleneck(torchvision.models.resnet.Bottleneck):
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
         out = F.relu(self.bn2(self.conv2(out)))
-        return self.bn3(self.conv3(out)) + (x if self.shortcut is None else self.shortcut(x))
+        out = self.bn3(self.conv3(out))
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return out + shortcut
 
 
 class CifarResNet(Grouped):
-    """A 3x3 stem at full size, then groups of residual blocks, each from the second on at half the size of the last.
+    """A 3 x 3 stem at full size and groups of residual blocks; each group halves the size again.
 
-    The taps are the block outputs (of ResNet-110 every second), the stages the last of each group, both after the ReLU,
-    the pre-activations the sums before it.
+    The taps are the block outputs (of ResNet-110 every second one), the stages those of the last
+    block of each group. Both are taken after the ReLU, the pre-activations before it.
+
+    Args:
+        block: class of the residual blocks.
+        stem: channels of the stem.
+        widths: channels of each group, before a block's expansion.
+        counts: number of blocks in each group.
+        num_classes: number of outputs of the classifier.
+        classifier: name of the classifier in the state dict.
     """
 
     def __init__(
         self,
         block: type[nn.Module],
         stem: int,
-        widths,
-        counts,
+        widths: Sequence[int],
+        counts: Sequence[int],
         num_classes: int,
         classifier: str = "fc",
     ):
         super().__init__()
-        self.conv1, self.bn1 = conv(3, stem, 3), nn.BatchNorm2d(stem)
-        self.channels = stem
-        for g, (width, count) in enumerate(zip(widths, counts, strict=True), 1):
-            blocks = [self.block(block, width, 2 if g > 1 and b == 0 else 1) for b in range(count)]
-            self.add_module(f"layer{g}", nn.Sequential(*blocks))
+        self.conv1 = conv(3, stem, 3)
+        self.bn1 = nn.BatchNorm2d(stem)
+        channels = stem
+        for group, (width, count) in enumerate(zip(widths, counts, strict=True), 1):
+            blocks = []
+            for number in range(count):
+                stride = 2 if group > 1 and number == 0 else 1
+                blocks.append(make_block(block, channels, width, stride))
+                channels = width * block.expansion
+            self.add_module(f"layer{group}", nn.Sequential(*blocks))
         self.classifier_name = classifier
-        self.add_module(classifier, nn.Linear(self.channels, num_classes))
+        self.add_module(classifier, nn.Linear(channels, num_classes))
         initialise(self)
 
-    def block(self, block: type[nn.Module], width: int, stride: int) -> nn.Module:
-        before, self.channels = self.channels, width * block.expansion
-        equal = stride == 1 and before == self.channels
-        shortcut = nn.Sequential(
-            conv(before, self.channels, 1, stride), nn.BatchNorm2d(self.channels)
-        )
-        return block(before, width, stride, None if equal else shortcut)
+
+def make_block(block: type[nn.Module], in_channels: int, width: int, stride: int) -> nn.Module:
+    """Returns a residual block; its shortcut is a projection where the shape changes."""
+    channels = width * block.expansion
+    projection = nn.Sequential(conv(in_channels, channels, 1, stride), nn.BatchNorm2d(channels))
+    is_identity = stride == 1 and in_channels == channels
+    return block(in_channels, width, stride, None if is_identity else projection)
 
 
 @register(
@@ -69,10 +91,14 @@ class CifarResNet(Grouped):
     "resnet8, 14, 20, 32, 44, 56, 110, 8x4, 32x4",
 )
 def build(size: str, num_classes: int) -> CifarResNet:
-    depth, _, widen = size.partition("x")
-    stem, widths = (32, [64, 128, 256]) if widen else (16, [16, 32, 64])
-    model = CifarResNet(BasicBlock, stem, widths, [(int(depth) - 2) // 6] * 3, num_classes)
-    model.tap_every = 2 if depth == "110" else 1  # as AFD's code
+    depth, _, widen_factor = size.partition("x")
+    stem, widths = 16, [16, 32, 64]
+    if widen_factor:
+        stem, widths = 32, [64, 128, 256]
+    blocks_per_group = (int(depth) - 2) // 6
+    model = CifarResNet(BasicBlock, stem, widths, [blocks_per_group] * 3, num_classes)
+    if depth == "110":
+        model.tap_every = 2  # as in AFD's code
     return model
 
 

@@ -1,6 +1,6 @@
-"""ShuffleNet V1 and V2 for 32x32 images (Zhang et al., CVPR 2018; Ma et al., ECCV 2018), in CRD/RepDistiller's keys.
+"""ShuffleNet V1 and V2 for 32 x 32 images (Zhang et al., CVPR 2018; Ma et al., ECCV 2018).
 
-The taps are the block outputs, the stages the last of each group, both after the ReLU. Weights begin as in torch.
+The state-dict keys are RepDistiller's, the initialisation is torch's default.
 """
 
 import torch
@@ -10,11 +10,12 @@ from torchvision.models.shufflenetv2 import channel_shuffle
 
 from kdnb.models.base import Grouped, conv, register
 
-STEM, COUNTS = 24, (4, 8, 4)  # channels of the stem, units of each group
+STEM = 24  # channels of the stem
+COUNTS = (4, 8, 4)  # units of each group
 
 
-class Normed(nn.Module):
-    """Convolutions conv1, conv2 ... and the batch norms bn1, bn2 ... behind them."""
+class ConvsWithNorms(nn.Module):
+    """Base class of the units: convolutions conv1, conv2 ... and their batch norms bn1, bn2 ..."""
 
     def __init__(self, *convs: nn.Conv2d):
         super().__init__()
@@ -23,48 +24,54 @@ class Normed(nn.Module):
             self.add_module(f"bn{i}", nn.BatchNorm2d(module.out_channels))
 
 
-class Unit1(Normed):
-    """Group convolutions with a shuffle between them (fig. 2 of the paper); at half size beside the averaged input."""
+class Unit1(ConvsWithNorms):
+    """Unit of V1: group convolutions with a channel shuffle between them (figure 2 of the paper).
+
+    Args:
+        halve: whether the map is halved. If so, the average-pooled input is concatenated to the
+            output of the convolutions; if not, the input is added to it.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, halve: bool):
         added = out_channels - in_channels if halve else out_channels
         width = added // 4
-        first = conv(
-            in_channels, width, groups=1 if in_channels == STEM else 3
-        )  # the stem has too few channels
+        groups = 1 if in_channels == STEM else 3  # the stem has too few channels for groups
         super().__init__(
-            first, conv(width, width, 3, 1 + halve, groups=width), conv(width, added, groups=3)
+            conv(in_channels, width, groups=groups),
+            conv(width, width, 3, 1 + halve, groups=width),
+            conv(width, added, groups=3),
         )
         self.halve = halve
 
     def forward(self, x: Tensor) -> Tensor:
         out = channel_shuffle(F.relu(self.bn1(self.conv1(x))), self.conv1.groups)
         out = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(out)))))
-        return torch.cat([out, F.avg_pool2d(x, 3, 2, 1)], 1) if self.halve else out + x
+        if self.halve:
+            return torch.cat([out, F.avg_pool2d(x, 3, 2, 1)], 1)
+        return out + x
 
 
-class Unit2(Normed):
-    """Half of the channels are convolved, the others pass by (fig. 3c of the paper)."""
+class Unit2(ConvsWithNorms):
+    """Unit of V2: one half of the channels is convolved, the other passed on (figure 3c)."""
 
     def __init__(self, channels: int):
         half = channels // 2
         super().__init__(conv(half, half), conv(half, half, 3, groups=half), conv(half, half))
 
     def forward(self, x: Tensor) -> Tensor:
-        beside, out = x.chunk(2, 1)
+        shortcut, out = x.chunk(2, 1)
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(out)))))
-        return channel_shuffle(torch.cat([beside, self.bn3(self.conv3(out))], 1), 2)
+        return channel_shuffle(torch.cat([shortcut, self.bn3(self.conv3(out))], 1), 2)
 
 
-class Down2(Normed):
-    """Both halves of the output are convolved from the whole input, at half its size (fig. 3d of the paper)."""
+class Down2(ConvsWithNorms):
+    """Downsampling unit of V2: two branches, each for half of the output channels (figure 3d)."""
 
     def __init__(self, channels: int, out_channels: int):
         half = out_channels // 2
-        left = conv(channels, channels, 3, 2, groups=channels), conv(channels, half)
-        super().__init__(
-            *left, conv(channels, half), conv(half, half, 3, 2, groups=half), conv(half, half)
-        )
+        left = [conv(channels, channels, 3, 2, groups=channels), conv(channels, half)]
+        right = [conv(channels, half), conv(half, half, 3, 2, groups=half), conv(half, half)]
+        super().__init__(*left, *right)
 
     def forward(self, x: Tensor) -> Tensor:
         left = self.bn2(self.conv2(self.bn1(self.conv1(x))))
@@ -76,26 +83,34 @@ class Down2(Normed):
     "cifar_shufflenetv([12])", "cifar_shufflenetv{}", "cifar_shufflenetv1, cifar_shufflenetv2"
 )
 class ShuffleNet(Grouped):
-    """V2 has a convolution before the pixel mean."""
+    """ShuffleNet, returning Output.
+
+    The taps are the block outputs, the stages those of the last block of each group. Both are taken
+    after the ReLU. V2 has a convolution before the global average pooling.
+    """
 
     classifier_name = "linear"
 
     def __init__(self, version: str, num_classes: int):
         super().__init__()
-        widths, last = {"1": ([240, 480, 960], 0), "2": ([116, 232, 464], 1024)}[version]
-        self.conv1, self.bn1 = conv(3, STEM), nn.BatchNorm2d(STEM)
-        for g, (before, width, count) in enumerate(
-            zip([STEM, *widths], widths, COUNTS, strict=False), 1
-        ):
-            first = Down2(before, width) if last else Unit1(before, width, halve=True)
-            others = [
-                Unit2(width) if last else Unit1(width, width, halve=False) for _ in range(count - 1)
-            ]
-            self.add_module(f"layer{g}", nn.Sequential(first, *others))
-        self.last = last
-        if last:
-            self.conv2, self.bn2 = conv(widths[-1], last), nn.BatchNorm2d(last)
-        self.linear = nn.Linear(last or widths[-1], num_classes)
+        self.is_v2 = version == "2"
+        widths = [116, 232, 464] if self.is_v2 else [240, 480, 960]
+        self.conv1 = conv(3, STEM)
+        self.bn1 = nn.BatchNorm2d(STEM)
+        channels = STEM
+        for group, (width, count) in enumerate(zip(widths, COUNTS, strict=True), 1):
+            if self.is_v2:
+                units = [Down2(channels, width), *(Unit2(width) for _ in range(count - 1))]
+            else:
+                units = [Unit1(channels, width, halve=True)]
+                units += [Unit1(width, width, halve=False) for _ in range(count - 1)]
+            self.add_module(f"layer{group}", nn.Sequential(*units))
+            channels = width
+        if self.is_v2:
+            self.conv2 = conv(channels, 1024)
+            self.bn2 = nn.BatchNorm2d(1024)
+            channels = 1024
+        self.linear = nn.Linear(channels, num_classes)
 
     def head(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn2(self.conv2(x))) if self.last else x
+        return F.relu(self.bn2(self.conv2(x))) if self.is_v2 else x

@@ -1,55 +1,104 @@
-"""Networks written elsewhere, torchvision's or one's own: torch.fx finds in their code the maps that Output has."""
+"""Networks that return no features: torch.fx traces them, and their forward pass returns Output."""
 
+import importlib
 import math
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
+from types import ModuleType
 
-import torch
 import torchvision
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
-from torchvision.models import get_model, list_models
 
 from kdnb.errors import InputError
-from kdnb.models import resnet
-from kdnb.models.base import Output, register
+from kdnb.models.base import Output
 
-NAMES = [name for name in list_models(module=torchvision.models) if name not in resnet.LAYERS]
-Forwards = dict[
-    bool, Callable[[nn.Module, Tensor], tuple]
-]  # what makes an Output, by whether in train mode
-SIZE = 224  # pixels a side of ImageNet's images
+
+class TracedForward:
+    """A forward pass that torch.fx generated, `forward(network, images)`; pickled as source code.
+
+    Args:
+        source: Python code that defines a function `forward`.
+        variables: the global variables of that code, by name.
+    """
+
+    def __init__(self, source: str, variables: dict[str, object]):
+        self.source = source
+        self.variables = variables
+        namespace = dict(variables)
+        exec(source, namespace)
+        self.forward = namespace["forward"]
+
+    @classmethod
+    def of_graph(cls, graph: fx.Graph) -> "TracedForward":
+        code = graph.python_code("self")
+        used = {name: value for name, value in code.globals.items() if name in code.src}
+        return cls(code.src, used)
+
+    @classmethod
+    def load(cls, source: str, variables: dict, modules: dict[str, str]) -> "TracedForward":
+        imported = {name: importlib.import_module(path) for name, path in modules.items()}
+        return cls(source, variables | imported)
+
+    def __reduce__(self) -> tuple:
+        """Pickles modules by their names: pickle itself cannot."""
+        modules, others = {}, {}
+        for name, value in self.variables.items():
+            if isinstance(value, ModuleType):
+                modules[name] = value.__name__
+            else:
+                others[name] = value
+        return type(self).load, (self.source, others, modules)
+
+    def __deepcopy__(self, memo: dict) -> "TracedForward":
+        return self  # it holds no weights and does not change
+
+
+Forwards = dict[bool, TracedForward]  # by `training`: True for train mode, False for eval mode
 
 
 class Tapped(nn.Module):
-    """A network that returns Output, made by `tapped`. Its layers are those of `module`, under the same keys."""
+    """A network that returns Output, made of the layers of another; see `tapped`.
+
+    It shares the layers, parameters and attributes of the other network, so that its state dict has
+    the same keys. It can be copied and pickled as a whole.
+
+    Args:
+        module: the network whose layers it takes.
+        forwards: the forward passes, which return the fields of an Output.
+        block_names: the name of each tap, shallow to deep.
+        classifier: name of the classifier in `module.named_modules()`.
+    """
 
     def __init__(
         self, module: nn.Module, forwards: Forwards, block_names: Sequence[str], classifier: str
     ):
         super().__init__()
-        self.__dict__.update(vars(module))  # not a child, whose name would be in front of every key
-        self._version = module._version  # of its state dict
-        self.forwards, self.block_names, self.classifier_name = (
-            forwards,
-            list(block_names),
-            classifier,
-        )
+        # As a child module it would put its name in front of every key of the state dict.
+        self.__dict__.update(vars(module))
+        self._version = module._version  # a class attribute: the version of the state dict
+        self.forwards = forwards
+        self.block_names = list(block_names)
+        self.classifier_name = classifier
 
     def forward(self, x: Tensor) -> Output:
-        """Images (batch, 3, height, width), normalised -> Output."""
-        return Output(*self.forwards[self.training](self, x))
+        """Returns the Output of normalised images, (batch, 3, height, width)."""
+        return Output(*self.forwards[self.training].forward(self, x))
 
 
 def tapped(module: nn.Module, taps: Sequence[str], classifier: str) -> nn.Module:
-    """Any network, returning Output, with its own layers and keys; what follows the classifier is left out.
+    """Returns a network that computes what `module` does up to its classifier, and returns Output.
 
-    taps: layers, shallow to deep, by the names of `module.named_modules()`; what each returns last, maps (batch,
-    channels, height, width), are the feats and the stages. classifier: its last linear layer, whose input is pooled.
-    Raises InputError for names that are no such layers and for code that torch.fx cannot trace.
+    It shares the layers of `module`, under the same keys. What follows the classifier is left out.
+
+    Args:
+        module: any network whose forward pass torch.fx can trace.
+        taps: names of layers in `module.named_modules()`, shallow to deep. Each has to return maps,
+            (batch, channels, height, width), which become the feats and stages. Of a layer that is
+            called several times, it is the last call.
+        classifier: name of the last linear layer. Its input becomes `pooled`.
+
+    Raises InputError for names that are not such layers, and for code that cannot be traced.
     """
-    linear = dict(module.named_modules()).get(classifier)
-    if not isinstance(linear, nn.Linear):
+    if not isinstance(dict(module.named_modules()).get(classifier), nn.Linear):
         raise InputError(
             f"classifier {classifier!r} of {type(module).__name__} is no torch.nn.Linear"
         )
@@ -63,135 +112,71 @@ def forwards(
     classifier: str,
     channels_last: Sequence[str] = (),
 ) -> Forwards:
-    """The traced forward passes, cut off at the classifier; channels_last: taps whose channels are last."""
-    found = {}
+    """Returns forward passes that end at the classifier and return logits, feats, stages, pooled.
+
+    Args:
+        module: the traced network.
+        graphs: its graphs, from `trace`. They are changed in place.
+        taps: names of layers or of operations, see `last_node`.
+        classifier: name of the classifier.
+        channels_last: those of the taps whose maps are (batch, height, width, channels).
+    """
+    compiled = {}
     for mode, graph in graphs.items():
-        logits, nodes = last_node(graph, classifier), {tap: last_node(graph, tap) for tap in taps}
+        logits = last_node(graph, classifier)
+        nodes = {tap: last_node(graph, tap) for tap in taps}
         graph.erase_node(graph.output_node())
-        nodes |= {
-            tap: graph.call_method("permute", (nodes[tap], 0, 3, 1, 2)) for tap in channels_last
-        }
+        for tap in channels_last:
+            nodes[tap] = graph.call_method("permute", (nodes[tap], 0, 3, 1, 2))
         maps = tuple(nodes.values())
-        graph.output(
-            (logits, maps, maps, logits.all_input_nodes[0])
-        )  # plain: torch 2.11's code does not know Output
-        made = fx.GraphModule(module, graph)
-        graph.eliminate_dead_code()
-        made.recompile()
-        found[mode] = type(made).forward
-    return found
+        # A plain tuple: the code that torch 2.11 generates cannot name the class Output.
+        graph.output((logits, maps, maps, logits.all_input_nodes[0]))
+        graph_module = fx.GraphModule(module, graph)
+        graph_module.graph.eliminate_dead_code()
+        compiled[mode] = TracedForward.of_graph(graph_module.graph)
+    return compiled
 
 
 def trace(module: nn.Module) -> dict[bool, fx.Graph]:
-    """The operations of a network, by whether in train mode. Raises InputError if they cannot be told."""
-    was, graphs = module.training, {}
+    """Returns the graphs of a network, {True: in train mode, False: in eval mode}.
+
+    Raises InputError if torch.fx cannot trace it, or if it creates tensors in its forward pass:
+    they would be constants in the graph, which do not move to another device.
+    """
+    was_training = module.training
+    graphs = {}
     try:
         for mode in (True, False):
-            graphs[mode] = fx.Tracer(autowrap_modules=(math, torchvision.ops)).trace(
-                module.train(mode)
-            )
-    except Exception as error:  # of any kind: its own code runs on what is no tensor
+            tracer = fx.Tracer(autowrap_modules=(math, torchvision.ops))
+            graphs[mode] = tracer.trace(module.train(mode))
+    except Exception as error:  # of any type: the network's own code runs on proxies
         raise InputError(f"{type(module).__name__} cannot be traced by torch.fx: {error}") from None
     finally:
-        module.train(was)
-    if any(
-        node.op == "get_attr" and "_tensor_constant" in node.target for node in graphs[False].nodes
-    ):
-        raise InputError(
-            f"{type(module).__name__} makes tensors in its forward pass: they have to be its buffers"
-        )
+        module.train(was_training)
+    for node in graphs[False].nodes:
+        if node.op == "get_attr" and "_tensor_constant" in node.target:
+            raise InputError(
+                f"{type(module).__name__} makes tensors in its forward pass: they have to be its "
+                "buffers"
+            )
     return graphs
 
 
-def layers(node: fx.Node) -> list[str]:
-    """The names of the layers in which an operation takes place, outermost first."""
+def layers_of(node: fx.Node) -> list[str]:
+    """Returns the names of the layers that an operation is part of, outermost first."""
     return [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
 
 
 def last_node(graph: fx.Graph, name: str) -> fx.Node:
-    """The last operation of a layer; or the one that torch.fx calls so."""
-    inside = [node for node in graph.nodes if name == node.name or name in layers(node)]
-    if not inside:
-        known = dict.fromkeys(layers(node)[0] for node in graph.nodes if layers(node))
-        raise InputError(
-            f"no layer {name!r} takes part: choose from {', '.join(known)}, or layers within them"
-        )
-    return inside[-1]
+    """Returns the last operation of a layer, or the operation that has this name in the graph.
 
-
-def dominators(graph: fx.Graph, end: fx.Node) -> list[fx.Node]:
-    """The operations that every path from the images to `end` passes: no branch, no shortcut goes round them."""
-    nodes = list(graph.nodes)
-    after, before = {nodes[0]}, {end}
-    for node in nodes:
-        after |= {node} if after.intersection(node.all_input_nodes) else set()
-    for node in reversed(nodes):
-        before |= {node} if before.intersection(node.users) else set()
-    way = [node for node in nodes if node in after & before]
-    place = {node: i for i, node in enumerate(way)}
-    found, reach = [], 0  # the furthest that a path has come
-    for i, node in enumerate(way):
-        found += [node] if reach <= i else []
-        reach = max([reach, *(place[user] for user in node.users if user in place)])
-    return found
-
-
-def build_torchvision(name: str, num_classes: int) -> nn.Module:
-    try:
-        return get_model(name, num_classes=num_classes)
-    except NotImplementedError:  # on the meta device: RegNet computes its widths with tensors
-        with torch.random.fork_rng([]), torch.device("cpu"):
-            return get_model(name, num_classes=num_classes).to("meta")
-
-
-def side(node: fx.Node) -> tuple[int, bool]:
-    """Pixels a side of the square map that an operation made (0: none), and whether its channels are last."""
-    shape = getattr(node.meta.get("tensor_meta"), "shape", ())
-    if len(shape) != 4:
-        return 0, False
-    return (shape[2], False) if shape[2] == shape[3] else (shape[1] * (shape[1] == shape[2]), True)
-
-
-@lru_cache
-@torch.no_grad()
-def torchvision_taps(name: str) -> tuple[Forwards, list[str], str]:
-    """What `Tapped` needs besides one of torchvision's networks itself. Raises InputError for one without maps.
-
-    The taps are the last maps on its trunk of each size that they have with images of 224 pixels.
+    Raises InputError, with the outermost layers, if there is none.
     """
-    with torch.device("meta"):
-        module = build_torchvision(name, 2).eval()
-        classifier = [
-            None,
-            *(key for key, layer in module.named_modules() if isinstance(layer, nn.Linear)),
-        ][-1]
-        graphs = trace(module)
-        ends = [graph.output_node().args[0] for graph in graphs.values()]
-        if any(getattr(end, "target", "") != classifier for end in ends):
-            raise InputError(
-                f"{name} does not end in one linear layer: it cannot be told what its features are"
-            )
-        ShapeProp(fx.GraphModule(module, graphs[False])).propagate(torch.zeros(2, 3, SIZE, SIZE))
-        sides = {}  # the last operation of each size
-        for node in dominators(graphs[False], ends[1])[1:]:
-            pool = node.op == "call_module" and isinstance(
-                module.get_submodule(node.target), nn.AdaptiveAvgPool2d
-            )
-            pixels, is_channels_last = side(node)
-            if pixels > 1 and not pool:  # VGG's fits maps of any size to its classifier
-                sides[pixels] = node, is_channels_last
-        if len(sides) < 2:
-            raise InputError(
-                f"{name} has no feature maps of several sizes (batch, channels, height, width) to distil"
-            )
-        nodes = [node for node, _ in sides.values()]
-        channels_last = [node.name for node, is_channels_last in sides.values() if is_channels_last]
-        made = forwards(module, graphs, [node.name for node in nodes], classifier, channels_last)
-    return made, [(layers(node) or [node.name])[-1] for node in nodes], classifier
-
-
-@register(
-    f"({'|'.join(NAMES)})", "{}", "any of torchvision's such as mobilenet_v3_small or convnext_tiny"
-)
-def build(name: str, num_classes: int) -> Tapped:
-    return Tapped(build_torchvision(name, num_classes), *torchvision_taps(name))
+    matches = [node for node in graph.nodes if name == node.name or name in layers_of(node)]
+    if not matches:
+        outermost = dict.fromkeys(layers_of(node)[0] for node in graph.nodes if layers_of(node))
+        raise InputError(
+            f"no layer {name!r} takes part: choose from {', '.join(outermost)}, or layers within "
+            "them"
+        )
+    return matches[-1]

@@ -1,12 +1,12 @@
-"""VGG with batch norm for 32x32 images (Simonyan and Zisserman, ICLR 2015), in CRD/RepDistiller's key names."""
+"""VGG with batch norm for 32 x 32 images (Simonyan, Zisserman, ICLR 2015), RepDistiller's keys."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnb.models.base import Grouped, initialise, register
 
-WIDTHS = [64, 128, 256, 512, 512]
-LAYERS = {  # convolutions of each block
+WIDTHS = [64, 128, 256, 512, 512]  # channels of each block
+LAYERS = {  # number of convolutions of each block, by depth
     "8": [1, 1, 1, 1, 1],
     "11": [1, 1, 2, 2, 2],
     "13": [2, 2, 2, 2, 2],
@@ -16,24 +16,36 @@ LAYERS = {  # convolutions of each block
 
 
 class VGGBlock(nn.Sequential):
-    """Convolutions with batch norm and ReLUs between them; halve: the maps before."""
+    """Convolutions, each with batch norm, and ReLUs between them.
+
+    Args:
+        count: number of convolutions.
+        halve: whether the maps are max-pooled to half their size before the first convolution.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, count: int, halve: bool):
         super().__init__()
         self.halve = halve
         for i in range(count):
-            self.extend([nn.ReLU()] if i else [])
-            conv = nn.Conv2d(out_channels if i else in_channels, out_channels, 3, padding=1)
-            self.extend([conv, nn.BatchNorm2d(out_channels)])
+            if i > 0:
+                self.append(nn.ReLU())
+            channels = out_channels if i else in_channels
+            self.append(nn.Conv2d(channels, out_channels, 3, padding=1))
+            self.append(nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.max_pool2d(x, 2) if self.halve else x)
+        if self.halve:
+            x = F.max_pool2d(x, 2)
+        return super().forward(x)
 
 
 @register(f"cifar_vgg({'|'.join(LAYERS)})", "cifar_vgg{}", "cifar_vgg8, 11, 13, 16, 19")
 class VGG(Grouped):
-    """Five blocks, the last two at the same size. Every block is a tap, after the ReLU; the published code's f1 to f4,
-    the stages, are those from the second on."""
+    """VGG, returning Output: five blocks, the last two at the same size.
+
+    Each block is a tap, after its ReLU. The stages are the blocks from the second on, f1 to f4 in
+    the published code.
+    """
 
     classifier_name = "classifier"
 

@@ -1,4 +1,4 @@
-"""Stanford40 as a torchvision data set and its download, on a small tree and on the real one where it lies."""
+"""Stanford40 as a torchvision data set and its download, on a small tree and on the real one."""
 
 import os
 import pickle
@@ -40,7 +40,7 @@ def alone(cache_folder, monkeypatch):
 
 @pytest.fixture
 def tree(tmp_path):
-    """A tree laid out like Stanford40: CRLF or LF, blank last lines, odd sizes, a greyscale image (the last)."""
+    """A small tree like Stanford40's: CRLF or LF, blank last lines, one greyscale image."""
     root = tmp_path / "tree"
     for part in Stanford40.parts:
         (root / part).mkdir(parents=True)
@@ -223,12 +223,12 @@ def test_photographs_of_a_validation_split_are_training_images(tree):
         assert found.names == [f"{file}.jpg" for file in FILES[split]] and found.boxes
 
 
-# ------------------------------------------------------------------------------------------------------ the download
+# ------------------------------------------------------------------------------------ the download
 
 
 @pytest.fixture
 def official(server, tree, monkeypatch):
-    """Serves the small tree in the place of the official archives; called again after a change of it."""
+    """Serves the small tree as the official archives; to be called again after it changed."""
     monkeypatch.setattr(Stanford40, "url", server.url)
     monkeypatch.setattr(Stanford40, "official", (6, 4))
 
@@ -265,7 +265,7 @@ def test_download(official, tmp_path, monkeypatch):
         ("served/Stanford40_ImageSplits.zip", "404"),
         (
             "tree/ImageSplits/applauding_test.txt",
-            r"holds \(6, 3\) images to train and to test, not \(6, 4\)",
+            r"has \(6, 3\) training and test images, not \(6, 4\)",
         ),
         ("tree/JPEGImages/applauding_002.jpg", "applauding_002.jpg"),
     ],
@@ -278,7 +278,7 @@ def test_a_download_that_fails_leaves_nothing(damaged, message, official, tmp_pa
         os.truncate(path, path.stat().st_size - 200 if path.suffix == ".zip" else 0)
     if damaged.startswith("tree"):
         official()
-    with pytest.raises(InputError, match=f"Stanford40 is not whole .*{message}.* unpack http"):
+    with pytest.raises(InputError, match=f"Stanford40 is not complete .*{message}.* unpack http"):
         Stanford40(tmp_path / "data", download=True)
     assert left_in(tmp_path / "data") == []
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from helpers import break_off, press_stop, quiet, tiny, tiny_run, weights
 
-from kdnb import LOSSES, METHODS, InputError, Loss, Run, create_model, train
-from kdnb.losses.mix import applicable_terms, canonical, label, parse
+from kdnb import LOSSES, METHODS, InputError, Loss, Output, Run, create_model, train
+from kdnb.losses.mix import applicable_terms, canonical, label, options_of, parse
 from kdnb.models import base
 
 
@@ -57,7 +57,7 @@ def test_a_loss_by_itself_is_not_the_method_of_its_name():
             "foo",
             f"unknown method 'foo': choose one of {', '.join(METHODS)}, or a mix such as 'ce:0.1",
         ),
-        ("ce + foo:2", "unknown loss 'foo': choose one of a"),
+        ("ce + foo:2", f"unknown loss 'foo': choose one of {', '.join(sorted(LOSSES))}"),
         ("ce:0", "the weight of ce is 0: it must be a number above 0"),
         ("ce + kd + kd:2", "names kd twice"),
         ("ce + ", "'' cannot be read; write a mix such"),
@@ -69,12 +69,53 @@ def test_a_loss_by_itself_is_not_the_method_of_its_name():
             "afd:1(qk_dim=2.5)",
             "qk_dim of afd is '2.5': it must be a whole number above 0, such as 128",
         ),
+        ("ce + rkd(angle=-1)", "angle of rkd is '-1': it must be a number of 0 or more, such as"),
+        ("ce + crd(K=0)", "K of crd is '0': it must be a whole number above 0, such as 16384"),
+        ("ce + wttm(gamma=0)", "gamma of wttm is '0': it must be a number above 0, such as 0.2"),
+        ("ce + vid(variance=0)", "variance of vid is '0': it must be a number above 0"),
+        ("ce + nkd(gamma=inf)", "gamma of nkd is 'inf': it must be a number of 0 or more"),
     ],
 )
 def test_what_is_no_method_gets_a_sentence(text, sentence):
     with pytest.raises(InputError) as error:
         parse(text)
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "option"),
+    [
+        ("rkd", "distance"),
+        ("rkd", "angle"),
+        ("dkd", "alpha"),
+        ("dkd", "beta"),
+        ("dist", "beta"),
+        ("dist", "gamma"),
+        ("nkd", "gamma"),
+        ("crd", "momentum"),
+    ],
+)
+def test_a_part_of_a_loss_may_have_weight_0(loss, option):
+    (term,) = parse(f"{loss}:1({option}=0)")
+    assert term.options == {option: 0}
+    assert canonical(parse(f"{loss}:1({option}=-0.0)")) == canonical([term])
+    assert parse(canonical([term])) == (term,)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_may_be_0_is_an_option(loss):
+    assert LOSSES[loss].may_be_zero <= options_of(loss).keys()
+
+
+def test_a_part_of_weight_0_leaves_the_other():
+    torch.manual_seed(0)
+    outputs = [Output(torch.randn(6, 5), (), pooled=torch.randn(6, 8)) for _ in range(2)]
+    loss = {
+        name: LOSSES["rkd"](*outputs, **{name: 0.0})(*outputs, None)
+        for name in ("distance", "angle")
+    }
+    both = LOSSES["rkd"](*outputs)(*outputs, None)
+    assert min(loss.values()) > 0 and sum(loss.values()).item() == pytest.approx(both.item())
 
 
 def test_what_a_teacher_of_other_classes_can_serve():

@@ -1,4 +1,4 @@
-"""The models, AFD and five training steps against what the official implementation computes (tests/afd_wrn.npz)."""
+"""The networks, AFD and five training steps against the official implementation (afd_wrn.npz)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The networks of the benchmark table against what their published code computes (tests/networks.npz)."""
+"""The networks of the benchmark table against their published code (networks.npz)."""
 
 import json
 import zlib
@@ -31,7 +31,7 @@ def ours(published):
 
 
 def made(key, shape):
-    """The weights that the published code was given; see networks.npz's own recipe, by the hash of the key."""
+    """The weights that the published code was given: random ones, seeded by the key."""
     x = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape).astype(np.float32)
     if key.endswith("num_batches_tracked"):
         return torch.zeros((), dtype=torch.int64)

@@ -1,6 +1,8 @@
-"""torchvision's networks and one's own, as networks of the study."""
+"""torchvision's networks and the user's own, as networks of the study."""
 
 import copy
+import io
+import pickle
 import re
 from itertools import permutations
 from urllib.error import URLError
@@ -162,6 +164,65 @@ def test_networks_of_ones_own_have_names(monkeypatch):
     monkeypatch.setitem(FAMILIES, "own", None)  # and taken away again
     register("own")(lambda num_classes: tapped(Own(), ["first"], "classifier"))
     assert len(create_model("own", 5).block_names) == 1 and model_name("OWN") == "own"
+
+
+@pytest.mark.parametrize("name", ["MyNet", "mynet", " MYNET "])
+def test_names_are_found_in_any_case(monkeypatch, name):
+    monkeypatch.setitem(FAMILIES, "MyNet", None)
+    register("MyNet")(lambda num_classes: tapped(Own(), ["first"], "classifier"))
+    assert create_model(name, 5).block_names == ["first"] and model_name(name) == "MyNet"
+
+
+def test_groups_of_a_name_are_in_lower_case(monkeypatch):
+    monkeypatch.setitem(FAMILIES, "MyNet-SIZE", None)
+    built = []
+
+    @register("MyNet-(small|large)(?:-v([12]))?", "MyNet-{}-v{}", "MyNet-SIZE")
+    def build(size, version, num_classes):
+        built.append((size, version))
+
+    assert model_name("mynet-Small-V2") == "MyNet-small-v2" and built == [("small", "2")]
+    create_model("MYNET-LARGE", 5)
+    assert built[-1] == ("large", None)
+    assert model_name("ResNet18") == "resnet18" and model_name("MobileNet_V2") == "mobilenet_v2"
+
+
+@pytest.mark.parametrize("name", ["own", "efficientnet_b0", "swin_t", "resnet18"])
+def test_whole_networks_are_saved_and_copied(name):
+    if name == "own":
+        model = tapped(Own(), ["first", "second"], "classifier")
+    else:
+        model = create_model(name, 5)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    images = torch.randn(2, 3, 64, 64)
+    for copied in (loaded, copy.deepcopy(model)):
+        original = copy.deepcopy(model)
+        assert list(copied.state_dict()) == list(original.state_dict())
+        assert copied.block_names == original.block_names
+        assert copied.classifier_name == original.classifier_name
+        for mode in (True, False):  # dropout and batch norm
+            torch.manual_seed(1)
+            due = original.train(mode)(images)
+            torch.manual_seed(1)
+            output = copied.train(mode)(images)
+            assert torch.equal(output.logits, due.logits)
+            assert torch.equal(output.pooled, due.pooled)
+            assert all(map(torch.equal, output.feats, due.feats))
+        assert fingerprint(copied) == fingerprint(original)
+    with torch.no_grad():
+        next(loaded.parameters()).zero_()  # it shares no weights with the original
+    assert fingerprint(loaded) != fingerprint(original)
+
+
+def test_a_loaded_network_compiles_to_one_graph():
+    model, images = tapped(Own(), ["first"], "classifier").eval(), torch.randn(2, 3, 16, 16)
+    loaded = pickle.loads(pickle.dumps(model))
+    torch.compiler.reset()
+    compiled = torch.compile(loaded, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(images).logits, model(images).logits)
 
 
 class Untraceable(Own):

@@ -1,0 +1,111 @@
+"""How a data set is trained by default."""
+
+from dataclasses import dataclass, field
+
+from kdnb.errors import InputError
+
+MIN_SIZE = 8  # pixels: the networks need at least that
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """The default training recipe of a data set; a run's own settings override it.
+
+    The optimiser is SGD with momentum.
+
+    Attributes:
+        student: name of the student network.
+        teacher: name of the teacher network.
+        teacher_weights: "none": the teacher is trained here first; "imagenet": it has
+            torchvision's ImageNet weights.
+        image_size: side in pixels of the square images that the networks get.
+        stored_size: side in pixels of the images as they are stored; 0: image_size.
+        fixed_size: whether the data set has no other image_size.
+        padding: black pixels around a training image before it is cropped at random; 0: no such
+            crops. Photographs of all sizes get random-resized crops instead.
+        flip: whether training images are flipped left to right with probability 1/2.
+        epochs: number of epochs.
+        batch_size: images in a batch.
+        lr: learning rate at the start, or the highest of one cycle.
+        milestones: fractions of the epochs after which the learning rate is multiplied by gamma.
+            Empty: the learning rate has one cycle instead, see `lr_at`.
+        gamma: what the learning rate is multiplied by at a milestone.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of SGD.
+        train_limit: number of training images that the student gets, taken evenly from all
+            classes; -1: all.
+        for_teacher: settings of a teacher's training that differ, such as {"epochs": 6}.
+        lrs: learning rates of networks that differ from lr, {network: lr}.
+        methods: mixes of methods that differ from METHODS, such as {"afd": "ce + kd:0.9 + afd:20"}.
+    """
+
+    student: str
+    teacher: str
+    teacher_weights: str = "none"
+    image_size: int
+    stored_size: int = 0
+    fixed_size: bool = False
+    padding: int = 0
+    flip: bool = False
+    epochs: int
+    batch_size: int
+    lr: float
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    train_limit: int = -1
+    for_teacher: dict[str, float] = field(default_factory=dict)
+    lrs: dict[str, float] = field(default_factory=dict)
+    methods: dict[str, str] = field(default_factory=dict)
+
+    def defaults(self, network: str, teacher: bool) -> dict[str, float]:
+        """Returns the settings of a run that it does not give itself.
+
+        Args:
+            network: name of the network that is trained.
+            teacher: whether it is trained as a teacher. A teacher gets all training images.
+        """
+        names = ("epochs", "batch_size", "lr", "image_size", "train_limit")
+        settings = {name: getattr(self, name) for name in names}
+        settings["lr"] = self.lrs.get(network, self.lr)
+        if teacher:
+            settings |= {"train_limit": -1, **self.for_teacher}
+        return settings
+
+    def stored(self, image_size: int = 0) -> int:
+        """Returns the side in pixels at which images are stored for networks of an image_size.
+
+        Photographs are stored larger than the networks see them, always in the same proportion.
+
+        Args:
+            image_size: side in pixels of the images that the networks get; 0: the preset's.
+
+        Raises InputError for a size that the data set does not come in.
+        """
+        image_size = image_size or self.image_size
+        if image_size < MIN_SIZE or (self.fixed_size and image_size != self.image_size):
+            allowed = self.image_size if self.fixed_size else f"at least {MIN_SIZE}"
+            raise InputError(f"image_size is {image_size}: for these images it has to be {allowed}")
+        return round(image_size * (self.stored_size or self.image_size) / self.image_size)
+
+    def lr_at(self, epoch: float, epochs: int, lr: float) -> float:
+        """Returns the learning rate at a point of the training.
+
+        With milestones it is lr times gamma for each milestone that has passed; each takes effect
+        after a whole number of epochs, the first after one epoch at the earliest. Without, it has
+        one cycle (Smith, 2018): it rises linearly from lr / 25 to lr over 30 % of the epochs, then
+        falls linearly to 0.
+
+        Args:
+            epoch: the point: epochs that are done, with the fraction of the current one.
+            epochs: number of epochs of the run.
+            lr: learning rate of the run.
+        """
+        if self.milestones:
+            passed = sum(epoch >= max(1, int(m * epochs)) for m in self.milestones)
+            return lr * self.gamma**passed
+        done = epoch / epochs
+        if done < 0.3:
+            return lr * ((1 + 24 * done / 0.3) / 25)
+        return lr * ((1 - done) / 0.7)
