@@ -22,6 +22,7 @@ from torchvision.datasets import CIFAR100
 
 from kdnb import Run
 from kdnb.data import DATASETS, Images, Preset, cache, load_data, register
+from kdnb.data.download import downloading
 from kdnb.errors import InputError
 from kdnb.paths import data_folder
 
@@ -549,7 +550,7 @@ def test_the_cache_is_flushed_to_disk_before_it_gets_its_name(own, cache_folder,
 
 def test_a_download_waits_for_a_silent_server_no_longer_than_a_minute(tmp_path):
     before = socket.getdefaulttimeout()
-    with cache.downloading("it", ["http://there"], tmp_path / "it"):
+    with downloading("it", ["http://there"], tmp_path / "it"):
         assert socket.getdefaulttimeout() == 60
     assert socket.getdefaulttimeout() == before
 
