@@ -21,7 +21,7 @@ import kdnb.results.__main__ as results_command
 import kdnb.study.__main__ as study_command
 from kdnb import METHODS, results
 from kdnb.results.intervals import interval
-from kdnb.results.pages import make_pages
+from kdnb.results.pages import make_pages, methods_table
 from kdnb.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -236,7 +236,9 @@ def test_the_tables_are_those_of_the_records():
 
 def test_the_table_of_methods_is_that_of_the_package():
     block = generated_block(DOCUMENTS["docs/methods.md"], "methods")
-    assert dict(re.findall(r"^\| (\w+) +\| `(.+?)` +\|", block, re.M)) == METHODS
+    assert block.strip() == methods_table()
+    mixes = dict(re.findall(r"^\| (\w+) +\| `(.+?)` +\|", block, re.M))
+    assert mixes and mixes.items() <= METHODS.items()
 
 
 def test_the_numbers_in_sentences_are_those_of_the_records():

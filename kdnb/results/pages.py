@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from kdnb import losses
 from kdnb.paths import project_root
 from kdnb.results.frame import is_full_recipe
 from kdnb.results.published import QUOTED, read_csv, read_published
@@ -23,7 +24,7 @@ from kdnb.results.tables import (
 from kdnb.runs.files import write_atomically
 
 README_METHODS = ["none", "kd", "afd", "dkd", "crd"]
-BLOCK = re.compile(r"(<!-- outputs/tables/([\w-]+)\.md -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- ([\w/.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def make_pages(runs: pd.DataFrame) -> dict[str, str]:
@@ -104,21 +105,39 @@ def footnote(runs: pd.DataFrame, seeds: str = "") -> str:
     return f"{text}; measured on: {'; '.join(machines)}."
 
 
+def methods_table() -> str:
+    """Every method with its mix, options and source, as published_weights.csv has them."""
+    path = Path(losses.__file__).with_name("published_weights.csv")
+    rows = pd.read_csv(path, dtype=str).query("kind == 'method'")
+    mixes = rows[rows["parameter"] == "mix"].set_index("name")
+    others = rows[rows["parameter"] != "mix"]
+    options = (others["parameter"] + " " + others["value"]).groupby(others["name"]).agg(", ".join)
+    table = pd.DataFrame(
+        {
+            "method": mixes.index,
+            "mix": "`" + mixes["value"] + "`",
+            "options": options.reindex(mixes.index).fillna(""),
+            "source of the weights": mixes["source"],
+        }
+    )
+    return table.to_markdown(index=False, disable_numparse=True)
+
+
 def fill_documents(texts: Mapping[str, str]) -> None:
-    """Write pages into README.md and docs/*.md of the project, between their markers.
+    """Write generated tables into README.md and docs/*.md of the project, between their markers.
 
-    A marker is `<!-- outputs/tables/NAME.md -->`, and `<!-- end -->` at the end. The page's title
-    is left out.
+    The markers are `<!-- outputs/tables/NAME.md -->` for a page without its title, or
+    `<!-- methods -->`, and `<!-- end -->`.
     """
-
-    def filled(match: re.Match) -> str:
-        page = texts[match[2]].split("\n", 1)[1].strip()
-        return f"{match[1]}{page}\n{match[3]}"
-
+    blocks = {
+        f"outputs/tables/{name}.md": text.split("\n", 1)[1].strip() for name, text in texts.items()
+    }
+    blocks["methods"] = methods_table()
     for path in (project_root() / "README.md", *(project_root() / "docs").glob("*.md")):
         if path.is_file():
             text = path.read_text("utf-8")
-            if (new := BLOCK.sub(filled, text)) != text:
+            new = BLOCK.sub(lambda match: f"{match[1]}{blocks[match[2]]}\n{match[3]}", text)
+            if new != text:
                 write_atomically(path, new)
 
 
