@@ -114,14 +114,14 @@ def box_shares(inside, title: str = "") -> Figure | None:
     count = len(next(iter(inside.excess.values())))
     what = f"Energy of each map inside the person's box, beyond that of other images' maps, {count:,} photographs"
     fig, (depth, last) = figure(what, title, 4.0, ncols=2, width_ratios=(3, 2))
-    places = {role: place for place, role in enumerate(inside.right)}
+    places = {role: place for place, role in enumerate(inside.correct)}
     for role, excess in inside.excess.items():
         look = {"color": ROLES[role].color, "marker": ROLES[role].marker, "capsize": 2}
         depth.errorbar(100 * inside.depth[role], *means(excess), markersize=4, label=role, **look)
         for right, face in (
-            ((True, look["color"]), (False, "white")) if role in inside.right else ()
+            ((True, look["color"]), (False, "white")) if role in inside.correct else ()
         ):
-            of_these = excess[inside.right[role] == right, -1]
+            of_these = excess[inside.correct[role] == right, -1]
             if len(of_these) > 1:
                 last.errorbar(
                     places[role] + (0.12 if right else -0.12), *means(of_these), mfc=face, **look

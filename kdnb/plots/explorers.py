@@ -227,7 +227,7 @@ def map_explorer(gallery, pair: tuple[int, int], look_at: Callable | None = None
         for file in upload.value:
             try:
                 gallery, complaint.value = (
-                    gallery.with_more(look_at(io.BytesIO(file["content"]), file["name"])),
+                    gallery.extended(look_at(io.BytesIO(file["content"]), file["name"])),
                     "",
                 )
             except ValueError as error:

@@ -70,7 +70,7 @@ def map_grid(gallery, pair: tuple[int, int], title: str = "", said: bool = False
     for row, network in zip(axes[1:], gallery.maps, strict=True):
         (name, _), maps, captions = seen(gallery, network, pair)
         captions = (
-            [f"“{in_lines(word, 16)}”" for word in gallery.said.get(network, ())]
+            [f"“{in_lines(word, 16)}”" for word in gallery.predicted.get(network, ())]
             if said
             else captions
         )

@@ -1,4 +1,4 @@
-"""What is read out of finished runs: the same links, maps and predictions that training computed."""
+"""Analysis of finished runs: the same links, maps and predictions as in training."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def networks():
         afd(*outputs, batch)
     both = blocks(models["teacher"], 8), blocks(models["distilled"], 8)
     models = {role: model.eval() for role, model in models.items()}
-    return Networks(models, both, loader, afd=afd.eval(), history=np.zeros((1, 6, 3)))
+    return Networks(models, both, loader, afd=afd.eval(), links_by_epoch=np.zeros((1, 6, 3)))
 
 
 def surveyed(links, labels, classes, logits=None):
@@ -82,12 +82,12 @@ def test_survey_is_what_the_networks_say_of_all_images_at_once(networks):
 
 def test_a_gallery_has_the_pixels_that_the_networks_saw_and_their_maps(networks):
     survey = analysis.survey_images(networks)
-    gallery = maps.look(networks, survey, np.array([20, 3, 7]))
+    gallery = maps.make_gallery(networks, survey, np.array([20, 3, 7]))
     assert (
         gallery.names == ["class 0", "class 3", "class 3"]
-        and maps.look(networks, survey, []) is None
+        and maps.make_gallery(networks, survey, []) is None
     )
-    assert gallery.said["teacher"] == [
+    assert gallery.predicted["teacher"] == [
         f"class {c}" for c in survey.predictions.top1("teacher")[[20, 3, 7]]
     ]
     assert (
@@ -118,7 +118,7 @@ def test_a_gallery_shows_photographs_from_their_files(networks, tmp_path):
     for file, size in zip(files, ((400, 800), (160, 80)), strict=True):
         picture(*size, seed=1).save(file)
     networks.loader.images = replace(networks.loader.images, files=files)
-    tall, wide = maps.look(networks, survey, np.array([0, 1])).pixels
+    tall, wide = maps.make_gallery(networks, survey, np.array([0, 1])).pixels
     assert tall.shape == (320, 320, 3) and wide.shape == (
         70,
         70,
@@ -130,28 +130,30 @@ def test_a_gallery_shows_photographs_from_their_files(networks, tmp_path):
 def test_a_photograph_of_ones_own_is_cut_like_the_test_images(networks, tmp_path):
     picture(160, 80, seed=1).save(tmp_path / "dog.png")
     (tmp_path / "text.png").write_text("no image")
-    own = maps.look_at(networks, str(tmp_path / "dog.png"))
+    own = maps.photograph_gallery(networks, str(tmp_path / "dog.png"))
     assert own.names == ["dog"] and own.pixels[0].shape == (70, 70, 3)  # 7/8 of the shorter side
     middle = Image.fromarray(own.pixels[0]).resize((8, 8), Image.Resampling.BOX)
     with torch.no_grad():
         batch = (torch.from_numpy(np.array(middle)).permute(2, 0, 1)[None] / 255 - 0.5) / 0.25
         logits = networks.models["teacher"](batch).logits
-    assert own.said["teacher"] == [networks.loader.images.classes[logits.argmax()]]
+    assert own.predicted["teacher"] == [networks.loader.images.classes[logits.argmax()]]
     with open(tmp_path / "dog.png", "rb") as file:
-        again = maps.look_at(networks, file, "an upload")
+        again = maps.photograph_gallery(networks, file, "an upload")
     assert (
         again.names == ["an upload"] and (again.maps["teacher"][0] == own.maps["teacher"][0]).all()
     )
-    both = maps.look(networks, analysis.survey_images(networks), np.array([1, 2])).with_more(own)
+    both = maps.make_gallery(networks, analysis.survey_images(networks), np.array([1, 2])).extended(
+        own
+    )
     assert both.names[2] == "dog" and [len(m) for m in both.maps["baseline"]] == [3] * 3
     assert (
         both.distances["distilled"].shape == (3, 6, 3)
-        and len(both.said["teacher"]) == len(both.pixels) == 3
+        and len(both.predicted["teacher"]) == len(both.pixels) == 3
     )
-    assert maps.look_at(networks, "") is None
+    assert maps.photograph_gallery(networks, "") is None
     for name in ("text.png", "none.png"):
         with pytest.raises(InputError, match=f"photograph .*{name}': no such file, no image"):
-            maps.look_at(networks, tmp_path / name)
+            maps.photograph_gallery(networks, tmp_path / name)
     with pytest.raises(InputError, match=r"photograph 'none.png': no such file"):
         analysis.run_from_notebook({"photograph": "none.png", "outputs": str(tmp_path), "In": []})
 
@@ -159,10 +161,10 @@ def test_a_photograph_of_ones_own_is_cut_like_the_test_images(networks, tmp_path
 def test_a_class_with_links_of_its_own_is_beyond_chance():
     rng = np.random.default_rng(1)
     labels, links = rng.choice([0, 1, 2, 4], 300), rng.dirichlet(np.ones(4), (300, 3))
-    even = analysis.by_class(surveyed(links, labels, "abcde"))
+    even = analysis.links_by_class(surveyed(links, labels, "abcde"))
     assert (even.deviation < 1.5 * even.chance).all()
     links[labels == 2] = [0.7, 0.1, 0.1, 0.1]
-    told = analysis.by_class(surveyed(links, labels, "abcde"))
+    told = analysis.links_by_class(surveyed(links, labels, "abcde"))
     assert told.names == ["a", "b", "c", "e"]  # nobody is of class d
     np.testing.assert_allclose(told.links[2], [[0.7, 0.1, 0.1, 0.1]] * 3, rtol=1e-5)
     assert told.deviation[2] == pytest.approx(
@@ -180,7 +182,7 @@ def test_mistakes_are_sorted_by_how_much_the_students_differ():
     survey = surveyed(np.zeros((5, 1, 1)), [0, 0, 0, 0, 1], "ab", logits)
     assert [index.tolist() for index in analysis.mistakes(survey)] == [[2, 0], [1]]
     one = [
-        analysis.one_a_pair(survey, np.array(index, int), "baseline").tolist()
+        analysis.one_per_class_pair(survey, np.array(index, int), "baseline").tolist()
         for index in ([4, 2, 0, 1, 3], [])
     ]
     assert one == [[4, 2, 1], []]
@@ -207,7 +209,7 @@ def test_finished_runs_are_read_back_as_training_left_them(tmp_path):
         assert evaluate(networks.models[role], networks.loader)["top1"] == pytest.approx(
             its.result["top1"], abs=1e-4
         )
-    assert networks.history.shape == (1, 3, 3) and networks.same_classes
+    assert networks.links_by_epoch.shape == (1, 3, 3) and networks.same_classes
     trained = read_state_dict(run.loss_weights)
     assert torch.equal(networks.afd.p_t, trained["afd.p_t"]) and not networks.afd.training
     named = [

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kdnb import Run
-from kdnb.analysis.step_time import Speed, alternate, method_costs
+from kdnb.analysis.step_time import StepTimer, method_costs, time_alternately
 from kdnb.plots import step_times
 from kdnb.training import cuda_graph as graph
 from kdnb.training import step as engine
@@ -14,12 +14,12 @@ from kdnb.training import step as engine
 def test_a_step_is_taken_apart(method):
     networks = {"student": "wrn_10_1", "teacher": "wrn_16_1", "image_size": 8}
     run = Run(method=method, **networks, device="cpu", precision="float32")
-    speed = Speed(run, repeats=1)
+    timer = StepTimer(run, repeats=1)
     whole, parts, floor, loaders = tables = (
-        speed.whole(compiled=False),
-        speed.parts(),
-        speed.floor(),
-        speed.loaders(),
+        timer.whole_steps(compiled=False),
+        timer.parts(),
+        timer.floor(),
+        timer.loader_rates(),
     )
     trainings = ["afd", "labels only"] if method == "afd" else ["labels only"]
     assert whole["step"].tolist() == ["reference, float32", "engine, float32"] * len(trainings)
@@ -36,19 +36,19 @@ def test_a_step_is_taken_apart(method):
         "evaluation",
     ]
     assert all((table.select_dtypes("number") > 0).all(axis=None) for table in tables)
-    assert len(step_times(whole, parts, floor, title=speed.name).axes) == 1
+    assert len(step_times(whole, parts, floor, title=timer.name).axes) == 1
     page, taught = (
-        speed.page(*tables),
+        timer.page(*tables),
         {"afd": "afd, wrn_16_1 → wrn_10_1", "none": "wrn_10_1"}[method],
     )
     assert (
         page.startswith(f"# A training step: digits, {taught}, 8 px, batch 25, float32, ")
-        and speed.machine in page
+        and timer.machine in page
     )
     assert (
         page.count("|:--") == 5
-        and speed.name.startswith("speed-digits-")
-        and speed.name.endswith(f"{method}-cpu")
+        and timer.name.startswith("speed-digits-")
+        and timer.name.endswith(f"{method}-cpu")
     )
 
 
@@ -57,7 +57,7 @@ def test_candidates_take_turns_and_warm_ups_are_not_counted(monkeypatch):
     monkeypatch.setattr(
         "time.perf_counter", lambda: next(ticks) ** 2
     )  # every call takes longer than the one before
-    seconds = alternate(
+    seconds = time_alternately(
         {name: lambda name=name: calls.append(name) for name in "abc"},
         torch.device("cpu"),
         repeats=2,
@@ -76,7 +76,7 @@ def test_what_a_method_saves_is_counted_also_where_its_steps_are_replayed(monkey
     }
     runs = {method: Run(method=method, **of) for method in ("none", "kd")}
     usual = method_costs(runs)
-    monkeypatch.setattr(graph, "record", lambda step: lambda: None)
+    monkeypatch.setattr(graph, "capture", lambda step: lambda: None)
     monkeypatch.setattr(engine, "GRAPH_DEVICES", ("cpu",))
     replayed = method_costs(runs)
     assert usual["MB saved"].equals(replayed["MB saved"]) and (usual["MB saved"] > 0.1).all()

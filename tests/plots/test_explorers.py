@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from test_plots import blocks, some_gallery, some_links, survey_of
 
-from kdnb.analysis import by_class
+from kdnb.analysis import links_by_class
 from kdnb.plots import explorers
 
 TEST, HISTORY = some_links(40, 16, 8), some_links(5, 16, 8, seed=1)
@@ -18,7 +18,7 @@ TEST, HISTORY = some_links(40, 16, 8), some_links(5, 16, 8, seed=1)
 
 @pytest.fixture
 def links():
-    told = by_class(survey_of(TEST, np.arange(40) % 4, ["a_class", "b", "c", "d"]))
+    told = links_by_class(survey_of(TEST, np.arange(40) % 4, ["a_class", "b", "c", "d"]))
     return explorers.link_explorer(HISTORY, told, blocks(4, 4), blocks(4, 2))
 
 

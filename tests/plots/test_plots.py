@@ -20,7 +20,7 @@ from matplotlib.colors import to_rgba
 from PIL import Image
 
 from kdnb import plots
-from kdnb.analysis import Survey, by_class
+from kdnb.analysis import Survey, links_by_class
 from kdnb.analysis.compare import Predictions
 from kdnb.analysis.maps import Gallery
 from kdnb.data.loader import Loader
@@ -110,7 +110,7 @@ def test_nothing_lies_over_anything_else(T, S):
         plots.link_matrix(links.mean(0), *both, named),
         plots.link_entropy(links, *both, named),
         plots.link_history(links, *both, named),
-        plots.links_by_class(by_class(survey_of(links, np.arange(90) % 30, names)), *both, named),
+        plots.links_by_class(links_by_class(survey_of(links, np.arange(90) % 30, names)), *both, named),
         plots.map_distances(
             {"baseline": links + 0.1, "distilled": links}, links[..., 0], links, both[0], named
         ),
@@ -148,7 +148,7 @@ def test_history_shows_epochs_and_how_far_each_is_from_the_last():
 def test_the_class_with_links_of_its_own_comes_first():
     links, labels = some_links(120, 3, 4), np.arange(120) % 4
     links[labels == 2] = [1, 0, 0, 0]
-    told = by_class(survey_of(links, labels, ["a_b", "c", "odd_one", "d"]))
+    told = links_by_class(survey_of(links, labels, ["a_b", "c", "odd_one", "d"]))
     bars, first, *_ = plots.links_by_class(told, blocks(3, 1), blocks(4, 1)).axes
     assert texts(bars.get_yticklabels())[0] == first.get_title() == "odd one"
     assert [p.get_width() for p in bars.patches] == pytest.approx(
@@ -156,7 +156,7 @@ def test_the_class_with_links_of_its_own_comes_first():
     )
     np.testing.assert_allclose(first.images[0].get_array(), told.links[2] - told.mean)
     alone = plots.links_by_class(
-        by_class(survey_of(links, labels * 0, ["one"])), blocks(3, 1), blocks(4, 1)
+        links_by_class(survey_of(links, labels * 0, ["one"])), blocks(3, 1), blocks(4, 1)
     )
     assert (
         len(alone.axes) == 3 and crowded(alone) == []
@@ -465,7 +465,7 @@ def test_maps_stand_below_their_images_and_over_what_was_said(n):
     )
     assert (down if n > 2 else across) == [f"{role}\n2.1" for role in gallery.maps]
     assert {ax.get_xlabel() for ax in near.axes if ax.get_xlabel()} == {"distance 0.21"}
-    expected = sorted(name.replace("_", " ") for names in gallery.said.values() for name in names)
+    expected = sorted(name.replace("_", " ") for names in gallery.predicted.values() for name in names)
     assert (
         sorted(
             ax.get_xlabel().strip("“”").replace("\n", " ") for ax in said.axes if ax.get_xlabel()
