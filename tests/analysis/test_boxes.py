@@ -8,7 +8,7 @@ import pytest
 import torch
 from drawing import crowded
 from PIL import Image
-from test_analysis import networks
+from test_survey import networks
 
 from kdnb import analysis, plots
 from kdnb.analysis import boxes

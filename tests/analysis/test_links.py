@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import quiet, tiny, tiny_run
-from test_analysis import networks
+from test_survey import networks
 
 from kdnb import analysis, train
 from kdnb.analysis.links import link_controls, link_correlations, similarity_panels
