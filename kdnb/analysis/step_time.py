@@ -28,8 +28,8 @@ REFERENCE = "reference, float32"  # the step that speed-ups are relative to
 class StepTimer:
     """Measures the training step of a run and its parts.
 
-    The teacher need not be trained: it has random weights and as many classes as the run's teacher
-    knows, so that the losses are those of training.
+    The teacher need not be trained or downloaded: a network with random weights and as many classes
+    stands in for it. So the losses that training leaves out are left out here, too.
 
     Args:
         run: whose step is measured, beside the same student's on labels alone.

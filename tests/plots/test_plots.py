@@ -110,7 +110,9 @@ def test_nothing_lies_over_anything_else(T, S):
         plots.link_matrix(links.mean(0), *both, named),
         plots.link_entropy(links, *both, named),
         plots.link_history(links, *both, named),
-        plots.links_by_class(links_by_class(survey_of(links, np.arange(90) % 30, names)), *both, named),
+        plots.links_by_class(
+            links_by_class(survey_of(links, np.arange(90) % 30, names)), *both, named
+        ),
         plots.map_distances(
             {"baseline": links + 0.1, "distilled": links}, links[..., 0], links, both[0], named
         ),
@@ -465,7 +467,9 @@ def test_maps_stand_below_their_images_and_over_what_was_said(n):
     )
     assert (down if n > 2 else across) == [f"{role}\n2.1" for role in gallery.maps]
     assert {ax.get_xlabel() for ax in near.axes if ax.get_xlabel()} == {"distance 0.21"}
-    expected = sorted(name.replace("_", " ") for names in gallery.predicted.values() for name in names)
+    expected = sorted(
+        name.replace("_", " ") for names in gallery.predicted.values() for name in names
+    )
     assert (
         sorted(
             ax.get_xlabel().strip("“”").replace("\n", " ") for ax in said.axes if ax.get_xlabel()
