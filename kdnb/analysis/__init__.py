@@ -1,7 +1,9 @@
-"""Which block taught which, and where the networks look: finished runs in, NumPy arrays out.
+"""Analysis of finished runs: which block teaches which, where networks look, what they predict.
 
-Every pass is without gradients, in eval mode and in float32. T and S count the blocks of teacher and student, shallow
-to deep. Networks are called by their roles: teacher, baseline (the student without a teacher), distilled.
+Functions take runs or loaded networks and return NumPy arrays and pandas tables. Networks run
+without gradients, in eval mode and in float32. They are called by their roles: teacher, baseline
+(the student without a teacher) and distilled. T and S are the numbers of blocks of teacher and
+student, from shallow to deep.
 """
 
 from kdnb.analysis.networks import (
@@ -12,10 +14,11 @@ from kdnb.analysis.networks import (
     teacher_table,
 )
 from kdnb.analysis.survey import (
+    LinksByClass,
     Survey,
-    by_class,
     choose_images,
+    links_by_class,
     mistakes,
-    one_a_pair,
+    one_per_class_pair,
     survey_images,
 )

@@ -1,5 +1,6 @@
-"""Where the networks look: their maps of some images, of the test set or of one's own."""
+"""Galleries: images, the networks' spatial maps of them, and their predictions."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from kdnb.analysis.networks import Networks
-from kdnb.analysis.survey import Survey
+from kdnb.analysis.survey import Survey, blocks_with_places
 from kdnb.data.cache import centre_crop, read_image
 from kdnb.data.loader import Loader
 from kdnb.errors import InputError
@@ -19,95 +20,127 @@ from kdnb.paths import resolve_path
 
 
 class Gallery(NamedTuple):
-    """Some images, every network's maps of them and what it says, as arrays, so that pictures need no network."""
+    """n images with every network's maps and predictions, as arrays: plots need no network.
 
-    names: list[str]  # of the classes of the n images
-    pixels: list[
-        np.ndarray
-    ]  # uint8 (side, side, 3), cut as the networks saw them, of photographs from the file
-    maps: dict[
-        str, list[np.ndarray]
-    ]  # by role, (n, h, w) per block: channel energy of length 1 (L2)
-    distances: dict[str, np.ndarray]  # (n, T, S), as in Survey
-    said: dict[str, list[str]]  # the classes that were predicted, by role
-    blocks: tuple[list[Block], list[Block]]  # the teacher's and the student's
-    quantity: str = "energy"  # of the maps
+    Attributes:
+        names: (n,), the true classes, or the name of a photograph.
+        pixels: n arrays (side, side, 3), uint8. Photographs are read from their files and cropped
+            as the networks see them.
+        maps: {role: one (n, h, w) per block}, channel energy with an L2 norm of 1.
+        distances: {student: (n, T, S)}, as in Survey.
+        predicted: {role: (n,)}, the predicted classes.
+        blocks: the teacher's and the student's.
+        quantity: what the maps show.
+    """
 
-    def with_more(self, other: "Gallery") -> "Gallery":
-        """Both, of the same networks, one after the other."""
+    names: list[str]
+    pixels: list[np.ndarray]
+    maps: dict[str, list[np.ndarray]]
+    distances: dict[str, np.ndarray]
+    predicted: dict[str, list[str]]
+    blocks: tuple[list[Block], list[Block]]
+    quantity: str = "energy"
+
+    def extended(self, other: "Gallery") -> "Gallery":
+        """The images of this gallery, then those of another of the same networks."""
         maps = {
-            r: [*map(np.concatenate, zip(its, other.maps[r], strict=True))]
-            for r, its in self.maps.items()
+            role: [np.concatenate(pair) for pair in zip(arrays, other.maps[role], strict=True)]
+            for role, arrays in self.maps.items()
         }
         distances = {
-            r: np.concatenate([its, other.distances[r]]) for r, its in self.distances.items()
+            role: np.concatenate([array, other.distances[role]])
+            for role, array in self.distances.items()
         }
-        said = {r: [*its, *other.said[r]] for r, its in self.said.items()}
-        return Gallery(
-            self.names + other.names, self.pixels + other.pixels, maps, distances, said, self.blocks
-        )
+        predicted = {
+            role: [*classes, *other.predicted[role]] for role, classes in self.predicted.items()
+        }
+        names = self.names + other.names
+        pixels = self.pixels + other.pixels
+        return Gallery(names, pixels, maps, distances, predicted, self.blocks)
 
 
-def look(networks: Networks, survey: Survey, index: np.ndarray) -> Gallery | None:
-    """The networks' maps of the test images at `index`; None of none."""
+def make_gallery(networks: Networks, survey: Survey, index: Sequence[int]) -> Gallery | None:
+    """The gallery of the test images at `index`; None for an empty index."""
     if not len(index):
         return None
-    told = survey.predictions
-    return shown(networks, networks.loader, index, [told.classes[c] for c in told.labels[index]])
+    predictions = survey.predictions
+    names = [predictions.classes[label] for label in predictions.labels[index]]
+    return loader_gallery(networks, networks.loader, index, names)
 
 
-def look_at(
+def photograph_gallery(
     networks: Networks, photograph: str | Path | BinaryIO, name: str = ""
 ) -> Gallery | None:
-    """The networks' maps of a photograph of one's own, a path or an open file, cut as photographs are in testing.
+    """The gallery of a photograph, which is cropped like test images; None for "".
 
-    None for "", no photograph. Raises InputError for a file that is not there, or is no image.
+    Args:
+        photograph: a path or an open file.
+        name: what the gallery calls it; "": its file name without the suffix.
+
+    Raises InputError for a file that is missing or cannot be read as an image.
     """
     if not photograph:
         return None
     file = resolve_path(photograph) if isinstance(photograph, str | Path) else photograph
-    found = read_image(file, 2 * networks.loader.size)
-    if found is None:
-        what = "no such file, no image of 8 bits a channel, or one of too many pixels"
-        raise InputError(f"photograph {name or str(file)!r}: {what}")
-    pixels, aspect = torch.from_numpy(found[0])[None], torch.tensor([found[1]], dtype=torch.float32)
-    one = {
-        "images": pixels,
-        "labels": torch.zeros(1, dtype=torch.int64),
-        "aspect": aspect,
-        "files": [file],
-    }
-    loader = Loader(
-        replace(networks.loader.images, **one),
-        1,
-        networks.loader.size,
-        device=networks.loader.device,
+    read = read_image(file, 2 * networks.loader.size)
+    if read is None:
+        reasons = "no such file, no image of 8 bits a channel, or one of too many pixels"
+        raise InputError(f"photograph {name or str(file)!r}: {reasons}")
+    pixels, aspect = read
+    images = replace(
+        networks.loader.images,
+        images=torch.from_numpy(pixels)[None],
+        labels=torch.zeros(1, dtype=torch.int64),
+        aspect=torch.tensor([aspect], dtype=torch.float32),
+        files=[file],
     )
-    return shown(networks, loader, np.array([0]), [name or Path(file).stem])
+    loader = Loader(images, 1, networks.loader.size, device=networks.loader.device)
+    return loader_gallery(networks, loader, [0], [name or Path(file).stem])
 
 
 @torch.no_grad()
-def shown(networks: Networks, loader: Loader, index: np.ndarray, names: list[str]) -> Gallery:
-    """The gallery of some images of a loader, under these names."""
-    images, files, classes = loader.take(index).images, loader.images.files, loader.images.classes
-    pixels = (
-        ((images - loader.shift) / loader.scale)
-        .round()
-        .clamp(0, 255)
-        .byte()
-        .permute(0, 2, 3, 1)
-        .cpu()
-        .numpy()
-    )
+def loader_gallery(
+    networks: Networks, loader: Loader, index: Sequence[int], names: list[str]
+) -> Gallery:
+    """The gallery of a loader's images at `index`, with these names."""
+    images = loader.take(index).images
+    if files := loader.images.files:
+        pixels = [centre_crop(files[i]) for i in index]
+    else:
+        stored = ((images - loader.shift) / loader.scale).round().clamp(0, 255).byte()
+        pixels = list(stored.permute(0, 2, 3, 1).cpu().numpy())
     outputs = {role: model(images) for role, model in networks.models.items()}
     maps = {
-        role: [F.normalize(energy(h), dim=(1, 2)).cpu().numpy() for h in o.feats]
-        for role, o in outputs.items()
+        role: [F.normalize(energy(feat), dim=(1, 2)).cpu().numpy() for feat in output.feats]
+        for role, output in outputs.items()
     }
     distances = {role: values.cpu().numpy() for role, values in networks.distances(outputs).items()}
-    said = {
-        role: [classes[c] for c in values.argmax(1)]
-        for role, values in networks.logits(outputs).items()
+    classes = loader.images.classes
+    predicted = {
+        role: [classes[label] for label in logits.argmax(1)]
+        for role, logits in networks.logits(outputs).items()
     }
-    pixels = [centre_crop(files[i]) for i in index] if files else [*pixels]
-    return Gallery(names, pixels, maps, distances, said, networks.blocks)
+    return Gallery(names, pixels, maps, distances, predicted, networks.blocks)
+
+
+def grad_cam(networks: Networks, survey: Survey, index: Sequence[int]) -> Gallery | None:
+    """`make_gallery` with Grad-CAM of each predicted class as maps (Selvaraju et al., ICCV 2017).
+
+    There is one block per network: the last whose maps are large enough to show a place.
+    """
+    gallery = make_gallery(networks, survey, index)
+    if gallery is None:
+        return None
+    images = networks.loader.take(index).images.requires_grad_()  # weights are frozen
+    t, s = (blocks_with_places(blocks)[-1] for blocks in gallery.blocks)
+    maps = {}
+    for role, model in networks.models.items():
+        output = model(images)
+        feat = output.feats[t if role == "teacher" else s]
+        score = output.logits.max(1).values.sum()
+        (gradient,) = torch.autograd.grad(score, feat)
+        cam = (gradient.mean((2, 3), keepdim=True) * feat).sum(1).relu()  # b h w
+        maps[role] = [F.normalize(cam, dim=(1, 2)).detach().cpu().numpy()]
+    distances = {role: values[:, [[t]], [[s]]] for role, values in gallery.distances.items()}
+    blocks = [gallery.blocks[0][t]], [gallery.blocks[1][s]]
+    return gallery._replace(maps=maps, blocks=blocks, distances=distances, quantity="Grad-CAM")

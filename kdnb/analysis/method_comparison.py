@@ -1,4 +1,4 @@
-"""Methods side by side, for methods.ipynb: one data set, one pair of networks, a list of methods, some seeds."""
+"""A comparison of methods with the same data set and networks, for methods.ipynb."""
 
 from collections.abc import Mapping
 
@@ -14,55 +14,70 @@ from kdnb.runs.grid import applicable_methods, grid
 from kdnb.runs.run import Run
 from kdnb.training.setup import check, load_images
 
-OWN = {"methods": "kd,dkd,at,crd,afd", "seeds": 2}
+DEFAULTS = {"methods": "kd,dkd,at,crd,afd", "seeds": 2}  # parameters that Run does not have
 
 
 def runs_from_notebook(namespace: Mapping) -> dict[str, list[Run]]:
-    """{method: its runs, a seed each} that a notebook's `globals()` ask for, the student alone first.
+    """The runs that the parameters of methods.ipynb describe: {method: a run per seed}.
 
-    Raises InputError for runs that cannot be trained, and where none of them has a teacher.
+    The first method is "none", the baseline.
+
+    Args:
+        namespace: the notebook's `globals()`.
+
+    Raises InputError for runs that cannot be trained, and if no method uses a teacher.
     """
-    known = OWN | {
-        name: value for name, value in Run.parameters().items() if name not in ("method", "seed")
-    }
-    given = OWN | parameters.from_notebook(namespace, known)
-    names, seeds = (
-        parameters.check(name, given.pop(name), default) for name, default in OWN.items()
-    )
+    known = DEFAULTS | Run.parameters()
+    del known["method"], known["seed"]
+    given = DEFAULTS | parameters.from_notebook(namespace, known)
+    methods = parameters.check("methods", given.pop("methods"), DEFAULTS["methods"])
+    seeds = parameters.check("seeds", given.pop("seeds"), DEFAULTS["seeds"])
     if seeds < 1:
         raise InputError("seeds is 0: it must be 1 or more")
     fixed = {"dataset": Run.dataset, "seed": range(seeds)} | given
-    runs = grid(method=applicable_methods(["none", *split_list(names)], **fixed), **fixed)
+    runs = grid(method=applicable_methods(["none", *split_list(methods)], **fixed), **fixed)
     if not any(run.teacher for run in runs):
-        known = ", ".join(name for name in METHODS if name != "none")
+        names = ", ".join(name for name in METHODS if name != "none")
         raise InputError(
-            f"methods is {names!r}: name one or more that its teacher can serve, of {known}"
+            f"methods is {methods!r}: name one or more that its teacher can serve, of {names}"
         )
-    if waiting := [run for run in runs if run.seed == 0 and not run.done]:
-        images = load_images(waiting[0])
-        for run in waiting:  # before the first is trained
-            check(run, images)
-    return {
-        label: [run for run in runs if run.label == label]
-        for label in dict.fromkeys(r.label for r in runs)
-    }
+    check_all([run for run in runs if run.seed == 0 and not run.done])
+    runs_by_method = {}
+    for run in runs:
+        runs_by_method.setdefault(run.label, []).append(run)
+    return runs_by_method
+
+
+def check_all(runs: list[Run]) -> None:
+    """Raises InputError if one of the runs, which share their images, cannot be trained."""
+    if not runs:
+        return
+    images = load_images(runs[0])
+    for run in runs:
+        check(run, images)
 
 
 def accuracies(runs: Mapping[str, list[Run]]) -> pd.DataFrame:
-    """A row per finished run, and per published number of the same full-length training, as plots expect them."""
-    rows = [
-        run_row(run) | {"line": label, "order": style_number(label)}
-        for label, several in runs.items()
-        for run in several
-    ]
-    ours = pd.DataFrame(rows)
-    return append_published(ours) if is_full_recipe(ours).all() else ours.assign(study="this study")
+    """A row per finished run, with the columns that plots expect.
+
+    If all runs follow their preset to the end, published accuracies of the same trainings are
+    appended.
+    """
+    rows = []
+    for method, method_runs in runs.items():
+        for run in method_runs:
+            rows.append(run_row(run) | {"line": method, "order": style_number(method)})
+    table = pd.DataFrame(rows)
+    if is_full_recipe(table).all():
+        return append_published(table)
+    return table.assign(study="this study")
 
 
 def title(runs: Mapping[str, list[Run]]) -> str:
-    """What the runs have in common, and how many seeds they are."""
-    run, *others = max(runs.values(), key=lambda several: bool(several[0].teacher))
-    dataset, student, _, *words, _ = run.name_parts(" ")  # without method and seed
-    return ", ".join(
-        [dataset, student, *words, f"{1 + len(others)} seeds" if others else f"seed {run.seed}"]
-    )
+    """What the runs have in common, and the number of seeds."""
+    method_runs = max(runs.values(), key=lambda runs: bool(runs[0].teacher))
+    dataset, student, _, *parts, _ = method_runs[0].name_parts(" ")  # without method and seed
+    seeds = f"seed {method_runs[0].seed}"
+    if len(method_runs) > 1:
+        seeds = f"{len(method_runs)} seeds"
+    return ", ".join([dataset, student, *parts, seeds])

@@ -1,4 +1,4 @@
-"""The networks of finished runs, loaded for analysis: the teacher, the baseline and the distilled student."""
+"""The networks of finished runs, loaded for analysis: teacher, baseline and distilled student."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnb.data.loader import Loader
-from kdnb.device import pick_device
+from kdnb.device import pick_device, set_threads
 from kdnb.errors import InputError
 from kdnb.losses.afd import AFD, energy
 from kdnb.models import (
@@ -35,140 +35,187 @@ from kdnb.training.step import evaluate
 from kdnb.training.teacher import load_teacher
 
 STUDENTS = ("baseline", "distilled")
+BATCH_SIZE = 100  # small: the maps of several networks at 224 pixels fill the memory
 
 
 class Networks(NamedTuple):
-    """A teacher and its students after training, and the test images."""
+    """A trained teacher, its students, and the test images.
 
-    models: dict[str, nn.Module]  # by role or method, "teacher" first, in eval mode
-    blocks: tuple[list[Block], list[Block]]  # the teacher's and the student's
-    loader: (
-        Loader  # the test images in order, whole, in float32, whatever the precision of training
-    )
-    same_classes: bool = True  # whether the teacher knows the data set's classes
-    afd: AFD | None = None  # of `load_run`: what links teacher and distilled student
-    history: np.ndarray | None = (
-        None  # (epochs, T, S), mean links over the training images of each epoch
-    )
+    Attributes:
+        models: networks in eval mode by role or method, the teacher first.
+        blocks: the teacher's and the students' blocks.
+        loader: the test images in order, in float32, whatever the precision of training.
+        same_classes: whether the teacher knows the data set's classes.
+        afd: the trained attention between teacher and distilled student; only from `load_run`.
+        links_by_epoch: (epochs, T, S), AFD's attention in each epoch, mean over the training
+            images; only from `load_run`.
+    """
+
+    models: dict[str, nn.Module]
+    blocks: tuple[list[Block], list[Block]]
+    loader: Loader
+    same_classes: bool = True
+    afd: AFD | None = None
+    links_by_epoch: np.ndarray | None = None
 
     @property
     def classifiers(self) -> dict[str, nn.Module]:
-        """Those that know the data set's classes."""
-        return {
-            name: model
-            for name, model in self.models.items()
-            if self.same_classes or name != "teacher"
-        }
+        """The networks that know the data set's classes."""
+        if self.same_classes:
+            return dict(self.models)
+        return {name: model for name, model in self.models.items() if name != "teacher"}
 
     def distances(self, outputs: Mapping[str, Output]) -> dict[str, Tensor]:
-        """(n, T, S) of each student: 1 - cosine of teacher's and student's maps, pooled to the same size."""
-        teacher = outputs["teacher"]
-        # Of maps of length 1 the mean squared difference, AFD's distance, is 2 / hw times 1 - cosine.
-        half = torch.tensor(
-            [h[0, 0].numel() / 2 for h in teacher.feats], device=self.loader.device
-        )[:, None]  # t 1
-        return {role: half * self.afd.distances(outputs[role], teacher) for role in STUDENTS}
+        """Cosine distance (1 - cosine) of each student's maps to the teacher's: {role: (n, T, S)}.
 
-    def flat(self, outputs: Mapping[str, Output]) -> Tensor:
-        """(n, T): the same of the teacher's maps and one that is even everywhere."""
-        maps = (F.normalize(energy(h), dim=(1, 2)) for h in outputs["teacher"].feats)
+        A student's map is pooled to the size of the teacher's first.
+        """
+        teacher = outputs["teacher"]
+        # Maps have length 1, so AFD's mean squared difference is (2 / hw) * (1 - cosine).
+        half_pixels = [feat[0, 0].numel() / 2 for feat in teacher.feats]
+        scale = torch.tensor(half_pixels, device=self.loader.device)[:, None]  # t 1
+        return {role: scale * self.afd.distances(outputs[role], teacher) for role in STUDENTS}
+
+    def uniform_map_distance(self, outputs: Mapping[str, Output]) -> Tensor:
+        """Cosine distance of a uniform map to each of the teacher's maps: (n, T)."""
+        maps = (F.normalize(energy(feat), dim=(1, 2)) for feat in outputs["teacher"].feats)
         return torch.stack([1 - m.mean((1, 2)) * m[0].numel() ** 0.5 for m in maps], 1)
 
     def logits(self, outputs: Mapping[str, Output]) -> dict[str, Tensor]:
-        """(n, classes) of each network that knows the data set's classes."""
+        """The logits of each network that knows the data set's classes: {role: (n, classes)}."""
         return {role: outputs[role].logits for role in self.classifiers}
 
 
 def run_from_notebook(namespace: Mapping) -> Run:
-    """The run that a notebook's `globals()` name; "": the newest with AFD or, without any, one to be trained.
+    """The run that the parameters of attention.ipynb name.
 
-    Raises InputError for a photograph that is not there.
+    With an empty `run`, it is the newest finished run with AFD; without any, a new run of the
+    digits, which is not trained here.
+
+    Args:
+        namespace: the notebook's `globals()`.
+
+    Raises InputError for an unknown parameter, and for a run or photograph that does not exist.
     """
-    known = dict.fromkeys(("run", "photograph", "teacher_weights", "data_root", "outputs"), "")
-    known |= {"device": "auto", "threads": 0}
-    given = parameters.from_notebook(namespace, known)
-    if isinstance(given.get("run"), Run):  # the cell is run again, and the name is taken
+    texts = ("run", "photograph", "teacher_weights", "data_root", "outputs")
+    defaults = dict.fromkeys(texts, "") | {"device": "auto", "threads": 0}
+    given = parameters.from_notebook(namespace, defaults)
+    if isinstance(given.get("run"), Run):  # the cell is executed again: `run` is now its result
         return given["run"]
     where = {
-        name: parameters.check(name, value, known[name]) for name, value in given.items() if value
+        name: parameters.check(name, value, defaults[name])
+        for name, value in given.items()
+        if value
     }
-    if (photograph := where.pop("photograph", "")) and not resolve_path(photograph).is_file():
+    photograph = where.pop("photograph", "")
+    if photograph and not resolve_path(photograph).is_file():
         raise InputError(f"photograph {photograph!r}: no such file")
     if name := where.pop("run", ""):
         return Run.open(name, **where)
-    kept = output_folder(where.get("outputs", "")).glob("runs/*/losses.safetensors")
-    newest_first = sorted(kept, key=lambda path: path.stat().st_mtime, reverse=True)
-    runs = (or_warn("the search", partial(Run.open, **where), path.parent) for path in newest_first)
-    newest = next(
-        (run for run in runs if run and run.done and "afd" in {term.loss for term in run.terms}),
-        None,
-    )
+    newest = newest_afd_run(**where)
     if newest is None:
         print("There is no finished run with AFD: one of the digits is trained first.")
-    return newest or Run(**where)
+        return Run(**where)
+    return newest
+
+
+def newest_afd_run(**where) -> Run | None:
+    """The newest finished run with AFD that kept its weights; None if there is none.
+
+    where: fields of the run such as outputs, data_root or device. A damaged run is left out, with a
+    warning.
+    """
+    files = output_folder(where.get("outputs", "")).glob("runs/*/losses.safetensors")
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        run = or_warn("the search", partial(Run.open, **where), path.parent)
+        if run and run.done and has_afd(run):
+            return run
+    return None
+
+
+def has_afd(run: Run) -> bool:
+    """Whether the method of a run includes AFD."""
+    return "afd" in {term.loss for term in run.terms}
 
 
 def load_run(run: Run) -> Networks:
-    """The networks of a run with AFD and of its baseline, as training left them; what is missing is trained first.
+    """The networks of a run with AFD and of its baseline, which are trained first if necessary.
 
     Raises InputError for a run without AFD, and for one that did not keep its weights.
     """
-    if "afd" not in {term.loss for term in run.terms}:
+    if not has_afd(run):
         raise InputError(
             f"method {run.label!r} has no afd: nothing is linked; choose a run whose method has it"
         )
-    run, baseline = train(run), train(run.baseline)
-    found = load_networks({"baseline": baseline, "distilled": run})
-    images = found.loader.take([0, 1]).images
-    outputs = (example_output(found.models[role], images) for role in ("distilled", "teacher"))
-    with torch.random.fork_rng([]):
-        afd = AFD(*outputs, **next(term.options for term in run.terms if term.loss == "afd"))
-    kept = read_state_dict(run.loss_weights)
-    afd.load_state_dict(
-        {key.removeprefix("afd."): kept[key] for key in kept if key.startswith("afd.")}
+    run = train(run)
+    baseline = train(run.baseline)
+    networks = load_networks({"baseline": baseline, "distilled": run})
+    images = networks.loader.take([0, 1]).images
+    student, teacher = (
+        example_output(networks.models[role], images) for role in ("distilled", "teacher")
     )
-    return found._replace(afd=afd.to(found.loader.device).eval(), history=run.history["afd.links"])
+    options = next(term.options for term in run.terms if term.loss == "afd")
+    with torch.random.fork_rng([]):  # initial weights are drawn, and replaced
+        afd = AFD(student, teacher, **options)
+    state = read_state_dict(run.loss_weights)
+    afd.load_state_dict(
+        {key.removeprefix("afd."): state[key] for key in state if key.startswith("afd.")}
+    )
+    afd = afd.to(networks.loader.device).eval()
+    return networks._replace(afd=afd, links_by_epoch=run.history["afd.links"])
 
 
 def load_networks(runs: Mapping[str, Run]) -> Networks:
-    """The students of finished runs of one student, by name, with the teacher of the first that has one."""
-    taught = next(run for run in runs.values() if run.teacher)
-    teacher, (_, test), device = (
-        load_teacher(taught),
-        load_images(taught),
-        pick_device(taught.device),
-    )
-    models = {"teacher": teacher.model} | {
-        name: load_weights(run.student, run.weights) for name, run in runs.items()
-    }
+    """The students of finished runs, and the teacher of the first run that has one.
+
+    Args:
+        runs: {name: run}, all of the same student network.
+    """
+    distilled = next(run for run in runs.values() if run.teacher)
+    set_threads(distilled.threads)
+    device = pick_device(distilled.device)
+    teacher = load_teacher(distilled)
+    _, test_images = load_images(distilled)
+    models = {"teacher": teacher.model}
+    for name, run in runs.items():
+        models[name] = load_weights(run.student, run.weights)
     for model in models.values():
         model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    both = tuple(blocks(models[name], taught.image_size) for name in ("teacher", next(iter(runs))))
-    loader = Loader(
-        test, 100, taught.image_size, device=device
-    )  # few: several networks' maps at 224 pixels
-    return Networks(models, both, loader, teacher.same_classes(test.classes)[0])
+    size = distilled.image_size
+    first_student = models[next(iter(runs))]
+    return Networks(
+        models,
+        (blocks(teacher.model, size), blocks(first_student, size)),
+        Loader(test_images, BATCH_SIZE, size, device=device),
+        teacher.same_classes(test_images.classes)[0],
+    )
 
 
 def teacher_table(run: Run) -> pd.DataFrame:
-    """What the teacher of a run is and how good it is on the test images; it has to be trained. Raises InputError."""
+    """A table of facts about the trained teacher of a run, with its accuracy on the test images.
+
+    Raises InputError for a run without a teacher, and for a teacher whose weights are missing.
+    """
     if not run.teacher:
         raise InputError(
-            f"method {run.label!r} has no teacher: choose one that has, or train.ipynb for one network"
+            f"method {run.label!r} has no teacher: choose one that has, or train.ipynb for one "
+            "network"
         )
-    teacher, images = load_teacher(run), load_images(run)
+    set_threads(run.threads)
+    teacher = load_teacher(run)
+    images = load_images(run)
     _, test = loaders(run, images)
     model = teacher.model.to(test.device)
-    same, _ = teacher.same_classes(images[1].classes)
-    shown = {
+    top1 = "it knows other classes"
+    if teacher.same_classes(images[1].classes)[0]:
+        top1 = f"{evaluate(model, test, run.precision)['top1']:.2f}"
+    facts = {
         "network": run.teacher,
         "weights": teacher.about["weights"],
         "parameters": f"{parameter_count(model):,}",
         "blocks": len(model.block_names),
-        "top-1 (%)": f"{evaluate(model, test, run.precision)['top1']:.2f}"
-        if same
-        else "it knows other classes",
+        "top-1 (%)": top1,
     }
-    if changed := describe_overrides(teacher.about["overrides"] or {}):
-        shown["trained with"] = changed
-    return as_table("teacher", shown)
+    if overrides := describe_overrides(teacher.about["overrides"] or {}):
+        facts["trained with"] = overrides
+    return as_table("teacher", facts)

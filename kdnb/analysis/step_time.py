@@ -1,10 +1,5 @@
-"""Where a training step's time goes, and how far it is from the least that this machine could need.
+"""How long a training step takes, as a whole and part by part, and the least that it could take."""
 
-Timings on a shared machine are noisy: candidates run in turn, in one process, and medians are compared.
-"""
-
-import statistics
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,204 +11,230 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdnb.device import PRECISIONS, environment
-from kdnb.models import Output, create_model
+from kdnb.analysis.measure import saved_bytes, time_alternately
+from kdnb.device import PRECISIONS, environment, set_threads
+from kdnb.models import Output
 from kdnb.results.frame import LABELS_ONLY
 from kdnb.runs.run import Run
-from kdnb.training.setup import build_setup, load_images
+from kdnb.training.distiller import Distiller
+from kdnb.training.setup import TrainingSetup, build_setup, load_images
 from kdnb.training.step import Engine, evaluate
-from kdnb.training.teacher import Teacher
+from kdnb.training.teacher import untrained_teacher
+
+MATRIX_SIZE = 2048  # rows of the matrices whose product measures the arithmetic rate
+REFERENCE = "reference, float32"  # the step that speed-ups are relative to
 
 
-def alternate(
-    functions: dict[str, Callable], device: torch.device, repeats: int = 10
-) -> dict[str, float]:
-    """Median seconds of each function, called in turn, there and back, `repeats` times after two warm-ups each."""
-    wait = partial(torch.accelerator.synchronize, device) if device.type != "cpu" else lambda: None
-    seconds = {name: [] for name in functions}
-    for turn in range(repeats + 2):
-        for name in list(functions)[
-            :: 1 if turn % 2 else -1
-        ]:  # nobody always follows the same neighbour
-            wait()
-            start = time.perf_counter()
-            functions[name]()
-            wait()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values[2:]) for name, values in seconds.items()}
+class StepTimer:
+    """Measures the training step of a run and its parts.
 
+    The teacher need not be trained or downloaded: a network with random weights and as many classes
+    stands in for it. So the losses that training leaves out are left out here, too.
 
-class Speed:
-    """The step of a run, whole and in parts; the teacher's weights are random, which takes as long as trained ones."""
+    Args:
+        run: whose step is measured, beside the same student's on labels alone.
+        repeats: calls of which the median is taken.
+
+    Attributes:
+        left_out: names of the losses that the teacher cannot serve.
+        title: what is measured: data set, method, networks, image size, batch size, device.
+        machine: threads, versions and commit.
+        name: of the files with its table and figure.
+    """
 
     def __init__(self, run: Run, repeats: int = 20):
-        self.run, self.repeats, self.images = run, repeats, load_images(run)
-        self.trainings = ({run.label: run} if run.teacher else {}) | {
-            LABELS_ONLY: replace(run, method="none")
-        }
-        self.distiller, self.loader, self.test = self.fresh(run)
-        self.device, self.batches = self.loader.device, list(islice(self.loader.epoch(), 4))
-        found = environment(str(self.device))
-        versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-        self.machine = f"{torch.get_num_threads()} threads, {versions}, commit {found['commit']}"
-        taught = f"{run.label}, {run.teacher} → {run.student}" if run.teacher else run.student
-        how = f"{run.image_size} px, batch {run.batch_size}, {run.precision}, {found['device']}"
-        self.title = f"{run.dataset}, {taught}, {how}"
-        words = [
-            "speed",
-            run.dataset,
-            run.teacher,
-            run.student,
-            run.label.replace(" ", ""),
-            self.device.type,
-        ]
-        self.name = "-".join(filter(None, words))  # of its table and figure
+        set_threads(run.threads)
+        self.run = run
+        self.repeats = repeats
+        self.images = load_images(run)
+        self.trainings = {LABELS_ONLY: replace(run, method="none")}
+        if run.teacher:
+            self.trainings = {run.label: run} | self.trainings
+        setup = self.build(run)
+        self.distiller = setup.distiller
+        self.loader = setup.train
+        self.test = setup.test
+        self.device = self.loader.device
+        self.batches = list(islice(self.loader.epoch(), 4))
+        self.left_out = self.distiller.left_out
+        machine = environment(str(self.device))
+        versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+        self.machine = f"{torch.get_num_threads()} threads, {versions}, commit {machine['commit']}"
+        self.title = f"{run.dataset}, {self.training_title()}, {machine['device']}"
+        method = run.label.replace(" ", "")
+        parts = ["speed", run.dataset, run.teacher, run.student, method, self.device.type]
+        self.name = "-".join(filter(None, parts))
 
-    def fresh(self, run: Run) -> tuple:
-        """A new Distiller, whose teacher's weights are not looked for, and the batches of both splits."""
-        teacher = (
-            Teacher(create_model(run.teacher, len(self.images[0].classes))) if run.teacher else None
-        )
-        return build_setup(run, self.images, teacher)[:3]
+    def training_title(self) -> str:
+        """Method, networks, image size, batch size and precision."""
+        parts = [self.run.student]
+        if self.run.teacher:
+            method = " ".join([self.run.label, *(f"without {name}" for name in self.left_out)])
+            parts = [method, f"{self.run.teacher} → {self.run.student}"]
+        size = f"{self.run.image_size} px"
+        return ", ".join([*parts, size, f"batch {self.run.batch_size}", self.run.precision])
 
-    def engine_step(self, run: Run, compiled: bool) -> Callable:
-        """The step of kdnb.engine, over some batches again and again."""
-        engine = Engine(self.fresh(run)[0], run, self.device, compiled)
+    def build(self, run: Run) -> TrainingSetup:
+        """A new setup of a run, with an untrained teacher."""
+        teacher = untrained_teacher(run, self.images[0].classes) if run.teacher else None
+        return build_setup(run, self.images, teacher)
+
+    def engine_step(self, run: Run, compiled: bool) -> Callable[[], None]:
+        """A training step of `Engine`, which takes some batches in turn."""
+        engine = Engine(self.build(run).distiller, run, self.device, compiled)
         batches = cycle(self.batches)
         return lambda: engine(next(batches))
 
-    def reference_step(self, run: Run) -> Callable:
-        """The step as one writes it first: float32, channels first, eager."""
-        distiller, preset = self.fresh(run)[0].train(), run.preset
-        own = {"momentum": preset.momentum, "weight_decay": preset.weight_decay}
-        optimizer = torch.optim.SGD(distiller.trainable().parameters(), run.lr, **own)
+    def reference_step(self, run: Run) -> Callable[[], None]:
+        """A training step in plain PyTorch: float32, channels first, eager."""
+        distiller = self.build(run).distiller.train()
+        optimizer = torch.optim.SGD(
+            distiller.trainable().parameters(),
+            lr=run.lr,
+            momentum=run.preset.momentum,
+            weight_decay=run.preset.weight_decay,
+        )
         batches = cycle(
             [batch._replace(images=batch.images.float().contiguous()) for batch in self.batches]
         )
 
         def step() -> None:
             optimizer.zero_grad()
-            distiller(*next(batches))[0]["total"].backward()
+            losses, _ = distiller(*next(batches))
+            losses["total"].backward()
             optimizer.step()
 
         return step
 
-    def whole(self, compiled: bool = True) -> pd.DataFrame:
-        """Steps of each training in turn, as a reference and the engine's: ms, images/s, times the reference's rate."""
-        engine, steps = f"engine, {self.run.precision}", {}
+    def whole_steps(self, compiled: bool = True) -> pd.DataFrame:
+        """Times of whole steps: ms, images/s, and the speed-up over the reference.
+
+        Each training has a row for the reference, one for the eager engine and, if `compiled`, one
+        for the compiled engine.
+        """
+        engine = f"engine, {self.run.precision}"
+        steps = {}
         for training, run in self.trainings.items():
-            steps[training, "reference, float32"] = self.reference_step(run)
-            steps[training, engine] = self.engine_step(run, False)
-            steps |= (
-                {(training, f"{engine}, compiled"): self.engine_step(run, True)} if compiled else {}
-            )
-        seconds, images = alternate(steps, self.device, self.repeats), len(self.batches[0].labels)
-        rows = [
-            (*of, 1000 * s, images / s, seconds[of[0], "reference, float32"] / s)
-            for of, s in seconds.items()
-        ]
+            steps[training, REFERENCE] = self.reference_step(run)
+            steps[training, engine] = self.engine_step(run, compiled=False)
+            if compiled:
+                steps[training, f"{engine}, compiled"] = self.engine_step(run, compiled=True)
+        seconds = time_alternately(steps, self.device, self.repeats)
+        n_images = len(self.batches[0].labels)
+        rows = []
+        for (training, step), s in seconds.items():
+            speed_up = seconds[training, REFERENCE] / s
+            rows.append((training, step, 1000 * s, n_images / s, speed_up))
         return pd.DataFrame(rows, columns=["training", "step", "ms", "images/s", "speed-up"])
 
     def parts(self) -> pd.DataFrame:
-        """Milliseconds of each part of the eager engine's step, losses with their way back, and their shares."""
-        distiller, batch = self.fresh(self.run)[0], self.batches[0]
+        """Times of the parts of the eager engine's step: ms and share.
+
+        The student's part is forward, cross-entropy and backward. A loss's part includes its
+        backward pass down to the student's outputs.
+        """
+        distiller = self.build(self.run).distiller
         distiller.to(self.device, memory_format=torch.channels_last).train()
-        rows = {name: choice[: len(batch.labels)] for name, choice in self.loader.plan(0).items()}
-        autocast = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.run.precision == "bfloat16"
-        )
-        student = partial(autocast(distiller.student), batch.images)
-        teacher = distiller.teacher and partial(
-            torch.no_grad()(autocast(distiller.teacher)), batch.images
-        )
-        of_student, of_teacher = Output(*leaves(student())), teacher and teacher()
-
-        def loss(name: str) -> None:
-            autocast(distiller.losses[name])(of_student, of_teacher, batch).backward()
-
-        functions = {
-            "batch": lambda: self.loader.make(rows),
-            "student": lambda: nn.functional.cross_entropy(
-                student().logits.float(), batch.labels
-            ).backward(),
-        }
-        functions |= {"teacher": teacher} if teacher else {}
-        functions |= {
-            name: partial(loss, name) for name in distiller.losses if name != "ce"
-        }  # the student's has it
-        seconds = alternate(functions, self.device, self.repeats)
+        functions = self.part_functions(distiller)
+        seconds = time_alternately(functions, self.device, self.repeats)
         table = pd.DataFrame({"part": seconds.keys(), "ms": [1000 * s for s in seconds.values()]})
         return table.assign(**{"share (%)": 100 * table["ms"] / table["ms"].sum()})
 
+    def part_functions(self, distiller: Distiller) -> dict[str, Callable[[], object]]:
+        """{part of the step: a function that computes it}."""
+        batch = self.batches[0]
+        plan = {name: rows[: len(batch.labels)] for name, rows in self.loader.plan(0).items()}
+        is_autocast = self.run.precision == "bfloat16"
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=is_autocast)
+        student = partial(autocast(distiller.student), batch.images)
+
+        def student_part() -> None:
+            nn.functional.cross_entropy(student().logits.float(), batch.labels).backward()
+
+        functions = {"batch": lambda: self.loader.make(plan), "student": student_part}
+        if distiller.teacher is None:
+            return functions
+        teacher = partial(torch.no_grad()(autocast(distiller.teacher)), batch.images)
+        functions["teacher"] = teacher
+        student_output = Output(*detach_all(student()))
+        teacher_output = teacher()
+
+        def loss_part(name: str) -> None:
+            autocast(distiller.losses[name])(student_output, teacher_output, batch).backward()
+
+        for name in distiller.losses:
+            if name != "ce":  # the student's part includes it
+                functions[name] = partial(loss_part, name)
+        return functions
+
     def floor(self) -> pd.DataFrame:
-        """The arithmetic of the convolutions at the best rate of a large matrix product: the least for a step."""
-        images, n, rows = self.batches[0].images.float(), 2048, []
-        a, b = torch.randn(2, n, n, device=self.device, dtype=PRECISIONS[self.run.precision])
-        rate = (
-            2
-            * n**3
-            / min(
-                alternate({"product": lambda: a @ b}, self.device, 1)["product"] for _ in range(10)
-            )
-        )
+        """The least time of each training's step: its convolutions at the peak arithmetic rate.
+
+        The rate is that of a large matrix product in the run's precision.
+        """
+        images = self.batches[0].images.float()
+        rate = self.arithmetic_rate()
+        rows = []
         for training, run in self.trainings.items():
-            with FlopCounterMode(display=False) as counted:
+            with FlopCounterMode(display=False) as counter:
                 self.distiller.student(images).logits.sum().backward()
                 if run.teacher:
-                    self.distiller.teacher(images)  # whose weights are frozen
-            flops = counted.get_total_flops()
+                    self.distiller.teacher(images)
+            flops = counter.get_total_flops()
             rows.append((training, flops / 1e9, rate / 1e9, 1000 * flops / rate))
         return pd.DataFrame(rows, columns=["training", "GFLOP", "GFLOP/s", "ms"])
 
-    def loaders(self) -> pd.DataFrame:
-        """Augmented training images a second from the batches alone, and test images a second through the student."""
+    def arithmetic_rate(self) -> float:
+        """Operations per second of a large matrix product, the best of ten measurements."""
+        n = MATRIX_SIZE
+        dtype = PRECISIONS[self.run.precision]
+        a, b = torch.randn(2, n, n, device=self.device, dtype=dtype)
+        product = {"product": lambda: a @ b}
+        seconds = [time_alternately(product, self.device, 1)["product"] for _ in range(10)]
+        return 2 * n**3 / min(seconds)
+
+    def loader_rates(self) -> pd.DataFrame:
+        """Images per second of the augmented training batches alone, and of an evaluation."""
         steps = min(len(self.loader), 100)
-        images = min(steps * self.loader.batch_size, len(self.loader.images)), len(self.test.images)
+        n_images = {
+            "training batches": min(steps * self.loader.batch_size, len(self.loader.images)),
+            "evaluation": len(self.test.images),
+        }
         functions = {
             "training batches": lambda: deque(islice(self.loader.epoch(), steps), maxlen=0),
             "evaluation": partial(evaluate, self.distiller.student, self.test, self.run.precision),
         }
-        rates = [
-            n / s
-            for n, s in zip(images, alternate(functions, self.device, 2).values(), strict=True)
-        ]
+        seconds = time_alternately(functions, self.device, 2)
+        rates = [n_images[name] / seconds[name] for name in functions]
         return pd.DataFrame({"what": list(functions), "images/s": rates})
 
     def page(self, *tables: pd.DataFrame) -> str:
-        """Tables as one Markdown page that says where they were measured."""
-        texts = (table.round(2).to_markdown(index=False) for table in tables)
+        """A Markdown page of tables, with what was measured and where."""
+        texts = [table.round(2).to_markdown(index=False) for table in tables]
         return "\n\n".join([f"# A training step: {self.title}", self.machine, *texts]) + "\n"
 
 
 def method_costs(runs: Mapping[str, Run]) -> pd.DataFrame:
-    """What a step of each method costs: a row per name, the run "none" being the baseline's.
+    """The time and memory of a training step of each method, uncompiled: a row per run.
 
-    ms, measured in turn, uncompiled; times the baseline's; and MB of tensors, weights included, saved for the backward
-    pass.
+    Columns: ms; times, the time relative to the run named "none"; and MB saved, the tensors that
+    autograd saves for the backward pass, weights included.
+
+    Args:
+        runs: {name: run} of one data set; one of them has a teacher.
     """
-    speed = Speed(next(run for run in runs.values() if run.teacher))
-    steps = {name: speed.engine_step(run, False) for name, run in runs.items()}
-    saved = {
-        name: kept(step) / 1e6 for name, step in steps.items()
-    }  # of their first, which no GPU replays
-    seconds = alternate(steps, speed.device)
-    rows = [(name, 1000 * s, s / seconds["none"], saved[name]) for name, s in seconds.items()]
+    timer = StepTimer(next(run for run in runs.values() if run.teacher))
+    steps = {name: timer.engine_step(run, compiled=False) for name, run in runs.items()}
+    # Of the first step: a replayed CUDA graph saves nothing.
+    megabytes = {name: saved_bytes(step) / 1e6 for name, step in steps.items()}
+    seconds = time_alternately(steps, timer.device)
+    rows = [(name, 1000 * s, s / seconds["none"], megabytes[name]) for name, s in seconds.items()]
     return pd.DataFrame(rows, columns=["method", "ms", "times", "MB saved"])
 
 
-def kept(step: Callable) -> int:
-    """Bytes of the tensors that autograd keeps in a step; each counts once."""
-    sizes = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        step()
-    return sum(sizes.values())
-
-
-def leaves(values: tuple) -> tuple:
-    """Tensors, in tuples in tuples, as if nothing had come before them."""
-    return tuple(leaves(v) if isinstance(v, tuple) else v.detach().requires_grad_() for v in values)
+def detach_all(values: tuple) -> tuple:
+    """Detach tensors, in tuples of any depth, from their graph; they require gradients."""
+    return tuple(
+        detach_all(value) if isinstance(value, tuple) else value.detach().requires_grad_()
+        for value in values
+    )

@@ -1,4 +1,4 @@
-"""What the networks of a run make of every test image: links, distances of maps and predictions, as arrays."""
+"""One pass over the test images: links, distances of maps and predictions of every image."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,123 +11,158 @@ from kdnb.analysis.networks import STUDENTS, Networks
 from kdnb.models import Block
 from kdnb.progress import with_progress
 
-LINKED = 0.1  # mean attention from which on two blocks are shown as a pair
+MIN_LINK = 0.1  # mean attention from which on two blocks are shown as a pair
+MIN_SIZE = 4  # pixels of a map's side; smaller maps show no place
 
 
 class Survey(NamedTuple):
-    """What the networks make of every test image, in order; by role where it is a dictionary."""
+    """What the networks compute for each of the n test images, in order.
 
-    links: (
-        np.ndarray
-    )  # (n, T, S), AFD's attention between teacher and distilled student, rows sum to one
-    distances: dict[
-        str, np.ndarray
-    ]  # (n, T, S), 1 - cosine of teacher's and student's maps, pooled to the same size
-    flat: np.ndarray  # (n, T), the same of the teacher's maps and one that is even everywhere
-    predictions: Predictions  # without a teacher that knows other classes
+    Attributes:
+        links: (n, T, S), AFD's attention between teacher and distilled student; rows sum to one.
+        distances: {student: (n, T, S)}, cosine distance of its maps to the teacher's.
+        uniform_map_distance: (n, T), cosine distance of a uniform map to the teacher's.
+        predictions: of all networks that know the data set's classes.
+    """
+
+    links: np.ndarray
+    distances: dict[str, np.ndarray]
+    uniform_map_distance: np.ndarray
+    predictions: Predictions
 
     def pairs(
-        self, blocks: tuple[list[Block], list[Block]], most: int = 8
+        self, blocks: tuple[list[Block], list[Block]], max_pairs: int = 8
     ) -> list[tuple[int, int]]:
-        """Student blocks, shallow to deep, each with the teacher block that listens to it most: [(t, s)].
+        """Student blocks, each with the teacher block that attends to it most: [(t, s)].
 
-        blocks: the teacher's and the student's. Left out are those that show no place, and, unless all are, those to
-        which no other listens with `LINKED` of its attention.
+        They are sorted from shallow to deep. Blocks with small maps are left out, and so are
+        student blocks that get less than `MIN_LINK` of every teacher block's attention, unless that
+        leaves none.
+
+        Args:
+            blocks: the teacher's and the student's.
+            max_pairs: of more, pairs at evenly spaced depths are returned.
         """
-        teachers, students = map(np.array, map(placing, blocks))
-        means = self.links.mean(0)
-        listener = teachers[means[teachers].argmax(0)]  # of each student block
-        linked = students[means[listener[students], students] >= LINKED]
-        students = linked if len(linked) else students
-        students = students[np.unique(np.linspace(0, len(students) - 1, most).round().astype(int))]
-        return [(int(listener[s]), int(s)) for s in students]
+        teachers, students = (np.array(blocks_with_places(network)) for network in blocks)
+        mean = self.links.mean(0)
+        strongest_teacher = teachers[mean[teachers].argmax(0)]  # of each student block
+        linked = students[mean[strongest_teacher[students], students] >= MIN_LINK]
+        if len(linked):
+            students = linked
+        indices = np.linspace(0, len(students) - 1, max_pairs).round().astype(int)
+        return [(int(strongest_teacher[s]), int(s)) for s in students[np.unique(indices)]]
 
 
 @torch.no_grad()
 def survey_images(networks: Networks) -> Survey:
-    """Links, map distances and predictions of all test images, in one pass."""
-    loader, afd, parts = networks.loader, networks.afd, []
+    """Links, distances of maps and predictions of all test images, in one pass."""
+    loader = networks.loader
+    batches = []
     for batch in with_progress(loader.epoch(), len(loader), "survey"):
         outputs = {role: model(batch.images) for role, model in networks.models.items()}
-        attention = afd.attention(outputs["distilled"], outputs["teacher"])
-        parts.append(
-            (
-                attention,
-                networks.distances(outputs),
-                networks.flat(outputs),
-                networks.logits(outputs),
-            )
+        batches.append(
+            {
+                "links": networks.afd.attention(outputs["distilled"], outputs["teacher"]),
+                "distances": networks.distances(outputs),
+                "uniform_map_distance": networks.uniform_map_distance(outputs),
+                "logits": networks.logits(outputs),
+            }
         )
-    *found, logits = map(joined, zip(*parts, strict=True))
-    return Survey(*found, Predictions(loader.images.classes, loader.images.labels.numpy(), logits))
+    arrays = concatenate(batches)
+    logits = arrays.pop("logits")
+    predictions = Predictions(loader.images.classes, loader.images.labels.numpy(), logits)
+    return Survey(**arrays, predictions=predictions)
 
 
-def placing(blocks: Sequence[Block]) -> list[int]:
-    """Which blocks have maps of 4 x 4 pixels or more; smaller ones show no place. All, if none has."""
-    return [i for i, (_, shape) in enumerate(blocks) if min(shape[1:]) >= 4] or [
-        *range(len(blocks))
-    ]
+def blocks_with_places(blocks: Sequence[Block]) -> list[int]:
+    """The indices of blocks whose maps have `MIN_SIZE` x `MIN_SIZE` pixels or more.
+
+    If there is none, the indices of all blocks.
+    """
+    indices = [i for i, (_, shape) in enumerate(blocks) if min(shape[1:]) >= MIN_SIZE]
+    return indices or list(range(len(blocks)))
 
 
-def joined(parts: Sequence) -> np.ndarray | dict:
-    """The batches of a tensor, or of a dictionary of tensors, as one array each."""
-    if isinstance(parts[0], dict):
-        return {key: joined([part[key] for part in parts]) for key in parts[0]}
-    return torch.cat(parts).cpu().numpy()
+def concatenate(batches: Sequence) -> np.ndarray | dict:
+    """Concatenate tensors, or dictionaries of tensors key by key, into NumPy arrays."""
+    if isinstance(batches[0], dict):
+        return {key: concatenate([batch[key] for batch in batches]) for key in batches[0]}
+    return torch.cat(batches).cpu().numpy()
 
 
-class ClassLinks(NamedTuple):
-    """Links by class, of the n classes that have images."""
+class LinksByClass(NamedTuple):
+    """Links of the n classes that have test images.
+
+    Attributes:
+        names: (n,), the classes.
+        links: (n, T, S), the mean of each class.
+        mean: (T, S), the mean over all images.
+        deviation: (n,), the share of attention by which a class differs from the mean.
+        chance: (n,), the 95 % quantile of the deviation of as many random images.
+    """
 
     names: list[str]
-    links: np.ndarray  # (n, T, S), means
-    mean: np.ndarray  # (T, S), over all images
-    deviation: np.ndarray  # (n,), the share of attention that goes to other links than the mean's
-    chance: np.ndarray  # (n,), below which 19 of 20 deviations are for as many images of any class
+    links: np.ndarray
+    mean: np.ndarray
+    deviation: np.ndarray
+    chance: np.ndarray
 
 
-def by_class(survey: Survey, draws: int = 40) -> ClassLinks:
-    """What the links are in each class; chance: from so many random `draws`."""
-    there, labels, sizes = np.unique(
+def links_by_class(survey: Survey, draws: int = 40) -> LinksByClass:
+    """The mean links of each class, and how far they deviate from the mean of all images.
+
+    draws: number of random permutations of the labels that `chance` is estimated from.
+    """
+    labels, class_index, counts = np.unique(
         survey.predictions.labels, return_inverse=True, return_counts=True
     )
-    shares = np.eye(len(there), dtype=np.float32)[labels] / sizes.astype(np.float32)  # n classes
-    mean, rng = survey.links.mean(0), np.random.default_rng(0)
+    # One-hot labels divided by the size of the class: a product with them gives class means.
+    weights = np.eye(len(labels), dtype=np.float32)[class_index] / counts.astype(np.float32)
+    mean = survey.links.mean(0)
 
-    def means(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        links = np.tensordot(shares.T, survey.links, 1)  # classes t s
+    def class_means(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        links = np.tensordot(weights.T, survey.links, 1)  # n t s
+        # Half the sum: attention that one link loses, another gains.
         return links, 0.5 * np.abs(links - mean).sum(-1).mean(-1)
 
-    links, deviation = means(shares)
-    chance = np.quantile([means(rng.permutation(shares))[1] for _ in range(draws)], 0.95, axis=0)
-    return ClassLinks(
-        [survey.predictions.classes[c] for c in there], links, mean, deviation, chance
-    )
+    links, deviation = class_means(weights)
+    rng = np.random.default_rng(0)
+    random_deviations = [class_means(rng.permutation(weights))[1] for _ in range(draws)]
+    chance = np.quantile(random_deviations, 0.95, axis=0)
+    names = [survey.predictions.classes[label] for label in labels]
+    return LinksByClass(names, links, mean, deviation, chance)
 
 
 def choose_images(survey: Survey, n: int) -> np.ndarray:
-    """Indices of n test images, the first ones of classes spread evenly over the set."""
+    """Indices of n test images: the first image of each of n classes, evenly spaced."""
     _, first = np.unique(survey.predictions.labels, return_index=True)
     return first[np.linspace(0, len(first) - 1, min(n, len(first))).round().astype(int)]
 
 
 def mistakes(survey: Survey) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the images that only the distilled student, or only the baseline, gets right; the clearest first."""
-    told = survey.predictions
-    baseline, distilled = map(told.correct, STUDENTS)
-    of_label = {
-        role: np.exp(told.log_probabilities(role))[range(len(told.labels)), told.labels]
-        for role in STUDENTS
-    }
-    gain = of_label["distilled"] - of_label["baseline"]
-    corrected, degraded = (
-        np.flatnonzero(distilled & ~baseline),
-        np.flatnonzero(baseline & ~distilled),
+    """Indices of the images that only one student classifies correctly.
+
+    The first array holds those of the distilled student, the second those of the baseline. Both are
+    sorted by how much the students' probabilities of the true class differ, largest first.
+    """
+    predictions = survey.predictions
+    baseline, distilled = (predictions.correct(role) for role in STUDENTS)
+    images = range(len(predictions.labels))
+    baseline_p, distilled_p = (
+        np.exp(predictions.log_probabilities(role))[images, predictions.labels] for role in STUDENTS
     )
+    gain = distilled_p - baseline_p
+    corrected = np.flatnonzero(distilled & ~baseline)
+    degraded = np.flatnonzero(baseline & ~distilled)
     return corrected[np.argsort(-gain[corrected])], degraded[np.argsort(gain[degraded])]
 
 
-def one_a_pair(survey: Survey, index: np.ndarray, role: str) -> np.ndarray:
-    """Of the images at `index` the first of every pair of classes: its own, and what the network `role` says."""
-    pairs = np.stack([survey.predictions.labels[index], survey.predictions.top1(role)[index]])
-    return index[np.sort(np.unique(pairs, axis=1, return_index=True)[1])]
+def one_per_class_pair(survey: Survey, index: np.ndarray, role: str) -> np.ndarray:
+    """Of the images at `index`, the first for each pair of true class and class predicted.
+
+    role: the network that predicts.
+    """
+    labels = survey.predictions.labels[index]
+    predicted = survey.predictions.top1(role)[index]
+    _, first = np.unique(np.stack([labels, predicted]), axis=1, return_index=True)
+    return index[np.sort(first)]

@@ -127,16 +127,16 @@ def box_energy(box_energy, title: str = "") -> Figure | None:
         f"Map energy in the person's box, minus that of other images' maps, {n_images:,} images"
     )
     fig, (depth_ax, last_ax) = figure(heading, title, 4.0, ncols=2, width_ratios=(3, 2))
-    positions = {role: position for position, role in enumerate(box_energy.right)}
+    positions = {role: position for position, role in enumerate(box_energy.correct)}
     for role, excess in box_energy.excess.items():
         colour = ROLES[role].color
         style = {"color": colour, "marker": ROLES[role].marker, "capsize": 2}
         depth = 100 * box_energy.depth[role]
         depth_ax.errorbar(depth, *mean_interval(excess), markersize=4, label=role, **style)
-        if role not in box_energy.right:
+        if role not in box_energy.correct:
             continue
         for is_correct, offset, face in ((True, 0.12, colour), (False, -0.12, "white")):
-            last = excess[box_energy.right[role] == is_correct, -1]
+            last = excess[box_energy.correct[role] == is_correct, -1]
             if len(last) > 1:
                 x = positions[role] + offset
                 last_ax.errorbar(x, *mean_interval(last), mfc=face, **style)

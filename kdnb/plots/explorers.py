@@ -127,7 +127,7 @@ def link_explorer(history: np.ndarray, by_class, teacher_blocks, student_blocks)
 
     Args:
         history: (epochs, T, S), means over the training images.
-        by_class: links of the test images, as `analysis.by_class` returns them.
+        by_class: links of the test images, as `analysis.links_by_class` returns them.
     """
     n_epochs = len(history)
     class_names = [drawable_text(name) for name in by_class.names]
@@ -226,7 +226,7 @@ def map_explorer(gallery, pair: tuple[int, int], make_gallery: Callable | None =
         for file in upload.value:
             try:
                 uploaded = make_gallery(io.BytesIO(file["content"]), file["name"])
-                gallery = gallery.with_more(uploaded)
+                gallery = gallery.extended(uploaded)
             except ValueError as error:
                 message.value = str(error)
                 continue

@@ -90,7 +90,7 @@ def map_grid(
         (name, _), maps, captions = maps_of_pair(gallery, network, pair)
         if with_predictions:
             # A teacher of other classes has no predictions.
-            captions = [f"“{wrap(label, 16)}”" for label in gallery.said.get(network, ())]
+            captions = [f"“{wrap(label, 16)}”" for label in gallery.predicted.get(network, ())]
         label_network(row[0], f"{network}\n{name}", fontsize=8)
         for ax, pixels, energies in zip(row, gallery.pixels, maps, strict=True):
             ax.imshow(overlay(pixels, energies, limit))

@@ -12,33 +12,29 @@ from helpers import quiet, tiny, tiny_run
 from safetensors.torch import save_file
 
 from kdnb import InputError, analysis, create_model, plots, train
-from kdnb.analysis import compare
-from kdnb.analysis import method_comparison as benchmark
+from kdnb.analysis import compare, method_comparison
 from kdnb.analysis.compare import Predictions
 from kdnb.data.loader import Loader
 
 
-def predictions(**logits):
+def predictions_of(**logits):
     labels = np.array([0, 0, 1, 1])
     return Predictions(
         ("a", "b"), labels, {name: np.array(rows, np.float32) for name, rows in logits.items()}
     )
 
 
-SURE, FLAT = [[9, 0], [9, 0], [0, 9], [0, 9]], [[1, 0], [0, 1], [0, 1], [0, 1]]
+SURE = [[9, 0], [9, 0], [0, 9], [0, 9]]
+UNSURE = [[1, 0], [0, 1], [0, 1], [0, 1]]
 
 
 def test_a_difference_has_an_interval_and_a_test():
     before, after = np.zeros(100, bool), np.zeros(100, bool)
-    before[:12], after[10:30] = (
-        True,
-        True,
-    )  # ten are lost, eighteen are gained, two are right with both
+    before[:12] = True
+    after[10:30] = True  # ten are lost, eighteen are gained, two are correct in both
     d = compare.difference(before, after)
-    assert (d.gain, d.p) == (
-        8,
-        pytest.approx(0.18493, abs=1e-5),
-    )  # twice the binomial tail of 18 of 28
+    assert d.gain == 8
+    assert d.p == pytest.approx(0.18493, abs=1e-5)  # twice the binomial tail of 18 of 28
     assert d.low < 0 < d.gain < d.high and d.high - d.low == pytest.approx(20.47, abs=0.01)
     assert str(d) == f"+8.00 [{d.low:+.2f}, {d.high:+.2f}] percentage points, McNemar's p = 0.18"
     assert compare.difference(before, before)[::3] == (0, 1)
@@ -56,9 +52,9 @@ def test_the_interval_of_a_difference_adds_half_an_image_to_each_cell():
 
 
 def test_a_calibrated_network_has_no_calibration_error():
-    told = predictions(sure=SURE, flat=FLAT)
-    assert compare.calibration(told, "sure")[1] == pytest.approx(0, abs=1e-3)
-    table, ece = compare.calibration(told, "flat")
+    predictions = predictions_of(sure=SURE, unsure=UNSURE)
+    assert compare.calibration(predictions, "sure")[1] == pytest.approx(0, abs=1e-3)
+    table, ece = compare.calibration(predictions, "unsure")
     sigmoid = 1 / (1 + np.exp(-1))
     assert table.to_dict("records") == [
         {"confidence": pytest.approx(sigmoid), "accuracy": 0.75, "images": 4}
@@ -67,9 +63,9 @@ def test_a_calibrated_network_has_no_calibration_error():
 
 
 def test_fidelity_compares_with_the_teacher_if_it_knows_the_classes():
-    table = compare.fidelity(predictions(teacher=SURE, alike=SURE, flat=FLAT))
+    table = compare.fidelity(predictions_of(teacher=SURE, same=SURE, unsure=UNSURE))
     assert (
-        table.loc["alike", "KL from the teacher"] == "0 [0, 0]"
+        table.loc["same", "KL from the teacher"] == "0 [0, 0]"
         and table.loc["teacher"].iloc[-1] == ""
     )
     assert table["agreement with the teacher (%)"].tolist() == [
@@ -77,33 +73,33 @@ def test_fidelity_compares_with_the_teacher_if_it_knows_the_classes():
         "100.00 [51.0, 100.0]",
         "75.00 [30.1, 95.4]",
     ]
-    assert "KL from the teacher" not in compare.fidelity(predictions(flat=FLAT))
+    assert "KL from the teacher" not in compare.fidelity(predictions_of(unsure=UNSURE))
 
 
 def test_classes_and_their_correlations():
-    told = predictions(teacher=SURE, flat=FLAT)
-    rows = compare.class_accuracy(told, "flat", "teacher").set_index("class")
+    predictions = predictions_of(teacher=SURE, unsure=UNSURE)
+    rows = compare.class_accuracy(predictions, "unsure", "teacher").set_index("class")
     assert (
-        rows["flat"].tolist() == [50, 100]
+        rows["unsure"].tolist() == [50, 100]
         and rows["gain"].tolist() == [50, 0]
         and rows["images"].tolist() == [2, 2]
     )
     assert (
-        np.abs(compare.class_correlations(told)["flat"]).max() < 1e-6
+        np.abs(compare.class_correlations(predictions)["unsure"]).max() < 1e-6
     )  # of two classes both correlate with -1
 
 
 def test_cka_is_one_for_the_same_blocks_and_small_for_unrelated_ones():
     loader = Loader(image_set(n=100), 50, 8)
     teacher = create_model("wrn_16_1", 4).eval()
-    found = compare.cka({"teacher": teacher, "same": teacher}, loader)["same"]
-    assert found.shape == (6, 6) and np.diag(found) == pytest.approx(1, abs=1e-5)
-    np.testing.assert_allclose(found, found.T, atol=1e-5)
-    told = compare.predict({"teacher": teacher}, loader)
+    similarity = compare.cka({"teacher": teacher, "same": teacher}, loader)["same"]
+    assert similarity.shape == (6, 6) and np.diag(similarity) == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(similarity, similarity.T, atol=1e-5)
+    predictions = compare.predict({"teacher": teacher}, loader)
     images = loader.take(range(100)).images
     with torch.no_grad():
         np.testing.assert_allclose(
-            told.logits["teacher"], teacher(images).logits, rtol=1e-4, atol=1e-5
+            predictions.logits["teacher"], teacher(images).logits, rtol=1e-4, atol=1e-5
         )
     rng = torch.Generator().manual_seed(0)
     noise = [compare.centred_grams((torch.randn(50, 3, 8, 8, generator=rng),)) for _ in range(2)]
@@ -120,8 +116,8 @@ def test_centred_grams_estimate_hsic_unbiased():
     n, one = 7, torch.ones(7, dtype=torch.float64)
     trace, sums = (K * L).sum(), (one @ K @ one) * (one @ L @ one) / ((n - 1) * (n - 2))
     expected = (trace + sums - 2 / (n - 2) * (one @ K @ L @ one)) / (n * (n - 3))
-    found = (compare.centred_grams((x,)) * compare.centred_grams((y,))).sum() / (n * (n - 3))
-    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    hsic = (compare.centred_grams((x,)) * compare.centred_grams((y,))).sum() / (n * (n - 3))
+    assert float(hsic) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_a_teacher_of_other_classes_is_compared_by_its_maps_alone(tmp_path):
@@ -132,30 +128,37 @@ def test_a_teacher_of_other_classes_is_compared_by_its_maps_alone(tmp_path):
     for method in ("none", "at"):
         of = {"teacher_weights": str(file)} if method == "at" else {}
         runs[method] = train(tiny_run(tmp_path, method=method, epochs=1, **of), quiet)
-    found = analysis.load_networks(runs)
-    assert [*found.models] == ["teacher", "none", "at"] and [*found.classifiers] == ["none", "at"]
-    told = compare.predict(found.classifiers, found.loader)
+    networks = analysis.load_networks(runs)
+    assert [*networks.models] == ["teacher", "none", "at"] and [*networks.classifiers] == [
+        "none",
+        "at",
+    ]
+    predictions = compare.predict(networks.classifiers, networks.loader)
     assert (
-        "KL from the teacher" not in compare.fidelity(told)
-        and compare.class_correlations(told) == {}
+        "KL from the teacher" not in compare.fidelity(predictions)
+        and compare.class_correlations(predictions) == {}
     )
     assert plots.correlation_changes({}) is None
-    assert [m.shape for m in compare.cka(found.models, found.loader).values()] == [(6, 3)] * 2
+    assert [m.shape for m in compare.cka(networks.models, networks.loader).values()] == [(6, 3)] * 2
 
 
 def test_methods_that_cannot_be_compared_are_named_before_anything_is_trained(tmp_path):
-    asked = {"dataset": "tiny", "seeds": 1, "outputs": str(tmp_path)}
+    parameters = {"dataset": "tiny", "seeds": 1, "outputs": str(tmp_path)}
     with pytest.raises(
         InputError, match="methods is 'none': name one or more that its teacher can serve, of afd, "
     ):
-        benchmark.runs_from_notebook(asked | {"methods": "none"})
+        method_comparison.runs_from_notebook(parameters | {"methods": "none"})
     file = tmp_path / "teacher.safetensors"
     save_file(create_model("wrn_16_1", 5).state_dict(), file)
     with pytest.raises(
         InputError, match="kd compares predictions, and this teacher knows other classes"
     ):
-        benchmark.runs_from_notebook(asked | {"methods": "at,kd", "teacher_weights": str(file)})
-    runs = benchmark.runs_from_notebook(asked | {"methods": "at", "teacher_weights": str(file)})
+        method_comparison.runs_from_notebook(
+            parameters | {"methods": "at,kd", "teacher_weights": str(file)}
+        )
+    runs = method_comparison.runs_from_notebook(
+        parameters | {"methods": "at", "teacher_weights": str(file)}
+    )
     assert [*runs] == ["none", "at"] and not (tmp_path / "runs").exists()
 
 
@@ -167,7 +170,7 @@ def test_nothing_sticks_out_of_the_figures_of_a_comparison():
     terms = ["ce", "kd", "afd"]
     logits = {role: rng.normal(size=(600, 40)) for role in ("teacher", "baseline", "distilled")}
     classes = tuple(f"looking_through_a_{i}" for i in range(40))
-    told = Predictions(classes, rng.integers(40, size=600), logits)
+    predictions = Predictions(classes, rng.integers(40, size=600), logits)
     methods = ["none", "at", "crd", "afd"]
     runs = pd.DataFrame(
         {
@@ -181,8 +184,8 @@ def test_nothing_sticks_out_of_the_figures_of_a_comparison():
     shares = pd.DataFrame([[0.3, 0.3, 0.4]] * 30, columns=terms)
     norms = pd.DataFrame([[1, 2, 3]] * 2, ["first step", "last step"], terms)
     figures = [
-        plots.reliability({name: compare.calibration(told, name) for name in logits}, title),
-        plots.class_changes(compare.class_accuracy(told, "baseline", "distilled"), title),
+        plots.reliability({name: compare.calibration(predictions, name) for name in logits}, title),
+        plots.class_changes(compare.class_accuracy(predictions, "baseline", "distilled"), title),
         plots.loss_terms(shares, norms, title),
         plots.correlation_changes({m: rng.normal(size=(40, 40)) for m in methods}, title),
         plots.accuracy_and_cost(runs, costs, title),

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from toy import blocks, random_gallery, random_links, survey_of
 
-from kdnb.analysis import by_class
+from kdnb.analysis import links_by_class
 from kdnb.plots import explorers
 
 TEST_LINKS = random_links(40, 16, 8)
@@ -20,7 +20,7 @@ HISTORY = random_links(5, 16, 8, seed=1)
 @pytest.fixture
 def links():
     survey = survey_of(TEST_LINKS, np.arange(40) % 4, ["a_class", "b", "c", "d"])
-    return explorers.link_explorer(HISTORY, by_class(survey), blocks(4, 4), blocks(4, 2))
+    return explorers.link_explorer(HISTORY, links_by_class(survey), blocks(4, 4), blocks(4, 2))
 
 
 def test_the_epoch_slider_shows_the_links_of_an_epoch(links):

@@ -21,7 +21,7 @@ from PIL import Image
 from toy import blocks, epochs, normalised, random_gallery, random_links, survey_of
 
 from kdnb import plots
-from kdnb.analysis import by_class
+from kdnb.analysis import links_by_class
 from kdnb.data.loader import Loader
 from kdnb.plots import maps, text
 
@@ -104,7 +104,7 @@ def test_labels_do_not_overlap(teacher, student):
     title = "stanford40, resnet34 → resnet18"
     links = random_links(90, len(pair[0]), len(pair[1]))
     names = [f"looking_through_a_microscope_{i}" for i in range(30)]
-    classes = by_class(survey_of(links, np.arange(90) % 30, names))
+    classes = links_by_class(survey_of(links, np.arange(90) % 30, names))
     distances = {"baseline": links + 0.1, "distilled": links}
     figures = [
         plots.link_matrix(links.mean(0), *pair, title),
@@ -148,7 +148,7 @@ def test_the_class_with_the_most_unusual_links_comes_first():
     links = random_links(120, 3, 4)
     labels = np.arange(120) % 4
     links[labels == 2] = [1, 0, 0, 0]
-    classes = by_class(survey_of(links, labels, ["a_b", "c", "odd_one", "d"]))
+    classes = links_by_class(survey_of(links, labels, ["a_b", "c", "odd_one", "d"]))
     bars, first, *_ = plots.links_by_class(classes, blocks(3, 1), blocks(4, 1)).axes
     assert texts(bars.get_yticklabels())[0] == first.get_title() == "odd one"
     widths = [bar.get_width() for bar in bars.patches]
@@ -158,7 +158,7 @@ def test_the_class_with_the_most_unusual_links_comes_first():
 
 def test_links_of_a_single_class_are_drawn():
     links = random_links(120, 3, 4)
-    classes = by_class(survey_of(links, np.zeros(120, int), ["one"]))
+    classes = links_by_class(survey_of(links, np.zeros(120, int), ["one"]))
     fig = plots.links_by_class(classes, blocks(3, 1), blocks(4, 1))
     assert len(fig.axes) == 3  # a bar, a difference and its colour bar
     assert crowded(fig) == []
@@ -429,7 +429,7 @@ def test_map_grid_labels_images_maps_and_predictions(n):
     assert {ax.get_xlabel() for ax in near.axes if ax.get_xlabel()} == {"distance 0.21"}
     captions = [ax.get_xlabel() for ax in predicted.axes if ax.get_xlabel()]
     captions = sorted(caption.strip("“”").replace("\n", " ") for caption in captions)
-    classes = [name for names in gallery.said.values() for name in names]
+    classes = [name for names in gallery.predicted.values() for name in names]
     assert captions == sorted(name.replace("_", " ") for name in classes)
     assert plots.map_grid(None, (2, 1)) is None
 
