@@ -87,11 +87,11 @@ def test_plots_import_no_other_folder(name):
 def test_init_files_hand_names_on_and_hide_no_module(name):
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
     assert not [node for node in TREES[name].body if isinstance(node, definitions)]
-    handed = {a.asname or a.name: node.module for node in ast.walk(TREES[name]) for a in getattr(node, "names", ())
-              if isinstance(node, ast.ImportFrom)}  # fmt: skip
+    inits = [node for node in ast.walk(TREES[name]) if isinstance(node, ast.ImportFrom)]
+    names = {alias.asname or alias.name: node.module for node in inits for alias in node.names}
     hidden = [
         own
-        for own, source in handed.items()
+        for own, source in names.items()
         if f"{module(name)}.{own}" in MODULES and source != module(name)
     ]
     assert hidden == []

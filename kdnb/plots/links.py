@@ -94,7 +94,7 @@ def links_by_class(
     """Classes whose links differ most from the mean, and the differences of the first two.
 
     Args:
-        by_class: as `analysis.links_by_class` returns it, with names (n,), links (n, T, S), mean (T, S),
+        by_class: as `analysis.links_by_class` returns it: names (n,), links (n, T, S), mean (T, S),
             deviation (n,) and chance (n,).
         max_classes: maximum number of bars.
     """
