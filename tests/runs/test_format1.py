@@ -11,7 +11,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from helpers import edit, quiet
@@ -136,9 +135,9 @@ def test_an_interrupted_run_resumes_with_every_tensor_of_its_checkpoint(tmp_path
     assert torch.equal(rng, saved["rng"])
 
     assert run.done
-    first_epoch = pd.read_csv(INTERRUPTED / "metrics.csv", float_precision="round_trip")
+    first_epoch = (INTERRUPTED / "metrics.csv").read_text().splitlines()[1]
     assert run.metrics["epoch"].tolist() == [1, 2]
-    assert run.metrics.iloc[:1].equals(first_epoch)
+    assert run.metrics.iloc[0].tolist() == [float(cell) for cell in first_epoch.split(",")]
     assert stored_config(run.folder)["format"] == 2
     assert Run.open(run.folder).identity == Run.open(INTERRUPTED).identity
 
