@@ -13,7 +13,7 @@ from kdnb.runs.grid import plan_study
 from kdnb.training import setup as prepare
 
 OFFICIAL = {"epochs": 240, "batch_size": 64, "lr": 0.05, "image_size": 32, "train_limit": -1}
-TEACHERS_OWN = (
+OTHER_TEACHERS = (
     {"teacher_seed": 1},
     {"teacher_epochs": 2},
     {"image_size": 16},
@@ -195,19 +195,12 @@ def test_a_validation_split_is_the_teachers_too(tmp_path):
     (tmp_path / "teachers").mkdir()
     (tmp_path / "teachers/wrn_16_1-tiny.safetensors").touch()  # has seen all training images
     run = Run(dataset="tiny", validation=0.25, outputs=str(tmp_path))
-    assert (
-        run.teacher_run.validation
-        == run.baseline.validation
-        == 0.25
-        != replace(run, validation=0.0).validation
-    )
+    assert run.teacher_run.validation == run.baseline.validation == 0.25
     assert run.overrides == {"validation": [0.25, 0.0]}
     assert "-validation=0.25-" in run.name
     train_images, test_images = prepare.load_images(run)
-    assert (len(train_images), len(test_images)) == (
-        50,
-        20,
-    )  # 5 of each of four classes, of 18, 18, 17, 17
+    # 5 of each of four classes, of 18, 18, 17 and 17.
+    assert (len(train_images), len(test_images)) == (50, 20)
 
 
 def test_a_field_that_is_added_later_orphans_no_run(finished, tmp_path):
@@ -260,9 +253,8 @@ def test_a_teacher_counts_by_the_bytes_of_its_file(tmp_path, monkeypatch):
     kept = teacher_file(tmp_path / "teachers", b"one", "wrn_16_1-tiny.safetensors")
     assert of() == runs[0]
     assert of().teacher_weights == kept
-    assert {of(**own).teacher_weights_hash for own in TEACHERS_OWN} == {
-        "trained"
-    }  # no such teacher is kept
+    # No such teacher is kept.
+    assert {of(**fields).teacher_weights_hash for fields in OTHER_TEACHERS} == {"trained"}
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
     assert of(teacher_weights="~/two/student.safetensors") == of(teacher_weights="two") == runs[1]
@@ -330,11 +322,7 @@ def test_a_grid_looks_into_what_its_seeds_share_once(monkeypatch):
 
 
 def test_a_run_is_opened_by_its_folder_or_name(finished, tmp_path, monkeypatch):
-    for name in (
-        "load_data",
-        "create_model",
-        "load_teacher",
-    ):  # neither data nor networks nor a net
+    for name in ("load_data", "create_model", "load_teacher"):
         monkeypatch.setattr(prepare, name, None)
     shutil.copytree(finished.output_folder / "runs", tmp_path / "runs")
     before = len(list(tmp_path.rglob("*")))
@@ -351,7 +339,7 @@ def test_a_run_is_opened_by_its_folder_or_name(finished, tmp_path, monkeypatch):
     assert by_path.baseline == finished.baseline
     monkeypatch.chdir(tmp_path / "runs")
     assert Run.open(finished.name).history["afd.links"].shape == (1, 3, 3)
-    (tmp_path / "runs").rename(tmp_path / "records")  # what is committed is found by its name too
+    (tmp_path / "runs").rename(tmp_path / "records")  # a record is found by its name, too
     assert Run.open(finished.name, outputs=str(tmp_path)).result == finished.result
     assert before == len(list(tmp_path.rglob("*")))  # nothing was written
     with pytest.raises(InputError, match=r"run 'nowhere': no folder with config.json, nor in"):

@@ -146,7 +146,6 @@ def test_values_are_typed_as_papermill_types_them():
 # Processes
 
 
-@pytest.mark.slow
 def test_a_failure_stops_what_needs_it_and_nothing_else(tmp_path, capsys, monkeypatch):
     failing = [sys.executable, "-c", "raise OSError('disk full')"]
     for module in (study, worker):
