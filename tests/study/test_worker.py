@@ -1,5 +1,4 @@
-"""kdnb.study.worker: processes of notebooks, slots of GPUs, and what a worker has in common with the
-study."""
+"""kdnb.study.worker: processes of notebooks, GPU slots, and what workers share with the study."""
 
 import sys
 from dataclasses import replace
