@@ -5,9 +5,8 @@ import http.server
 import os
 import threading
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # several processes share the cores: see docs/performance.md on threads that spin
+# Several processes share the cores: see docs/performance.md on threads that spin.
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
@@ -17,9 +16,8 @@ from PIL import Image
 
 from kdnb.data import Images
 
-NOBODY = (
-    "http://127.0.0.1:9/"  # the discard port: refuses at once, as a machine without a network does
-)
+# The discard port: it refuses at once, as a machine without a network does.
+NOBODY = "http://127.0.0.1:9/"
 
 
 @pytest.fixture(autouse=True)
@@ -31,13 +29,11 @@ def image_set(n=40, size=8, classes=4, aspect=None, seed=0):
     """Random bytes whose brightness gives the class away, so that a network can learn it."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % classes
-    images = torch.randint(0, 80, (n, 3, size, size), generator=generator) + 50 * labels.view(
-        -1, 1, 1, 1
-    )
+    noise = torch.randint(0, 80, (n, 3, size, size), generator=generator)
+    images = (noise + 50 * labels.view(-1, 1, 1, 1)).clamp(max=255).to(torch.uint8)
     names = tuple(f"class {i}" for i in range(classes))
-    return Images(
-        images.clamp(max=255).to(torch.uint8), labels, names, (0.5,) * 3, (0.25,) * 3, aspect
-    )
+    mean, std = (0.5,) * 3, (0.25,) * 3
+    return Images(images, labels, names, mean, std, aspect)
 
 
 def picture(width, height, seed, mode="RGB"):
@@ -47,22 +43,20 @@ def picture(width, height, seed, mode="RGB"):
 
 
 def squashed(path, size):
-    return np.asarray(
-        Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    )
+    """The pixels of an image file, resized to a square."""
+    image = Image.open(path).convert("RGB")
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def left_in(folder):
-    return (
-        sorted(path.name for path in folder.rglob("*") if path.suffix != ".lock")
-        if folder.is_dir()
-        else []
-    )
+    """The names of all files below a folder, but for locks; none if there is no folder."""
+    paths = folder.rglob("*") if folder.is_dir() else ()
+    return sorted(path.name for path in paths if path.suffix != ".lock")
 
 
 @pytest.fixture
 def cache_folder(tmp_path, monkeypatch):
-    """A cache of the test's own: never the user's."""
+    """A cache in the test's own folder: never the user's."""
     monkeypatch.setenv("KDNB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -80,7 +74,8 @@ def server(tmp_path, monkeypatch):
     folder.mkdir()
     handler = functools.partial(Quiet, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.folder, server.url = folder, f"http://127.0.0.1:{server.server_port}/"
+        server.folder = folder
+        server.url = f"http://127.0.0.1:{server.server_port}/"
         threading.Thread(target=server.serve_forever, args=(0.01,)).start()
         yield server
         server.shutdown()

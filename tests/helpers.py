@@ -1,4 +1,4 @@
-"""A data set that is trained in a second, and ways to break a training off."""
+"""A data set on which training takes a second, and ways to interrupt a training."""
 
 import itertools
 import json
@@ -7,9 +7,11 @@ import signal
 import time
 
 import pytest
+import torch
 from conftest import image_set
+from safetensors.torch import save_file
 
-from kdnb import Run, train
+from kdnb import Run, create_model, train
 from kdnb.data import DATASETS, Preset, register
 from kdnb.training.loop import Interrupted
 from kdnb.training.step import Engine
@@ -25,7 +27,7 @@ TINY = Preset(
     milestones=(0.5, 0.75),
     methods={"afd": "ce + kd:0.9 + afd:20"},
 )
-STEPS = 5  # an epoch
+STEPS = 5  # of an epoch
 
 
 def register_tiny():
@@ -42,9 +44,26 @@ def tiny():
     del DATASETS["tiny"]
 
 
+@pytest.fixture(scope="module")
+def teacher(tiny, tmp_path_factory):
+    """The file of a trained teacher: no run has to train it first."""
+    return str(train(tiny_run(tmp_path_factory.mktemp("teacher")).teacher_run, log=quiet).weights)
+
+
 def tiny_run(outputs, **changes) -> Run:
-    fixed = {"dataset": "tiny", "device": "cpu", "precision": "float32", "compile": "off"}
-    return Run(**fixed | changes, outputs=str(outputs))
+    fields = {"dataset": "tiny", "device": "cpu", "precision": "float32", "compile": "off"}
+    return Run(**fields | changes, outputs=str(outputs))
+
+
+def save_teacher(path, classes):
+    """Save random weights of a WRN-16-1; classes: the names in its metadata, None without any."""
+    torch.manual_seed(0)
+    # The accuracy is no number, and overrides have the name that they had in format 1.
+    about = {"dataset": "tiny", "top1": "high", "changes": {"epochs": [2, 240]}}
+    metadata = {"kdnb": json.dumps(about | {"classes": classes})} if classes else None
+    model = create_model("wrn_16_1", len(classes) if classes else 4)
+    save_file(model.state_dict(), path, metadata)
+    return str(path)
 
 
 def quiet(line):
@@ -52,17 +71,15 @@ def quiet(line):
 
 
 def weights(run):
-    """The bytes of what was trained; not every loss has something of its own."""
+    """The bytes of what was trained, by file; not every loss has parameters."""
     return {path.name: path.read_bytes() for path in run.folder.glob("*.safetensors")}
 
 
-def same(one, other):
-    """Whether two finished runs are equal bit by bit, but for the time they took."""
-    rows = [run.metrics.drop(columns="seconds") for run in (one, other)]
-    links = [run.history["afd.links"] for run in (one, other)]
-    return (
-        weights(one) == weights(other) and rows[0].equals(rows[1]) and (links[0] == links[1]).all()
-    )
+def equal_runs(run, other):
+    """Whether two finished AFD runs are equal bit by bit, but for the time they took."""
+    metrics, other_metrics = (each.metrics.drop(columns="seconds") for each in (run, other))
+    has_equal_links = (run.history["afd.links"] == other.history["afd.links"]).all()
+    return weights(run) == weights(other) and metrics.equals(other_metrics) and has_equal_links
 
 
 def edit(path, **entries):
@@ -82,18 +99,24 @@ def press_stop():
     time.sleep(0.01)  # the handler runs between two instructions of this thread
 
 
-def at_step(at, do):
-    """A step of Engine's that does something to the batch of the run's step `at` (from 1) before it
-    takes it."""
-    step, count = Engine.__call__, itertools.count(1)
-    return lambda self, batch: step(self, (do(batch) or batch) if next(count) == at else batch)
+def at_step(number, change):
+    """A replacement of Engine.__call__ that calls `change(batch)` before the run's step `number`,
+    counted from 1; the step takes the batch that it returns, or the same one."""
+    original = Engine.__call__
+    count = itertools.count(1)
+
+    def step(self, batch):
+        if next(count) == number:
+            batch = change(batch) or batch
+        return original(self, batch)
+
+    return step
 
 
-def break_off(run, at, how=kill):
-    """Train a run until step `at`, where it ends like a killed process, or like one that a person
-    stops."""
+def break_off(run, step, how=kill):
+    """Train a run until a step, at which it is killed or stopped; returns the error's message."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises((Killed, Interrupted)) as error:
-        patch.setattr(Engine, "__call__", at_step(at, lambda batch: how()))
+        patch.setattr(Engine, "__call__", at_step(step, lambda batch: how()))
         train(run, log=quiet)
     assert not run.done
     return str(error.value)

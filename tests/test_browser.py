@@ -33,6 +33,7 @@ sync_api = pytest.importorskip(
 pytest.importorskip("jupyterlab", reason="the browser tests need jupyterlab")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.browser,
     pytest.mark.skipif(
         CHROMIUM is None, reason="the browser tests need chromium: apt-get install chromium"
@@ -67,24 +68,17 @@ def until(done, what, seconds=PATIENCE, pause=0.2):
 
 
 class Lab:
-    """A JupyterLab server of its own on a free port: own settings, own kernels, own copies of the
-    notebooks."""
+    """A JupyterLab server on a free port, with settings, kernels and notebooks of its own."""
 
     def __init__(self, folder):
-        self.folder, self.notebooks, self.token = (
-            folder,
-            folder / "notebooks",
-            secrets.token_hex(16),
-        )
+        self.folder = folder
+        self.notebooks = folder / "notebooks"
+        self.token = secrets.token_hex(16)
         self.notebooks.mkdir()
-        settings = (
-            folder
-            / "config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
-        )
-        settings.parent.mkdir(parents=True)
-        settings.write_text(
-            '{"fetchNews": "false"}'
-        )  # else a question lies over the first notebook
+        settings = folder / "config/lab/user-settings/@jupyterlab/apputils-extension"
+        settings.mkdir(parents=True)
+        # Without this, a question lies over the first notebook.
+        (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -121,16 +115,16 @@ class Lab:
         )
         with contextlib.ExitStack() as failed:
             failed.push(self.__exit__)
-            until(self.ready, "JupyterLab's server")
+            until(self.status, "JupyterLab's server")
             failed.pop_all()
         return self
 
-    def build_setup(self):
+    def status(self):
         assert self.server.poll() is None, (self.folder / "server.log").read_text()
         return self.ask("status")
 
     def ask(self, what, method="GET"):
-        """What the server answers; nothing, if it is not there yet, or just ending a kernel."""
+        """The server's answer; None if it is not there yet, or is ending a kernel."""
         headers = {"Authorization": f"token {self.token}"}
         request = urllib.request.Request(f"{self.url}/api/{what}", headers=headers, method=method)
         with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=30) as answer:
@@ -141,7 +135,8 @@ class Lab:
             self.ask(f"kernels/{kernel['id']}", "DELETE")
 
     def __exit__(self, *_):
-        self.server.terminate()  # a server ends its kernels; those of a killed one see that it is gone, and end
+        # A server ends its kernels; those of a killed one notice that it is gone, and end.
+        self.server.terminate()
         try:
             self.server.wait(20)
         except subprocess.TimeoutExpired:
@@ -150,8 +145,10 @@ class Lab:
         self.log.close()
 
     def copy(self, name, last="", **parameters):
-        """A copy of the notebook `name` with other defaults in its parameters cell, up to the cell
-        that says `last`."""
+        """A copy of a notebook with other defaults in its parameters cell.
+
+        last: text of the last cell that is copied; "": all are.
+        """
         notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())
         places = [
             i for i, cell in enumerate(notebook["cells"], 1) if last in "".join(cell["source"])
@@ -307,17 +304,15 @@ def figures(outputs):
 
 
 def test_attention_runs_and_a_slider_moves_its_picture(lab, page, tmp_path):
-    run = train(
-        Run(**QUICK, epochs=2, teacher_epochs=1, outputs=str(tmp_path)), log=lambda line: None
-    )
+    fields = QUICK | {"epochs": 2, "teacher_epochs": 1}
+    run = train(Run(**fields, outputs=str(tmp_path)), log=lambda line: None)
     path = lab.copy("attention", last="map_explorer", run=str(run.folder), outputs=str(tmp_path))
     notebook = Notebook(page, lab, path)
     notebook.run_all()
     outputs = notebook.finish()
     assert failures(outputs) == []
-    assert (
-        len(list((tmp_path / "runs").glob("*/result.json"))) == 3
-    )  # the baseline was trained by the notebook
+    # The baseline was trained by the notebook.
+    assert len(list((tmp_path / "runs").glob("*/result.json"))) == 3
     stills = figures(outputs)
     assert stills >= 9  # a figure or an explorer's still picture for each cell after the survey
 
@@ -346,21 +341,18 @@ def test_attention_runs_and_a_slider_moves_its_picture(lab, page, tmp_path):
     maps.moved(three)
     page.screenshot(path=Path(os.environ.get("KDNB_SCREENSHOTS") or tmp_path) / "own.png")
 
-    lab.end_kernels()  # who opens the notebook later sees the stills, and no word of missing widgets
+    # Who opens the notebook later sees the stills, and no message about missing widgets.
+    lab.end_kernels()
     page.goto("about:blank")
     again = Notebook(page, lab, path)
     shown = again.cells.locator(".jp-OutputArea-child:visible img")
     until(lambda: shown.count() >= stills, "the pictures of the saved notebook")
     page.wait_for_timeout(4000)  # JupyterLab looks for a widget's model for two seconds
-    assert (
-        again.cells.locator(
-            ".jp-OutputArea-child:visible", has_text="Error displaying widget"
-        ).count()
-        == 0
-    )
+    visible = ".jp-OutputArea-child:visible"
+    assert again.cells.locator(visible, has_text="Error displaying widget").count() == 0
 
 
-def test_distill_is_stopped_and_goes_on(lab, page, tmp_path):
+def test_distill_is_stopped_and_resumes(lab, page, tmp_path):
     more = {"epochs": 4, "teacher_epochs": 1, "batch_size": 16, "train_limit": -1}
     path = lab.copy("distill", **QUICK, **more, outputs=str(tmp_path))
     notebook = Notebook(page, lab, path)
@@ -383,8 +375,8 @@ def test_distill_is_stopped_and_goes_on(lab, page, tmp_path):
     notebook.run_all()
     outputs = notebook.finish()
     assert failures(outputs) == []
-    said = text(outputs)
-    assert said.count("finished before") == 2  # the teacher and the baseline
-    assert f"going on after epoch {epoch - 1}, step {step}\n" in said
-    assert [int(n) for n in re.findall(r"epoch (\d)/4", said)] == list(range(epoch, 5))
+    lines = text(outputs)
+    assert lines.count("finished before") == 2  # the teacher and the baseline
+    assert f"going on after epoch {epoch - 1}, step {step}\n" in lines
+    assert [int(n) for n in re.findall(r"epoch (\d)/4", lines)] == list(range(epoch, 5))
     assert figures(outputs) == 3  # images, learning curves, links

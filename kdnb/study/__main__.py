@@ -1,10 +1,12 @@
-"""The study from a shell: a grid of runs on Dask, a papermill process each, then results.ipynb.
+"""Train a grid of runs on Dask, one process per run, then execute results.ipynb.
 
-    python -m kdnb.study --dataset cifar100 --seeds 0-4 -p teacher_weights none    # teacher, none, kd, afd; results
-    python -m kdnb.study --dataset digits -p epochs 1 --dry-run                    # what would run, and the commands
+    python -m kdnb.study --dataset cifar100 --seeds 0-4 -p teacher_weights none
+    python -m kdnb.study --dataset digits -p epochs 1 --dry-run    # only list the commands
 
-A process a run, because notebooks executed in one process leak memory. Finished runs are skipped, broken-off ones go
-on, a failure does not stop the others. Exit status: 0, 1 for failures, 2 for bad arguments, 130 after Ctrl-C.
+The methods are none, kd and afd if --methods names no others; teachers are trained first. Finished
+runs are skipped, interrupted ones continue, and a run that fails does not stop the others.
+
+Exit status: 0 finished; 1 a run failed; 2 bad arguments; 130 after Ctrl-C.
 """
 
 import argparse
@@ -19,87 +21,47 @@ from kdnb.paths import data_folder, output_folder
 from kdnb.runs.grid import parse_pairs, plan_study
 from kdnb.runs.parameters import check, parse_value
 from kdnb.runs.run import Run
-from kdnb.study.cluster import cluster, make_all
-from kdnb.study.worker import Study, execute, gpus, papermill
+from kdnb.study.cluster import cluster, run_all
+from kdnb.study.fingerprints import Study
+from kdnb.study.worker import execute, papermill_command, visible_gpus
 
 
-def seeds(text: str) -> list[int]:
+def parse_seeds(text: str) -> list[int]:
     """ "0-2,7" -> [0, 1, 2, 7]."""
-    ends = [part.split("-") for part in text.split(",")]
-    if not all(len(end) <= 2 and all(word.strip().isdigit() for word in end) for end in ends):
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: it must be numbers and ranges, such as 0-4 or 0,1,2"
-        )
-    return [seed for end in ends for seed in range(int(end[0]), int(end[-1]) + 1)]
-
-
-def study(a: argparse.Namespace) -> int:
-    """Plan, make, sum up; the exit status. Raises InputError for bad arguments."""
-    outputs, own = output_folder(a.outputs).absolute(), {str(name): value for name, value in a.p}
-    if (
-        twice := ({"dataset", "method", "seed", "outputs"} | set(parse_pairs(a.pair)[0]))
-        & own.keys()
-    ):
-        raise InputError(f"-p {min(twice)}: it has an option of its own")
-    jobs = max(1, a.per_gpu * len(gpus())) if a.jobs is None else a.jobs
-    if least := [
-        name for name, value in {"--jobs": jobs, "--per-gpu": a.per_gpu}.items() if value < 1
-    ]:
-        raise InputError(f"{least[0]} is {min(jobs, a.per_gpu)}: it must be 1 or more")
-    root = check("data_root", own.get("data_root", ""), "")
-    own["data_root"] = str(data_folder(root).absolute())  # a worker may have another
-    runs = plan_study(
-        a.dataset, a.methods, parse_pairs(a.pair), seed=a.seeds, outputs=str(outputs), **own
-    )
-    for run in runs:
-        said = [
-            (n, str(getattr(run, n)))
-            for n, usual in Run.parameters().items()
-            if getattr(run, n) != usual
-        ]
-        command = shlex.join(
-            ["python", "-m", "kdnb", *(word for both in said for word in ("-p", *both))]
-        )
-        print(f"finished  {run.folder}" if run.done else f"to run    {command}", flush=True)
-    if a.dry_run:
-        return 0
-    failed = {}
-    if missing := [run for run in runs if not run.done]:
-        with cluster(a.scheduler, jobs) as client:
-            planned = Study.begin(
-                a.per_gpu, outputs / "runs", dict.fromkeys(a.dataset, own["data_root"])
+    seeds = []
+    for part in text.split(","):
+        ends = part.split("-")
+        if len(ends) > 2 or not all(end.strip().isdigit() for end in ends):
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: it must be numbers and ranges, such as 0-4 or 0,1,2"
             )
-            failed = make_all(client, missing, planned)
-    summary = papermill("results.ipynb", outputs / "results.ipynb", {"outputs": outputs})
-    if why := execute(summary, outputs / "results.log", {}):
-        failed["results.ipynb"] = why
-    for what, why in failed.items():
-        print(f"failed: {what}: {why}", file=sys.stderr)
-    return 1 if failed else 0
+        seeds += range(int(ends[0]), int(ends[-1]) + 1)
+    return seeds
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The exit status; see the top of this file."""
-    form = {
-        "formatter_class": argparse.RawTextHelpFormatter,
-        "allow_abbrev": False,
-        "usage": "%(prog)s [options]",
-    }
-    parser = argparse.ArgumentParser("python -m kdnb.study", description=__doc__, **form)
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m kdnb.study",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+        allow_abbrev=False,
+        usage="%(prog)s [options]",
+    )
     add = parser.add_argument
+    datasets = ", ".join(DATASETS)
     add(
         "--dataset",
         default="cifar100",
         type=split_list,
-        help=f"of {', '.join(DATASETS)}; several with commas (cifar100)",
+        help=f"of {datasets}; several with commas (cifar100)",
     )
     add(
         "--methods",
         default="none,kd,afd",
         type=split_list,
-        help="names or mixes; 'teacher' alone: only what teaches",
+        help="names or mixes (none,kd,afd); teacher: train the teacher alone",
     )
-    add("--seeds", default="0", type=seeds, help="of the students, such as 0-4 or 0,1,2 (0)")
+    add("--seeds", default="0", type=parse_seeds, help="of the students: 0-4 or 0,1,2 (0)")
     add(
         "--pair",
         default=[],
@@ -116,12 +78,12 @@ def main(argv: list[str] | None = None) -> int:
         "--scheduler",
         default="",
         metavar="ADDRESS",
-        help="of a running Dask cluster that sees the same folders",
+        help="of a running Dask cluster whose workers see the same folders",
     )
     add(
         "--dry-run",
         action="store_true",
-        help="only list what would run, what is finished, and the commands",
+        help="only list the finished runs, and the commands of the others",
     )
     add("--outputs", default="", help="folder under which runs are kept (outputs/)")
     add(
@@ -133,18 +95,88 @@ def main(argv: list[str] | None = None) -> int:
         metavar="",
         help="NAME VALUE of a notebook's parameter",
     )
-    for name in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # a shell's background job starts with the first ignored
-        signal.signal(name, signal.default_int_handler)
+    return parser
+
+
+def run_study(options: argparse.Namespace) -> int:
+    """Plan a study, train its runs and execute results.ipynb; returns the exit status.
+
+    Raises InputError for bad arguments.
+    """
+    outputs = output_folder(options.outputs).absolute()
+    parameters = {str(name): value for name, value in options.p}
+    pairs = parse_pairs(options.pair)
+    check_no_option(parameters, pairs)
+    jobs = options.jobs
+    if jobs is None:
+        jobs = max(1, options.per_gpu * len(visible_gpus()))
+    for name, value in {"--jobs": jobs, "--per-gpu": options.per_gpu}.items():
+        if value < 1:
+            raise InputError(f"{name} is {value}: it must be 1 or more")
+    # A worker may have another default.
+    data_root = data_folder(check("data_root", parameters.get("data_root", ""), "")).absolute()
+    parameters["data_root"] = str(data_root)
+    runs = plan_study(
+        options.dataset,
+        options.methods,
+        pairs,
+        seed=options.seeds,
+        outputs=str(outputs),
+        **parameters,
+    )
+    for run in runs:
+        line = f"finished  {run.folder}" if run.done else f"to run    {run_command(run)}"
+        print(line, flush=True)
+    if options.dry_run:
+        return 0
+    failed = {}
+    unfinished = [run for run in runs if not run.done]
+    if unfinished:
+        with cluster(options.scheduler, jobs) as client:
+            data = dict.fromkeys(options.dataset, str(data_root))
+            study = Study.create(options.per_gpu, outputs / "runs", data)
+            failed = run_all(client, unfinished, study)
+    summary = papermill_command("results.ipynb", outputs / "results.ipynb", {"outputs": outputs})
+    if error := execute(summary, outputs / "results.log", {}):
+        failed["results.ipynb"] = error
+    for name, error in failed.items():
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def check_no_option(parameters: dict[str, object], pairs: list[dict[str, str]]) -> None:
+    """Raises InputError for a parameter of -p that has an option, such as the seed."""
+    with_option = {"dataset", "method", "seed", "outputs", *pairs[0]}
+    if twice := with_option & parameters.keys():
+        raise InputError(f"-p {min(twice)}: it has an option of its own")
+
+
+def run_command(run: Run) -> str:
+    """The command that trains a run by itself."""
+    words = ["python", "-m", "kdnb"]
+    for name, default in Run.parameters().items():
+        value = getattr(run, name)
+        if value != default:
+            words += ["-p", name, str(value)]
+    return shlex.join(words)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = make_parser()
+    # A shell starts background jobs with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
-        return study(parser.parse_args(argv))
+        return run_study(parser.parse_args(argv))
     except InputError as error:
         parser.error(str(error))
-    except (KeyboardInterrupt, ConnectionError) as error:
-        print(f"{str(error) or 'stopped'}; the same command goes on from here", file=sys.stderr)
-        return 1 if str(error) else 130
+    except ConnectionError as error:
+        print(f"{error}; the same command goes on from here", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

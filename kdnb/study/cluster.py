@@ -1,99 +1,92 @@
-"""The tasks of a study on Dask: a cluster on this machine or a running one, what becomes of each run, in lines."""
+"""A study on a Dask cluster: its tasks in their order, and a line for what happens to each run."""
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
+
+from tqdm import tqdm
 
 from kdnb.errors import InputError
 from kdnb.progress import bar
 from kdnb.runs.run import Run
-from kdnb.study.worker import Outcome, Study, make
+from kdnb.study.fingerprints import Study
+from kdnb.study.worker import Outcome, make_run
 
 
 @contextlib.contextmanager
 def cluster(scheduler: str, jobs: int) -> Iterator:
-    """A client of the running cluster at an address; "": of one in this process, which makes `jobs` runs at a time."""
+    """A Dask client of a cluster; prints the address of its dashboard.
+
+    Args:
+        scheduler: the address of a running cluster; "" starts one in this process.
+        jobs: number of runs side by side in a cluster of this process.
+
+    Raises InputError if there is no such cluster.
+    """
     from dask.distributed import Client
 
-    for noisy in ("asyncio", "distributed.client"):  # what Dask leaves behind when it is stopped
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    own = {
-        "processes": False,
-        "threads_per_worker": 1,
-        "memory_limit": None,
-        "dashboard_address": "127.0.0.1:0",
-    }
+    for name in ("asyncio", "distributed.client"):  # they log errors when a cluster is stopped
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        client = Client(scheduler) if scheduler else Client(n_workers=jobs, silence_logs=50, **own)
+        if scheduler:
+            client = Client(scheduler)
+        else:
+            client = Client(
+                n_workers=jobs,
+                processes=False,
+                threads_per_worker=1,
+                memory_limit=None,
+                dashboard_address="127.0.0.1:0",
+                silence_logs=50,
+            )
     except (OSError, ValueError) as error:
-        asked = f"--scheduler {scheduler}" if scheduler else "a cluster on this machine"
-        raise InputError(f"{asked}: {error}") from None
+        subject = f"--scheduler {scheduler}" if scheduler else "a cluster on this machine"
+        raise InputError(f"{subject}: {error}") from None
     with client:
         link = client.dashboard_link
-        if not scheduler:  # Dask names another host than the one it listens on
-            missing = "" if find_spec("bokeh") else " (its page needs bokeh: pip install bokeh)"
-            link = f"http://127.0.0.1:{client.scheduler_info()['services'].get('dashboard')}/status{missing}"
+        if not scheduler:  # Dask names another host than the one that it listens on
+            port = client.scheduler_info()["services"].get("dashboard")
+            link = f"http://127.0.0.1:{port}/status"
+            if not find_spec("bokeh"):
+                link += " (its page needs bokeh: pip install bokeh)"
         print(f"dashboard {link}", flush=True)
         yield client
 
 
-def make_all(client, runs: list[Run], study: Study) -> dict[str, str]:
-    """Make each run on a cluster, a teacher before its students; {run: why} of what failed.
+def run_all(client, runs: list[Run], study: Study) -> dict[str, str]:
+    """Train runs on a cluster, a teacher before its students; returns {name: error} of failed runs.
 
-    Raises InputError for workers that differ, ConnectionError if the scheduler is gone.
+    Raises InputError if a worker has other code or folders, ConnectionError if the scheduler is
+    gone.
     """
     from dask.distributed import Event, as_completed, wait
 
-    probe = client.submit(
-        study.differs, key=f"{study.name}-differs"
-    )  # an adaptive cluster starts workers for tasks
-    if not client.nthreads():
-        print("waiting for the cluster's first worker", flush=True)
-    wait(probe)
-    if probe.status == "error":
-        why = (str(probe.exception()).splitlines() or [type(probe.exception()).__name__])[0]
-        raise InputError(f"the cluster cannot load kdnb, or look at its folders: {why}")
-    for worker, why in client.run(study.differs, on_error="return").items():
-        if why:
-            raise InputError(f"worker {worker} cannot make these runs: {why}")
-    names, tasks, failed, state = {f"{run.name}-{study.name}": run.name for run in runs}, {}, {}, {}
-
-    def say(word: str, name: str, more: str = "") -> None:
-        state[name] = word
-        with shown.external_write_mode():
-            print(f"{word:<9} {name}{more}", flush=True)
-
-    def started(event) -> None:
-        say("retried" if event[1] in state else "started", event[1])
-
-    def removed(event) -> None:
-        """Dask tells of a worker that is gone."""
-        for name in (names.get(key) for key in event[1].get("processing-tasks", ())):
-            if state.get(name) in ("started", "retried"):
-                say("lost", name, f": its worker {event[1]['worker']} is gone")
-
-    with bar(len(runs), "study", "run") as shown:
-        client.subscribe_topic(study.name, started)
-        client.subscribe_topic("all", removed)
+    check_workers(client, study)
+    names = {f"{run.name}-{study.name}": run.name for run in runs}
+    tasks = {}
+    failed = {}
+    with bar(len(runs), "study", "run") as progress:
+        report = Report(names, progress)
+        client.subscribe_topic(study.name, report.run_started)
+        client.subscribe_topic("all", report.worker_removed)
         try:
             for key, run in zip(names, runs, strict=True):
-                needs = [tasks[run.teacher_run]] if run.teacher_run in tasks else []
-                tasks[run] = client.submit(make, run, study, *needs, key=key)
-            for task, told in as_completed(tasks.values(), with_results=True, raise_errors=False):
+                dependencies = [tasks[run.teacher_run]] if run.teacher_run in tasks else []
+                tasks[run] = client.submit(make_run, run, study, *dependencies, key=key)
+            completed = as_completed(tasks.values(), with_results=True, raise_errors=False)
+            for task, result in completed:
                 if task.cancelled():
                     raise ConnectionError("the scheduler is gone")
+                if task.status == "finished":
+                    outcome = result
+                else:
+                    error_type, error, *_ = result
+                    outcome = Outcome(f"{error_type.__name__}: {error}")
                 name = names[task.key]
-                why, top1, seconds = (
-                    told if task.status == "finished" else Outcome(f"{told[0].__name__}: {told[1]}")
-                )
-                say(
-                    *("failed", name, f": {why}")
-                    if why
-                    else ("finished", name, f": {top1:.2f} %, {seconds:.0f} s")
-                )
-                failed |= {name: why} if why else {}
-                shown.update()
+                if outcome.error:
+                    failed[name] = outcome.error
+                report.run_ended(name, outcome)
         except KeyboardInterrupt:
             Event(study.name).set()
             running = {key for keys in client.processing().values() for key in keys}
@@ -104,3 +97,69 @@ def make_all(client, runs: list[Run], study: Study) -> dict[str, str]:
             for topic in (study.name, "all"):
                 client.unsubscribe_topic(topic)
     return failed
+
+
+def check_workers(client, study: Study) -> None:
+    """Wait for a worker. Raises InputError if one has other code or folders than the study."""
+    from dask.distributed import wait
+
+    # An adaptive cluster starts its first worker for a task.
+    probe = client.submit(study.mismatch, key=f"{study.name}-mismatch")
+    if not client.nthreads():
+        print("waiting for the cluster's first worker", flush=True)
+    wait(probe)
+    if probe.status == "error":
+        error = probe.exception()
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"the cluster cannot load kdnb, or look at its folders: {first_line}")
+    for worker, mismatch in client.run(study.mismatch, on_error="return").items():
+        if mismatch:
+            raise InputError(f"worker {worker} cannot make these runs: {mismatch}")
+
+
+class Report:
+    """Prints a line for what happens to each run, above a bar of the finished ones.
+
+    Args:
+        names: {key of a Dask task: name of its run}.
+        progress: the bar.
+    """
+
+    def __init__(self, names: Mapping[str, str], progress: tqdm):
+        self.names = names
+        self.progress = progress
+        self.states: dict[str, str] = {}  # {name of a run: the last word about it}
+        self.says_passive = False  # whether the line on waiting threads has been printed
+
+    def print(self, line: str) -> None:
+        with self.progress.external_write_mode():
+            print(line, flush=True)
+
+    def set_state(self, word: str, name: str, details: str = "") -> None:
+        self.states[name] = word
+        self.print(f"{word:<9} {name}{details}")
+
+    def run_started(self, event: tuple) -> None:
+        """Handle the message of `make_run`, which Dask sends as (time, message)."""
+        _, message = event
+        if message["waits_passively"] and not self.says_passive:
+            self.says_passive = True
+            self.print("runs side by side: threads wait without spinning")
+        name = message["run"]
+        self.set_state("retried" if name in self.states else "started", name)
+
+    def worker_removed(self, event: tuple) -> None:
+        """Handle Dask's messages on workers; one that is removed names the tasks it was at."""
+        _, message = event
+        for key in message.get("processing-tasks", ()):
+            name = self.names.get(key)
+            if self.states.get(name) in ("started", "retried"):
+                self.set_state("lost", name, f": its worker {message['worker']} is gone")
+
+    def run_ended(self, name: str, outcome: Outcome) -> None:
+        if outcome.error:
+            self.set_state("failed", name, f": {outcome.error}")
+        else:
+            details = f": {outcome.top1:.2f} %, {outcome.seconds:.0f} s"
+            self.set_state("finished", name, details)
+        self.progress.update()

@@ -1,8 +1,12 @@
-"""python watchdog.py COMMAND ...: runs a command that ends with whoever started this, however that one ended.
+"""Run a command that ends with the process that started this one, however that one ends.
 
-A byte on stdin interrupts the notebook's kernel, as JupyterLab's stop button does: papermill, interrupted, would give
-it 5 seconds, and a step of a large network may take longer. The end of stdin, which comes when the other end's process
-is gone, ends everything. Imports nothing of kdnb: it lives beside every run.
+    python watchdog.py COMMAND ...
+
+A byte on stdin interrupts the kernel of the notebook that the command executes, as JupyterLab's
+stop button does. (papermill itself, when it is interrupted, ends its kernel after 5 seconds, and a
+step of a large network may take longer.) The end of stdin kills the command and all its children:
+the system closes the pipe when the process at its other end is gone. It imports nothing of kdnb,
+because one such process runs beside every run.
 """
 
 import contextlib
@@ -16,8 +20,9 @@ import psutil
 
 
 def listen(command: psutil.Popen) -> None:
+    """Interrupt the command's kernel for each byte on stdin; kill the command when stdin ends."""
     while os.read(0, 1):
-        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended just now
             for kernel in command.children() or [command]:
                 kernel.send_signal(signal.SIGINT)
     with contextlib.suppress(psutil.NoSuchProcess):

@@ -45,7 +45,8 @@ def test_checkpoints_come_back_and_the_one_before_is_kept(folder):
     (folder / CHECKPOINT).unlink()  # killed between the two renames
     assert load_checkpoint(folder)["epoch"] == 1
     drop_checkpoints(folder)
-    assert not files(folder) and load_checkpoint(folder) is None
+    assert not files(folder)
+    assert load_checkpoint(folder) is None
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -211,6 +212,5 @@ def test_no_bit_that_flips_in_a_history_gives_a_raw_error(tmp_path, seed):
     except InputError as error:
         assert "history.npz is damaged" in str(error)
     else:
-        assert found.keys() == kept.keys() and all(
-            (found[name] == kept[name]).all() for name in kept
-        )
+        assert found.keys() == kept.keys()
+        assert all((found[name] == kept[name]).all() for name in kept)

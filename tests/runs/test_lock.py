@@ -1,5 +1,6 @@
-"""kdnb.lease: one process writes to a run's folder, whichever of them dies, hangs or wakes up."""
+"""kdnb.runs.lock: one process writes to a folder, whichever of them dies, hangs or wakes up."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from kdnb import InputError
-from kdnb.runs import lock as lease
+from kdnb.runs import lock
 from kdnb.runs.checkpoint import load_checkpoint, save_checkpoint
 from kdnb.runs.files import write_atomically
 from kdnb.runs.lock import locked
@@ -18,8 +19,8 @@ from kdnb.runs.lock import locked
 HOLD = """
 import sys, time
 from pathlib import Path
-from kdnb.runs import lock as lease
-with lease.locked(Path(sys.argv[1])):
+from kdnb.runs.lock import locked
+with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -29,15 +30,15 @@ def files(folder):
     return {path.name for path in folder.iterdir()}
 
 
-def by_another(folder):
-    """The lease of this process becomes another machine's."""
-    held = lease.HELD[folder]
-    return held.rename(held.with_name("elsewhere,7,42,0123abcd"))
+def take_over(folder):
+    """The lease of this process becomes another machine's; returns its new path."""
+    lease = lock.HELD[folder]
+    return lease.rename(lease.with_name("elsewhere,7,42,0123abcd"))
 
 
-def older(held, seconds=lease.LEASE_SECONDS + 60):
-    now = held.stat().st_mtime
-    os.utime(held, (now - seconds, now - seconds))
+def make_older(lease, seconds=lock.LEASE_SECONDS + 60):
+    time = lease.stat().st_mtime - seconds
+    os.utime(lease, (time, time))
 
 
 def test_another_process_is_turned_away_until_it_is_gone(tmp_path):
@@ -46,8 +47,8 @@ def test_another_process_is_turned_away_until_it_is_gone(tmp_path):
         [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
     )
     assert other.stdout.readline() == "held\n"
-    told = rf"r is being trained by another process \({other.pid} on {lease.platform.node()}\): wait for it, or stop it"
-    with pytest.raises(InputError, match=told), locked(folder):
+    holder = rf"another process \({other.pid} on {lock.platform.node()}\): wait for it, or stop it"
+    with pytest.raises(InputError, match=f"r is being trained by {holder}"), locked(folder):
         raise AssertionError
     other.kill()  # not even waited for: a process that has ended is gone, though its number is not
     os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
@@ -55,96 +56,97 @@ def test_another_process_is_turned_away_until_it_is_gone(tmp_path):
     (held / "checkpoint.123.part").write_bytes(b"half")
     (held / "checkpoint.previous").write_bytes(b"whole")  # between its two renames
     with locked(folder):
-        assert files(folder) == {".lease", "checkpoint.previous"} and not files(lease.HELD[folder])
-    assert files(folder) == {"checkpoint.previous"} and other.wait()
+        assert files(folder) == {".lease", "checkpoint.previous"}
+        assert not files(lock.HELD[folder])
+    assert files(folder) == {"checkpoint.previous"}
+    assert other.wait()
 
 
 @pytest.mark.parametrize(
-    "name", ["elsewhere,7,42,0123abcd", f"{lease.platform.node()},7,99999999,0123abcd"]
+    "name", ["elsewhere,7,42,0123abcd", f"{lock.platform.node()},7,99999999,0123abcd"]
 )
 def test_on_another_machine_or_in_another_container_only_time_tells(tmp_path, name):
     held = tmp_path / ".lease" / name
     held.mkdir(parents=True)
     with pytest.raises(InputError, match="being trained by another process"), locked(tmp_path):
         raise AssertionError
-    older(held)
+    make_older(held)
     with locked(tmp_path):
         assert not held.exists()
     assert not files(tmp_path)
 
 
-def test_who_hung_and_lost_the_lease_writes_nothing_any_more(tmp_path):
+def test_a_process_that_lost_its_lease_writes_nothing(tmp_path):
     with locked(tmp_path):
         save_checkpoint(tmp_path, {"epoch": 1})
-        by_another(tmp_path)
+        take_over(tmp_path)
         for _ in range(2):
             with pytest.raises(
                 InputError, match=r"no longer locked by this process: it gave no sign of life"
             ):
                 save_checkpoint(tmp_path, {"epoch": 2})
-    assert files(tmp_path) == {"checkpoint", ".lease"} and load_checkpoint(tmp_path) == {"epoch": 1}
+    assert files(tmp_path) == {"checkpoint", ".lease"}
+    assert load_checkpoint(tmp_path) == {"epoch": 1}
 
 
 @pytest.mark.parametrize("call", range(4))
 def test_losing_the_lease_between_any_two_steps_of_a_write_loses_no_checkpoint(
     tmp_path, monkeypatch, call
 ):
-    """Of a second checkpoint: it is written, the first is moved out of the way, then on, then the
-    second comes."""
+    """The steps of a second checkpoint: it is written, the first is moved into the lease, then to
+    its new name, then the second is moved to its place."""
     steps = []
 
-    def hang(function):
+    def losing_lease(function):
         def step(*args, **more):
             steps.append(args)
             if len(steps) == 1 + call:
-                older(by_another(tmp_path))
+                make_older(take_over(tmp_path))
             return function(*args, **more)
 
         return step
 
     with locked(tmp_path):
         save_checkpoint(tmp_path, {"epoch": 1, "weights": torch.ones(3)})
-        monkeypatch.setattr(os, "replace", hang(os.replace))
-        monkeypatch.setattr(os, "fsync", hang(os.fsync))
+        monkeypatch.setattr(os, "replace", losing_lease(os.replace))
+        monkeypatch.setattr(os, "fsync", losing_lease(os.fsync))
         with pytest.raises(InputError, match="no longer locked by this process"):
             save_checkpoint(tmp_path, {"epoch": 2, "weights": torch.ones(3)})
         monkeypatch.undo()
     with locked(tmp_path):
         assert load_checkpoint(tmp_path)["epoch"] == 1
-        assert len(files(tmp_path) - {".lease"}) == 1 and not files(lease.HELD[tmp_path])
+        assert len(files(tmp_path) - {".lease"}) == 1
+        assert not files(lock.HELD[tmp_path])
 
 
-def test_of_many_who_want_a_lease_that_is_over_one_gets_it(tmp_path):
-    held, start, got = tmp_path / ".lease" / "elsewhere,7,42,0123abcd", threading.Barrier(8), []
-    held.mkdir(parents=True)
-    older(held)
+def test_one_of_many_processes_gets_an_expired_lease(tmp_path):
+    expired = tmp_path / ".lease" / "elsewhere,7,42,0123abcd"
+    expired.mkdir(parents=True)
+    make_older(expired)
+    start = threading.Barrier(8)
+    holders = []
 
-    def want(number):
+    def acquire(number):
         start.wait()
-        try:
-            lease.acquire(tmp_path / ".lease" / f"here,7,{number},0123abcd")
-            got.append(number)
-        except InputError:
-            pass
+        with contextlib.suppress(InputError):
+            lock.acquire(tmp_path / ".lease" / f"here,7,{number},0123abcd")
+            holders.append(number)
 
-    threads = [threading.Thread(target=want, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=acquire, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    left = files(tmp_path / ".lease")
-    assert (
-        len(left) == len(got) == 1
-        and files(tmp_path) == {".lease"}
-        and int(left.pop().split(",")[2]) in got
-    )
+    assert files(tmp_path) == {".lease"}
+    (name,) = files(tmp_path / ".lease")
+    assert holders == [int(name.split(",")[2])]
 
 
 def test_the_lease_is_kept_alive(tmp_path, monkeypatch):
-    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.06)
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 0.06)
     with locked(tmp_path):
-        held = lease.HELD[tmp_path]
-        older(held)
+        held = lock.HELD[tmp_path]
+        make_older(held)
         was = held.stat().st_mtime
         for _ in range(1000):
             if held.stat().st_mtime > was:

@@ -13,7 +13,7 @@ from kdnb.runs.grid import plan_study
 from kdnb.training import setup as prepare
 
 OFFICIAL = {"epochs": 240, "batch_size": 64, "lr": 0.05, "image_size": 32, "train_limit": -1}
-TEACHERS_OWN = (
+OTHER_TEACHERS = (
     {"teacher_seed": 1},
     {"teacher_epochs": 2},
     {"image_size": 16},
@@ -111,7 +111,8 @@ def test_impossible_parameters_get_a_sentence(parameters, sentence):
 
 def test_the_preset_stands_where_parameters_are_empty():
     run = Run(dataset="cifar100")
-    assert run.identity.items() >= OFFICIAL.items() and not run.overrides
+    assert run.identity.items() >= OFFICIAL.items()
+    assert not run.overrides
     assert (run.student, run.teacher, run.method, run.label) == (
         "wrn_16_2",
         "wrn_40_2",
@@ -119,14 +120,14 @@ def test_the_preset_stands_where_parameters_are_empty():
         "afd",
     )
     own = Run(dataset="tiny")  # which weighs AFD otherwise
-    assert own.method == "ce + kd:0.9 + afd:20" and own.label == "afd"
+    assert own.method == "ce + kd:0.9 + afd:20"
+    assert own.label == "afd"
     assert {"epochs", "method", "device"} <= set(run.summary().index)
-    assert Run(lr=1).lr == 1.0 and type(Run(lr=1).lr) is float
+    assert Run(lr=1).lr == 1.0
+    assert type(Run(lr=1).lr) is float
     assert {type(default) for default in Run.parameters().values()} == {str, int, float, bool}
-    assert (
-        Run().output_folder == Path(__file__).parents[2] / "outputs"
-        and str(Run(outputs="x").output_folder) == "x"
-    )
+    assert Run().output_folder == Path(__file__).parents[2] / "outputs"
+    assert str(Run(outputs="x").output_folder) == "x"
 
 
 @pytest.mark.parametrize(
@@ -178,38 +179,29 @@ def test_names_say_what_is_not_as_the_preset_has_it(tmp_path):
     )
     assert run.overrides == {"epochs": [5, 240], "lr": [0.1, 0.05]}
     start, digest = run.name.rsplit("-", 1)
-    assert (
-        start == "cifar100-wrn_16_1-afd-from=wrn_40_2-epochs=5-lr=0.1-seed=3"
-        and int(digest, 16) < 16**6
-    )
-    assert run.folder == tmp_path / "runs" / run.name and not run.done
+    assert start == "cifar100-wrn_16_1-afd-from=wrn_40_2-epochs=5-lr=0.1-seed=3"
+    assert int(digest, 16) < 16**6
+    assert run.folder == tmp_path / "runs" / run.name
+    assert not run.done
     assert run.baseline.name.startswith("cifar100-wrn_16_1-none-epochs=5-lr=0.1-seed=3-")
     long = [
         replace(run, method=f"ce + kd:{'2' * 90} + afd:{'3' * 90}", seed=seed) for seed in (0, 1)
     ]
-    assert (
-        max(len(run.name) for run in long) < 240
-        and long[0].name != long[1].name
-        and not long[0].done
-    )
+    assert max(len(run.name) for run in long) < 240
+    assert long[0].name != long[1].name
+    assert not long[0].done
 
 
 def test_a_validation_split_is_the_teachers_too(tmp_path):
     (tmp_path / "teachers").mkdir()
     (tmp_path / "teachers/wrn_16_1-tiny.safetensors").touch()  # has seen all training images
     run = Run(dataset="tiny", validation=0.25, outputs=str(tmp_path))
-    assert (
-        run.teacher_run.validation
-        == run.baseline.validation
-        == 0.25
-        != replace(run, validation=0.0).validation
-    )
-    assert run.overrides == {"validation": [0.25, 0.0]} and "-validation=0.25-" in run.name
+    assert run.teacher_run.validation == run.baseline.validation == 0.25
+    assert run.overrides == {"validation": [0.25, 0.0]}
+    assert "-validation=0.25-" in run.name
     train_images, test_images = prepare.load_images(run)
-    assert (len(train_images), len(test_images)) == (
-        50,
-        20,
-    )  # 5 of each of four classes, of 18, 18, 17, 17
+    # 5 of each of four classes, of 18, 18, 17 and 17.
+    assert (len(train_images), len(test_images)) == (50, 20)
 
 
 def test_a_field_that_is_added_later_orphans_no_run(finished, tmp_path):
@@ -226,10 +218,8 @@ def test_a_field_that_is_added_later_orphans_no_run(finished, tmp_path):
     }
     edit(folder / "config.json", run=old)  # as before these were fields
     opened = Later.open(folder)
-    assert (
-        opened.identity == finished.identity | {"dropout": 0.0}
-        and train(opened, quiet).result == finished.result
-    )
+    assert opened.identity == finished.identity | {"dropout": 0.0}
+    assert train(opened, quiet).result == finished.result
     edit(folder / "config.json", run=old | {"colour": 1})
     with pytest.raises(InputError, match="comes from another version of kdnb: unknown are colour"):
         Run.open(folder)
@@ -243,7 +233,10 @@ def test_two_folders_of_one_name_are_two_data_sets(tmp_path, cache_folder):
                 folder.mkdir(parents=True)
                 picture(width, 30, seed=len(label)).save(folder / "1.png")
     a, b, c = (Run(dataset="folder", data_root=str(tmp_path / place / "photos")) for place in "abc")
-    assert len(a.data_hash) == 8 and a != b and a.name != b.name and a == c
+    assert len(a.data_hash) == 8
+    assert a != b
+    assert a.name != b.name
+    assert a == c
     assert load_data("folder", a.data_root, 32)[0].classes == ("cat", "dog")
 
 
@@ -252,14 +245,17 @@ def test_a_teacher_counts_by_the_bytes_of_its_file(tmp_path, monkeypatch):
     copy = teacher_file(tmp_path / "copy", b"one", "renamed.safetensors")
     of = partial(Run, dataset="tiny", outputs=str(tmp_path))
     runs = [of(teacher_weights=path) for path in (one, two, copy, str(tmp_path / "one"))]
-    assert runs[0] != runs[1] and runs[0].folder != runs[1].folder and runs[0] == runs[2] == runs[3]
-    assert runs[3].teacher_weights == one and runs[0].teacher_run is None
+    assert runs[0] != runs[1]
+    assert runs[0].folder != runs[1].folder
+    assert runs[0] == runs[2] == runs[3]
+    assert runs[3].teacher_weights == one
+    assert runs[0].teacher_run is None
     assert of().teacher_weights_hash == "trained"
     kept = teacher_file(tmp_path / "teachers", b"one", "wrn_16_1-tiny.safetensors")
-    assert of() == runs[0] and of().teacher_weights == kept
-    assert {of(**own).teacher_weights_hash for own in TEACHERS_OWN} == {
-        "trained"
-    }  # no such teacher is kept
+    assert of() == runs[0]
+    assert of().teacher_weights == kept
+    # No such teacher is kept.
+    assert {of(**fields).teacher_weights_hash for fields in OTHER_TEACHERS} == {"trained"}
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
     assert of(teacher_weights="~/two/student.safetensors") == of(teacher_weights="two") == runs[1]
@@ -274,17 +270,12 @@ def test_a_sweep_keeps_one_teacher(tmp_path):
     )
     assert len(sweep) == 8
     preset, (teacher,) = sweep[0].preset, {run.teacher_run for run in sweep}
-    assert (
-        teacher == Run(**of, student=preset.teacher, method="none") and teacher.teacher_run is None
-    )
-    assert (
-        teacher.identity.items() >= preset.defaults(preset.teacher, teacher=True).items()
-        and teacher.train_limit == -1
-    )
-    assert (
-        Run(**of, teacher_epochs=2).teacher_run.epochs == 2
-        and Run(**of, teacher_seed=5).teacher_run.seed == 5
-    )
+    assert teacher == Run(**of, student=preset.teacher, method="none")
+    assert teacher.teacher_run is None
+    assert teacher.identity.items() >= preset.defaults(preset.teacher, teacher=True).items()
+    assert teacher.train_limit == -1
+    assert Run(**of, teacher_epochs=2).teacher_run.epochs == 2
+    assert Run(**of, teacher_seed=5).teacher_run.seed == 5
     assert {run.baseline for run in grid(**of, method=["afd", "kd"], teacher_seed=[0, 1])} == {
         Run(**of, method="none")
     }
@@ -292,11 +283,9 @@ def test_a_sweep_keeps_one_teacher(tmp_path):
 
 def test_a_grid_has_each_run_once():
     runs = grid(dataset="tiny", method=["none", "kd"], teacher_seed=(0, 1), seed=range(2))
-    assert (
-        len(runs) == len(set(runs)) == 6
-        and runs[0] == Run(dataset="tiny", method="none")
-        and grid() == [Run()]
-    )
+    assert len(runs) == len(set(runs)) == 6
+    assert runs[0] == Run(dataset="tiny", method="none")
+    assert grid() == [Run()]
     with pytest.raises(InputError, match="seed is an empty list: it must have a value or more"):
         grid(seed=[])
     with pytest.raises(InputError, match="unknown parameter 'sead': choose one of batch_size"):
@@ -310,34 +299,31 @@ def test_none_beside_a_method_with_a_teacher_is_its_baseline():
     for more in (pair, {"student": "wrn_16_2"}):
         runs = grid(method=["none", "kd"], seed=[0, 1], **more)
         assert [run.label for run in runs] == ["none", "none", "kd", "kd"]
-        assert runs[:2] == [run.baseline for run in runs[2:]] and runs[0].epochs == runs[2].epochs
+        assert runs[:2] == [run.baseline for run in runs[2:]]
+        assert runs[0].epochs == runs[2].epochs
         assert grid(method="none", **more)[0].epochs != runs[0].epochs
     planned = plan_study(["digits"], ["none", "kd"], (pair,), seed=[0])
-    assert [run.baseline for run in planned if run.teacher] == planned[1:2] and planned[
-        0
-    ] == planned[2].teacher_run
+    assert [run.baseline for run in planned if run.teacher] == planned[1:2]
+    assert planned[0] == planned[2].teacher_run
 
 
 def test_a_grid_looks_into_what_its_seeds_share_once(monkeypatch):
     made, init = [], Run.__post_init__
     monkeypatch.setattr(Run, "__post_init__", lambda run: made.append(run) or init(run))
     runs = grid(method=["none", "kd", "afd"], seed=range(100))
-    assert len(runs) == 300 and len({run.name for run in runs}) == 300
-    assert len({id(run.teacher_run) for run in runs}) == 3 and len(made) == 5
+    assert len(runs) == 300
+    assert len({run.name for run in runs}) == 300
+    assert len({id(run.teacher_run) for run in runs}) == 3
+    assert len(made) == 5
     monkeypatch.undo()
-    assert (
-        runs[142] == Run(method="kd", seed=42) and runs[142].name == Run(method="kd", seed=42).name
-    )
+    assert runs[142] == Run(method="kd", seed=42)
+    assert runs[142].name == Run(method="kd", seed=42).name
     with pytest.raises(InputError, match=r"seed is 1\.5: it must be a whole number"):
         grid(seed=[0, 1.5])
 
 
 def test_a_run_is_opened_by_its_folder_or_name(finished, tmp_path, monkeypatch):
-    for name in (
-        "load_data",
-        "create_model",
-        "load_teacher",
-    ):  # neither data nor networks nor a net
+    for name in ("load_data", "create_model", "load_teacher"):
         monkeypatch.setattr(prepare, name, None)
     shutil.copytree(finished.output_folder / "runs", tmp_path / "runs")
     before = len(list(tmp_path.rglob("*")))
@@ -345,16 +331,16 @@ def test_a_run_is_opened_by_its_folder_or_name(finished, tmp_path, monkeypatch):
         Run.open(tmp_path / "runs" / finished.name),
         Run.open(finished.name, outputs=str(tmp_path)),
     )
-    assert (
-        by_path == by_name == finished
-        and by_path.result == train(by_path, quiet).result == finished.result
-    )
+    assert by_path == by_name == finished
+    assert by_path.result == train(by_path, quiet).result == finished.result
     assert by_path.folder == by_name.folder == tmp_path / "runs" / finished.name != finished.folder
-    assert by_path.baseline.done and by_path.baseline.folder.parent == tmp_path / "runs"
-    assert by_path.teacher_run.done and by_path.baseline == finished.baseline
+    assert by_path.baseline.done
+    assert by_path.baseline.folder.parent == tmp_path / "runs"
+    assert by_path.teacher_run.done
+    assert by_path.baseline == finished.baseline
     monkeypatch.chdir(tmp_path / "runs")
     assert Run.open(finished.name).history["afd.links"].shape == (1, 3, 3)
-    (tmp_path / "runs").rename(tmp_path / "records")  # what is committed is found by its name too
+    (tmp_path / "runs").rename(tmp_path / "records")  # a record is found by its name, too
     assert Run.open(finished.name, outputs=str(tmp_path)).result == finished.result
     assert before == len(list(tmp_path.rglob("*")))  # nothing was written
     with pytest.raises(InputError, match=r"run 'nowhere': no folder with config.json, nor in"):
@@ -396,11 +382,12 @@ def test_a_run_of_another_machine_is_opened_and_equal(finished, tmp_path):
         where={"teacher_weights": "none", "data_root": "/gone"},
     )
     opened = Run.open(folder)
-    assert (
-        opened == finished and opened.result == finished.result and train(opened, quiet) == finished
-    )
+    assert opened == finished
+    assert opened.result == finished.result
+    assert train(opened, quiet) == finished
     edit(folder / "config.json", run=finished.config["run"] | {"precision": "bfloat16"})
-    assert Run.open(folder) != finished and Run.open(folder).baseline != finished.baseline
+    assert Run.open(folder) != finished
+    assert Run.open(folder).baseline != finished.baseline
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
-"""Loaded by test_cluster.py's processes: trains a run in plain Python, where papermill takes ten
-seconds.
+"""Loaded by the processes of test_cluster.py: trains a run in plain Python.
 
-While there is a file `hold` in the process's folder for temporary files, a run waits when it has a
-checkpoint. What ends it stands in `said`.
+papermill and its kernel would take ten seconds. While there is a file `hold` in the process's
+folder for temporary files, a run waits once it has a checkpoint. The file `error` holds the
+sentence of the error that ended a run.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 TEMPORARY = Path(tempfile.gettempdir())
 
 
-def papermill(notebook, written, parameters):
+def papermill_command(notebook, output, parameters):
     if notebook != "train.ipynb":
         return [sys.executable, "-c", ""]
     return [sys.executable, __file__, json.dumps(parameters)]
@@ -22,9 +22,9 @@ def papermill(notebook, written, parameters):
 
 def install():
     from kdnb.study import __main__ as study
-    from kdnb.study import worker as process
+    from kdnb.study import worker
 
-    process.papermill = study.papermill = papermill
+    worker.papermill_command = study.papermill_command = papermill_command
 
 
 def dask_setup(server):
@@ -35,18 +35,19 @@ def main(parameters):
     from kdnb import InputError, Run, train
     from kdnb.training.step import Engine
 
-    run, step = Run(**parameters), Engine.__call__
+    run = Run(**parameters)
+    step = Engine.__call__
 
-    def held(self, batch):
+    def held_step(self, batch):
         while (TEMPORARY / "hold").exists() and (run.folder / "checkpoint").exists():
             time.sleep(0.02)
         return step(self, batch)
 
-    Engine.__call__ = held
+    Engine.__call__ = held_step
     try:
         train(run)
     except InputError as error:
-        (TEMPORARY / "said").write_text(str(error))
+        (TEMPORARY / "error").write_text(str(error))
         raise
 
 

@@ -1,36 +1,32 @@
 """What only a CUDA GPU can show; skipped where there is none."""
 
-from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
 from conftest import image_set
-from helpers import TINY, break_off, quiet, tiny, tiny_run, weights
+from helpers import break_off, quiet, tiny, tiny_run
 from torch.testing import assert_close
 
 from kdnb import METHODS, Distiller, Run, create_model, train
 from kdnb.data.loader import Loader, resample
 from kdnb.training.step import Engine
 
-STEPS = [
-    *product(METHODS, ["eager", "replayed"]),
-    ("afd", "compiled"),
-]  # compiling each would take many minutes
+# Compiling each method would take many minutes.
+STEPS = [*product(METHODS, ["eager", "replayed"]), ("afd", "compiled")]
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
 def test_batches_are_those_of_the_cpu():
-    both = [
+    loaders = [
         Loader(image_set(size=32), 20, 32, train=True, padding=2, flip=True, device=device)
         for device in ("cpu", "cuda")
     ]
-    for one, other in zip(*(loader.epoch(3) for loader in both), strict=True):
-        assert_close(one.images, other.images.cpu())
-        assert torch.equal(one.labels, other.labels.cpu()) and torch.equal(
-            one.index, other.index.cpu()
-        )
+    for on_cpu, on_gpu in zip(*(loader.epoch(3) for loader in loaders), strict=True):
+        assert_close(on_cpu.images, on_gpu.images.cpu())
+        assert torch.equal(on_cpu.labels, on_gpu.labels.cpu())
+        assert torch.equal(on_cpu.index, on_gpu.index.cpu())
 
 
 def test_crops_are_those_of_the_cpu():
@@ -50,9 +46,8 @@ def test_a_replayed_run_computes_what_an_eager_one_does(tmp_path, compile):
         "epochs": 2,
         "device": "cuda",
     }
-    fixed |= {
-        "lr": 0.01
-    }  # at the preset's, rounding alone moves the second epoch's losses by a tenth
+    # At the preset's, rounding alone moves the second epoch's losses by a tenth.
+    fixed["lr"] = 0.01
     eager = train(Run(**fixed, precision="float32", compile="off", outputs=str(tmp_path / "eager")))
     taught = {
         "teacher_weights": str(eager.teacher_run.folder),
@@ -66,14 +61,12 @@ def test_a_replayed_run_computes_what_an_eager_one_does(tmp_path, compile):
     assert replayed.history["afd.links"] == pytest.approx(eager.history["afd.links"], abs=0.05)
 
 
-def test_a_run_of_a_gpu_goes_on_and_is_read_on_a_cpu(tmp_path):
-    run = tiny_run(tmp_path, device="cuda", compile="auto")
-    break_off(replace(run, method="none"), 8)
-    made = train(replace(run, method="none"), log=quiet)
-    assert (
-        made == Run.open(made.folder, device="cpu")
-        and made.config["machines"][0]["device_type"] == "cuda"
-    )
+def test_a_run_of_a_gpu_resumes_and_is_read_on_a_cpu(tmp_path):
+    run = tiny_run(tmp_path, device="cuda", compile="auto", method="none")
+    break_off(run, 8)
+    made = train(run, log=quiet)
+    assert made == Run.open(made.folder, device="cpu")
+    assert made.config["machines"][0]["device_type"] == "cuda"
     assert made.metrics["epoch"].tolist() == [1, 2, 3]
 
 
@@ -99,5 +92,6 @@ def test_no_step_waits_for_the_gpu(tiny, tmp_path, method, how):
             engine(batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert not engine.first_nonfinite_step() and engine.sums[-2].item() == 160
+    assert not engine.first_nonfinite_step()
+    assert engine.sums[-2].item() == 160
     assert how == "eager" or engine.full_step.replay

@@ -1,109 +1,97 @@
-"""What a recorded step relies on, without a GPU: a stand-in that records a step by keeping it."""
+"""What a step that is captured as a CUDA graph relies on, without a GPU: with stand-ins for the
+capture."""
 
 import warnings
 from functools import partial
 
 import pytest
 import torch
-from helpers import break_off, quiet, same, tiny
-from helpers import tiny_run as usual_run
+from helpers import break_off, equal_runs, quiet, teacher, tiny
+from helpers import tiny_run as eager_run
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kdnb import LOSSES, train
-from kdnb.training import cuda_graph as graph
-from kdnb.training import step as engine
+from kdnb.training import cuda_graph
+from kdnb.training import step as training_step
 from kdnb.training.cuda_graph import WARM_UPS, CUDAGraphStep, on_side_stream
 
-tiny_run = partial(
-    usual_run, compile="auto"
-)  # too short to be compiled; "off" would not be replayed either
+# Too short to be compiled. With "off", as in `eager_run`, steps are not captured either.
+graph_run = partial(eager_run, compile="auto")
 
 
 @pytest.fixture
-def recorded(monkeypatch):
-    """Full steps are replayed; how often one was recorded."""
-    times = []
-    monkeypatch.setattr(graph, "capture", lambda step: times.append(1) or step)
-    monkeypatch.setattr(engine, "GRAPH_DEVICES", ("cpu",))
-    return times
+def captures(monkeypatch):
+    """Full steps are captured and replayed on the CPU; an entry for each capture."""
+    calls = []
+    monkeypatch.setattr(cuda_graph, "capture", lambda step: calls.append(1) or step)
+    monkeypatch.setattr(training_step, "GRAPH_DEVICES", ("cpu",))
+    return calls
 
 
-def test_replays_read_what_they_are_given(recorded):
-    seen = []
-    step = CUDAGraphStep(lambda x, y: seen.append((x, x.item(), y.item())))
+def test_replays_read_the_inputs_they_are_given_in_the_same_memory(captures):
+    inputs = []
+    step = CUDAGraphStep(lambda x, y: inputs.append((x, x.item(), y.item())))
     for i in range(6):
         step(torch.tensor(float(i)), torch.tensor(i))
-    assert [values for _, *values in seen] == [[i, i] for i in range(6)]
-    assert len({id(x) for x, *_ in seen[WARM_UPS:]}) == 1 and recorded == [
-        1
-    ]  # the same memory, over and over
+    assert [values for _, *values in inputs] == [[i, i] for i in range(6)]
+    assert len({id(x) for x, *_ in inputs[WARM_UPS:]}) == 1
+    assert captures == [1]
 
 
-def test_a_replayed_run_is_the_same_run_and_resumes_to_the_same_bits(
-    recorded, tmp_path, monkeypatch
-):
-    replayed = train(tiny_run(tmp_path / "replayed", teacher="wrn_10_1"), log=quiet)
-    assert recorded == [1, 1]  # the teacher's step and the student's
-    train(tiny_run(tmp_path / "off", method="none", compile="off"), log=quiet)
-    assert recorded == [1, 1]
-    broken = tiny_run(
-        tmp_path / "broken", teacher="wrn_10_1", teacher_weights=str(replayed.teacher_run.folder)
-    )
-    break_off(broken, 8)
-    assert same(train(broken, log=quiet), replayed)
-    monkeypatch.undo()
-    assert same(train(tiny_run(tmp_path / "usual", teacher="wrn_10_1"), log=quiet), replayed)
+def test_a_replayed_run_has_the_bits_of_an_eager_one(captures, teacher, tmp_path):
+    replayed = train(graph_run(tmp_path / "replayed", teacher_weights=teacher), log=quiet)
+    assert captures == [1]
+    eager = train(eager_run(tmp_path / "eager", teacher_weights=teacher), log=quiet)
+    assert captures == [1]
+    assert equal_runs(replayed, eager)
 
 
-def test_a_step_that_cannot_be_recorded_goes_on_as_it_is(recorded, tmp_path, monkeypatch):
+def test_a_step_that_cannot_be_captured_runs_eagerly(captures, tmp_path, monkeypatch):
     def refuse(step):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(graph, "capture", refuse)
+    monkeypatch.setattr(cuda_graph, "capture", refuse)
     with pytest.warns(UserWarning, match="not replayed as a CUDA graph.*not permitted"):
-        run = train(tiny_run(tmp_path / "r", method="none"), log=quiet)
-    monkeypatch.undo()
-    usual = train(tiny_run(tmp_path / "usual", method="none"), log=quiet)
-    assert run.weights.read_bytes() == usual.weights.read_bytes()
+        run = train(graph_run(tmp_path / "refused", method="none"), log=quiet)
+    eager = train(eager_run(tmp_path / "eager", method="none"), log=quiet)
+    assert run.weights.read_bytes() == eager.weights.read_bytes()
 
 
 class Tape(TorchDispatchMode):
-    """Keeps what is computed while it is on, to do it again in the same memory, without Python: as
-    a CUDA graph does.
+    """Records the operations of a step, and replays them in the same memory without Python, as a
+    CUDA graph does.
 
-    Reading a value, on which what follows might depend, is refused as there. What was overwritten
-    is put back.
+    Reading a value, on which later operations might depend, is refused, as there. `before` holds
+    what was overwritten.
     """
 
     def __init__(self):
         super().__init__()
-        self.calls, self.before = [], {}
+        self.calls = []
+        self.before = {}
 
     def __torch_dispatch__(self, call, types, args=(), kwargs=None):
-        if (
-            call is torch.ops.aten._local_scalar_dense.default
-            or call is torch.ops.aten.nonzero.default
-        ):
+        reads = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        if call in reads:
             raise RuntimeError("operation not permitted when stream is capturing")
         for value in tree_leaves((args, kwargs)):  # batch norm does not say what it writes to
             if isinstance(value, torch.Tensor):
                 self.before.setdefault(value.untyped_storage().data_ptr(), (value, value.clone()))
-        made = call(*args, **(kwargs or {}))
-        self.calls.append((call, args, kwargs or {}, made))
-        return made
+        results = call(*args, **(kwargs or {}))
+        self.calls.append((call, args, kwargs or {}, results))
+        return results
 
     def replay(self):
-        for call, args, kwargs, made in self.calls:
-            for place, value in zip(
-                tree_leaves(made), tree_leaves(call(*args, **kwargs)), strict=True
-            ):
+        for call, args, kwargs, results in self.calls:
+            values = tree_leaves(call(*args, **kwargs))
+            for place, value in zip(tree_leaves(results), values, strict=True):
                 if isinstance(place, torch.Tensor) and place.data_ptr() != value.data_ptr():
                     place.copy_(value)
 
 
 @torch.no_grad()
-def on_tape(step):
+def capture_on_tape(step):
     with torch.random.fork_rng(), Tape() as tape, torch.enable_grad():
         step()
     for place, value in reversed(tape.before.values()):
@@ -112,26 +100,28 @@ def on_tape(step):
 
 
 @pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.needs_teacher])
-def test_every_loss_computes_the_same_in_a_recorded_step(recorded, tmp_path, monkeypatch, name):
-    """Over three epochs and a broken-off one: nothing that changes between steps may be a number of
-    Python's."""
-    of = {"method": f"ce + {name}:0.1", "teacher": "wrn_10_1"}
-    usual = train(tiny_run(tmp_path / "usual", **of), log=quiet)
-    monkeypatch.setattr(graph, "capture", on_tape)
-    broken = tiny_run(tmp_path / "taped", **of | {"teacher_weights": str(usual.teacher_run.folder)})
+def test_every_loss_computes_the_same_in_a_captured_step(
+    captures, teacher, tmp_path, monkeypatch, name
+):
+    """Over three epochs and an interrupt: nothing that changes between steps may be a Python
+    number."""
+    fields = {"method": f"ce + {name}:0.1", "teacher_weights": teacher}
+    eager = train(eager_run(tmp_path / "eager", **fields), log=quiet)
+    monkeypatch.setattr(cuda_graph, "capture", capture_on_tape)
+    taped = graph_run(tmp_path / "taped", **fields)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*not replayed")
-        break_off(broken, 8)
-        taped = train(broken, log=quiet)
-    rows = [run.metrics.drop(columns="seconds").to_numpy() for run in (taped, usual)]
-    assert rows[0] == pytest.approx(
-        rows[1], rel=1e-5
-    )  # copies may lie otherwise in memory, and be summed otherwise
+        break_off(taped, 8)
+        train(taped, log=quiet)
+    rows, expected = (run.metrics.drop(columns="seconds").to_numpy() for run in (taped, eager))
+    # Copies may have other strides, and be summed in another order.
+    assert rows == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_a_recorded_step_on_a_gpu():
-    weight, total = torch.ones(3, device="cuda", requires_grad=True), torch.zeros((), device="cuda")
+def test_a_captured_step_on_a_gpu():
+    weight = torch.ones(3, device="cuda", requires_grad=True)
+    total = torch.zeros((), device="cuda")
     optimizer = torch.optim.SGD([weight], torch.tensor(0.1, device="cuda"), 0.9, fused=True)
 
     def update(x):
@@ -141,19 +131,21 @@ def test_a_recorded_step_on_a_gpu():
         optimizer.step()
         total.add_(loss.detach())
 
-    step, stream = CUDAGraphStep(update), torch.cuda.Stream()
+    step = CUDAGraphStep(update)
+    stream = torch.cuda.Stream()
     inputs = torch.linspace(0.1, 1, 10, device="cuda")
     for x in inputs:
         with on_side_stream(stream):
             step(x.expand(3).contiguous())
     assert step.replay is not None
     expected = torch.ones(3, requires_grad=True)
-    usual, sum_ = torch.optim.SGD([expected], 0.1, 0.9), 0.0
+    reference = torch.optim.SGD([expected], 0.1, 0.9)
+    expected_total = 0.0
     for x in inputs.cpu():
-        usual.zero_grad()
+        reference.zero_grad()
         loss = (expected * x).square().sum()
         loss.backward()
-        usual.step()
-        sum_ += loss.item()
+        reference.step()
+        expected_total += loss.item()
     assert weight.detach().cpu().tolist() == pytest.approx(expected.tolist(), rel=1e-4)
-    assert total.item() == pytest.approx(sum_, rel=1e-4)
+    assert total.item() == pytest.approx(expected_total, rel=1e-4)

@@ -1,0 +1,86 @@
+"""Compiled steps: what they compute, and what happens if they cannot be compiled."""
+
+import shutil
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from helpers import break_off, equal_runs, quiet, teacher, tiny, tiny_run
+
+from kdnb import InputError, train
+
+has_compiler = any(map(shutil.which, ("c++", "g++", "clang++")))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler, reason="compiling needs a C++ compiler")
+@pytest.mark.filterwarnings("error:.*not compiled")
+@pytest.mark.parametrize(
+    ("method", "backend"),
+    [("none", "inductor"), ("afd", "aot_eager")],  # inductor takes minutes for AFD
+)
+def test_a_compiled_step_computes_what_an_eager_one_does(
+    teacher, tmp_path, monkeypatch, method, backend
+):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    fields = {"method": method, "teacher_weights": teacher, "epochs": 1}
+    eager = train(tiny_run(tmp_path / "eager", compile="off", **fields), log=quiet)
+    compiled = train(tiny_run(tmp_path / "compiled", compile="on", **fields), log=quiet)
+    assert compiled == eager
+    assert compiled.config["machines"][0]["compile"]
+    total = compiled.metrics["train_total"].to_numpy()
+    assert total == pytest.approx(eager.metrics["train_total"].to_numpy(), rel=1e-3)
+
+
+class FailingBackward(torch.autograd.Function):
+    """What a compiler can do to a loss: the backward pass fails, as inductor's did on a GPU, after
+    a correct forward pass."""
+
+    @staticmethod
+    def forward(ctx, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise AssertionError(
+            "expected size 128==128, stride 9==1 at dim=1\nError in op: convolution_backward"
+        )
+
+
+def test_a_step_that_cannot_be_compiled_runs_eagerly_with_the_same_bits(
+    teacher, tmp_path, monkeypatch
+):
+    # With memories, random numbers and running means.
+    fields = {"method": "ce + crd:0.1 + afd:20", "teacher_weights": teacher}
+    eager = train(tiny_run(tmp_path / "eager", **fields), log=quiet)
+    monkeypatch.setenv("CXX", "a compiler")
+
+    def failing_compile(step, **_):
+        def compiled(*batch):
+            loss, sums = step(*batch)
+            return FailingBackward.apply(loss), sums
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", failing_compile)
+    run = tiny_run(tmp_path / "failing", **fields, compile="on")
+    sentence = "the step is not compiled.*: expected size 128==128, stride 9==1 at dim=1$"
+    with pytest.warns(UserWarning, match=sentence):
+        break_off(run, 8)
+    with warnings.catch_warnings(action="error"):  # nobody tries to compile it again
+        assert equal_runs(train(run, log=quiet), eager)
+    assert [machine["compile"] for machine in run.config["machines"]] == [False]
+
+
+def test_no_memory_for_a_compiled_step_is_no_failure_of_the_compiler(tmp_path, monkeypatch):
+    def out_of_memory(*batch):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setenv("CXX", "a compiler")
+    monkeypatch.setattr(torch, "compile", lambda step, **_: out_of_memory)
+    run = tiny_run(tmp_path, method="none", compile="on")
+    refused = pytest.raises(InputError, match="CUDA out of memory")
+    with warnings.catch_warnings(action="error"), refused:
+        train(run, log=quiet)
+    assert run.config["machines"][0]["compile"]

@@ -1,0 +1,163 @@
+"""Training that is interrupted, killed or out of time resumes where it was, to the same bits."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import (
+    STEPS,
+    at_step,
+    break_off,
+    equal_runs,
+    kill,
+    press_stop,
+    quiet,
+    teacher,
+    tiny,
+    tiny_run,
+    weights,
+)
+
+from kdnb import METHODS, InputError, train
+from kdnb.progress import StopButton
+from kdnb.runs.checkpoint import CHECKPOINT, load_checkpoint
+from kdnb.training.loop import Interrupted
+from kdnb.training.step import Engine, evaluate
+
+FIRST_STEP = 1
+MIDDLE = 8  # inside the second of three epochs
+BETWEEN_EPOCHS = 2 * STEPS + 1
+
+# A process that trains the run of the fixture `run`: the folder of tests, outputs, teacher's file.
+TRAIN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import helpers
+helpers.register_tiny()
+helpers.train(helpers.tiny_run(sys.argv[2], teacher_weights=sys.argv[3]))
+"""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(teacher, tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("undisturbed")
+    return train(tiny_run(outputs, teacher_weights=teacher), log=quiet)
+
+
+@pytest.fixture
+def run(teacher, tmp_path):
+    """The same run, not yet started."""
+    return tiny_run(tmp_path, teacher_weights=teacher)
+
+
+def resume(run):
+    """Train a run to its end; returns the lines that it logs."""
+    lines = []
+    assert train(run, log=lines.append).done
+    return lines
+
+
+@pytest.mark.parametrize("how", [kill, press_stop])
+@pytest.mark.parametrize("step", [FIRST_STEP, MIDDLE, BETWEEN_EPOCHS])
+def test_an_interrupted_run_resumes_to_the_same_bits(undisturbed, run, step, how):
+    break_off(run, step, how)
+    assert equal_runs(train(run, log=quiet), undisturbed)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_resumes_to_the_same_bits(teacher, tmp_path, method):
+    """Memories, running means and random numbers of its losses continue where they were."""
+    fields = {"method": method, "teacher_weights": teacher, "epochs": 2}
+    undisturbed = train(tiny_run(tmp_path / "undisturbed", **fields), log=quiet)
+    interrupted = tiny_run(tmp_path / "interrupted", **fields)
+    break_off(interrupted, 7, press_stop)
+    assert weights(train(interrupted, log=quiet)) == weights(undisturbed)
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment(undisturbed, run, teacher, tmp_path):
+    """A process that trains the same run is killed at two moments, then left to finish."""
+    tests = str(Path(__file__).parents[1])
+    command = [sys.executable, "-c", TRAIN, tests, str(tmp_path), teacher]
+    for seconds in (0.0, 0.3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        while not (run.folder / "config.json").exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(seconds)
+        process.kill()
+        process.wait()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert equal_runs(run, undisturbed)
+
+
+def test_the_stop_button_keeps_the_step_at_which_it_was_pressed(run):
+    message = break_off(run, 7, press_stop)
+    assert message == "stopped after step 2 of epoch 2; run it again to go on from there"
+    assert load_checkpoint(run.folder)["step"] == 2
+    lines = resume(run)
+    assert lines[1] == f"{run.name}: going on after epoch 1, step 2"
+    assert lines[-1].startswith("epoch 3/3  ce ")
+
+
+def test_a_killed_run_resumes_from_a_checkpoint_inside_an_epoch(run, monkeypatch):
+    monkeypatch.setattr(sys.modules["kdnb.training.loop"], "CHECKPOINT_SECONDS", -1)
+    break_off(run, 4)
+    assert load_checkpoint(run.folder)["step"] == 3
+    assert f"{run.name}: going on after epoch 0, step 3" in resume(run)
+
+
+def test_a_torn_checkpoint_costs_an_epoch(run):
+    break_off(run, 2 * STEPS + 2)
+    path = run.folder / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match="checkpoint is damaged"):
+        lines = resume(run)
+    assert f"{run.name}: going on after epoch 1, step 0" in lines
+
+
+def test_a_second_press_stops_at_once():
+    with StopButton() as stop, pytest.raises(KeyboardInterrupt):
+        press_stop()
+        assert stop.pressed
+        press_stop()
+
+
+def test_stopped_in_the_last_test_it_is_finished_and_nothing_follows(tmp_path, monkeypatch):
+    run = tiny_run(tmp_path, method="kd", teacher_epochs=1, epochs=1)
+
+    def stop_then_evaluate(*arguments):
+        press_stop()
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(sys.modules["kdnb.training.loop"], "evaluate", stop_then_evaluate)
+    sentence = f"{run.teacher_run.name} is finished, and nothing that follows was begun"
+    with pytest.raises(Interrupted, match=sentence):
+        train(run, quiet)
+    assert run.teacher_run.done
+    assert not run.folder.exists()
+
+
+def test_after_its_deadline_each_call_still_takes_a_step(tmp_path):
+    run = tiny_run(tmp_path, method="kd", teacher_epochs=1, epochs=1)
+    for step in range(1, STEPS + 1):
+        with pytest.raises(Interrupted, match=f"stopped after step {step} of epoch 1"):
+            train(run, quiet, deadline=0)
+    assert load_checkpoint(run.teacher_run.folder)["step"] == STEPS
+    assert not run.folder.exists()
+    # The teacher's epoch is complete: the next step is the student's.
+    with pytest.raises(Interrupted, match="stopped after step 1 of epoch 1"):
+        train(run, quiet, deadline=0)
+    assert run.teacher_run.done
+    assert load_checkpoint(run.folder)["step"] == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_a_checkpoint(run, monkeypatch):
+    poison = at_step(8, lambda batch: batch._replace(images=batch.images * float("nan")))
+    monkeypatch.setattr(Engine, "__call__", poison)
+    sentence = "epoch 2, step 3; the checkpoint after epoch 1, step 0 is kept"
+    with pytest.raises(InputError, match=sentence):
+        train(run, log=quiet)
+    assert load_checkpoint(run.folder)["epoch"] == 1
+    assert not run.done

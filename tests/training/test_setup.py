@@ -1,0 +1,221 @@
+"""kdnb.training.setup: teachers, initial weights, and what is refused before anything trains."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import TINY, quiet, save_teacher, tiny, tiny_run
+
+from kdnb import InputError, Run, create_model, train
+from kdnb.data import DATASETS
+from kdnb.models import base, load_weights
+from kdnb.training.setup import build_setup
+
+CLASSES = [f"class {i}" for i in range(4)]
+
+
+def test_a_student_starts_from_its_seed_whatever_teaches_it(tmp_path):
+    run = tiny_run(tmp_path, teacher_weights=save_teacher(tmp_path / "t.safetensors", CLASSES))
+    distilled, alone, other_seed = (
+        build_setup(each).distiller.student.state_dict()
+        for each in (run, run.baseline, replace(run, seed=4))
+    )
+    assert all(torch.equal(value, alone[name]) for name, value in distilled.items())
+    assert not torch.equal(distilled["conv1.weight"], other_seed["conv1.weight"])
+
+
+# Teachers
+
+
+def test_a_teacher_is_trained_first_and_once(tmp_path):
+    lines = []
+    first = train(tiny_run(tmp_path, method="kd", epochs=1), lines.append)
+    teacher_run = first.teacher_run
+    assert lines[0] == f"its teacher is trained first, 3 epochs: {teacher_run.name}"
+    assert teacher_run.done
+    assert first.config["teacher"]["weights"] == teacher_run.name
+    assert first.config["teacher"]["top1"] == teacher_run.result["top1"]
+    lines.clear()
+    train(tiny_run(tmp_path, method="kd", epochs=1, lr=0.01), lines.append)
+    assert lines[0].endswith("1 epochs of 5 steps")
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+    save_teacher(teacher_run.weights, None)  # it is trained again elsewhere
+    with pytest.raises(InputError, match="does not hold the weights that teach tiny-wrn_10_1-kd"):
+        build_setup(first)
+
+
+@pytest.mark.parametrize(
+    ("classes", "left_out", "is_assumed"),
+    [
+        (CLASSES, [], False),
+        (["cat", "dog", "class 2", "class 3"], ["kd"], False),  # as many, with other names
+        (["a", "b", "c"], ["kd"], False),
+        (None, [], True),
+    ],
+)
+def test_predictions_are_compared_where_the_classes_are_the_same(
+    tmp_path, classes, left_out, is_assumed
+):
+    file = save_teacher(tmp_path / "t.safetensors", classes)
+    lines = []
+    run = train(tiny_run(tmp_path, teacher_weights=file, epochs=1), lines.append)
+    about = "their training is not known" if is_assumed else "tiny, epochs 2 instead of 240"
+    assert lines[0] == f"its teacher: wrn_16_1, weights t.safetensors ({about})"
+    text = "\n".join(lines)
+    assert ("left out: kd, which compares predictions" in text) == bool(left_out)
+    assert ("do not name their classes" in text) == is_assumed
+    assert run.config["left_out"] == left_out
+    assert run.config["same_classes_assumed"] == is_assumed
+    assert run.title.endswith("without kd") == bool(left_out)
+    assert ("train_kd" in run.metrics) == (not left_out)
+    assert "train_afd" in run.metrics
+
+
+@pytest.mark.parametrize("method", ["kd", "ce + kd:0.5 + afd:20"])
+@pytest.mark.parametrize(("classes", "is_refused"), [(CLASSES, False), (["a", "b"], True)])
+def test_predictions_of_other_classes_are_refused_where_nothing_may_be_left_out(
+    tmp_path, method, classes, is_refused
+):
+    """Nothing would be left of kd, and a mix is meant as it is written."""
+    file = save_teacher(tmp_path / "t.safetensors", classes)
+    run = tiny_run(tmp_path, teacher_weights=file, method=method, epochs=1)
+    sentence = "kd compares predictions, and this teacher knows other classes"
+    with pytest.raises(InputError, match=sentence) if is_refused else nullcontext():
+        assert train(run, log=quiet).done
+
+
+@pytest.fixture
+def imagenet_resnet18(tmp_path, monkeypatch):
+    """A file with random weights where torchvision keeps those of ImageNet."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    path = tmp_path / "checkpoints" / "resnet18-f37072fd.pth"
+    path.parent.mkdir()
+    torch.save(create_model("resnet18", 1000).state_dict(), path)
+    return path
+
+
+def test_a_teacher_of_imagenet_teaches_what_it_can(tmp_path, imagenet_resnet18):
+    run = tiny_run(tmp_path, teacher="resnet18", teacher_weights="imagenet", epochs=1)
+    config = train(run, quiet).config
+    assert config["teacher"]["network"] == "resnet18"
+    assert config["teacher"]["dataset"] == "imagenet"
+    assert config["teacher"]["classes"] == 1000
+    assert config["left_out"] == ["kd"]
+    assert run.links[0].shape == (1, 8, 3)
+
+
+# Initial weights of a student
+
+
+def test_a_student_starts_from_weights_of_imagenet(tmp_path, imagenet_resnet18):
+    fields = {"student": "resnet18", "student_weights": "imagenet", "method": "none"}
+    student = build_setup(tiny_run(tmp_path, **fields)).distiller.student
+    expected = load_weights("resnet18", imagenet_resnet18)
+    assert torch.equal(student.conv1.weight, expected.conv1.weight)
+    assert student.fc.out_features == 4
+
+
+@pytest.mark.parametrize("classes", [None, CLASSES, ["cat", "dog", "c", "d"], ["a"]])
+def test_a_student_starts_from_given_weights(tmp_path, classes):
+    file = save_teacher(tmp_path / "s.safetensors", classes)
+    run = tiny_run(tmp_path, student="wrn_16_1", student_weights=file, method="none", seed=1)
+    random = replace(run, student_weights_hash="", student_weights="")
+    initial, fresh = (build_setup(each).distiller.student.state_dict() for each in (run, random))
+    given = load_weights("wrn_16_1", file).state_dict()
+    assert not torch.equal(fresh["conv1.weight"], given["conv1.weight"])
+    for name, value in initial.items():
+        # The classifier is of use only for the same classes.
+        is_given = not name.startswith("fc.") or classes == CLASSES
+        assert torch.equal(value, (given if is_given else fresh)[name])
+
+
+def test_given_weights_are_part_of_what_a_run_is(tmp_path):
+    file = save_teacher(tmp_path / "s.safetensors", None)
+    run = tiny_run(tmp_path, student="wrn_16_1", student_weights=file, epochs=1)
+    digest = run.student_weights_hash
+    assert run.overrides == {"epochs": [1, 3], "student_weights_hash": [digest, ""]}
+    assert digest in run.name
+    assert run.baseline.student_weights_hash == digest
+    random = replace(run, student_weights_hash="", student_weights="")
+    assert run.teacher_run == random.teacher_run
+    trained = train(run.baseline, quiet)
+    assert Run.open(trained.folder) == trained
+    assert trained.config["where"]["student_weights"] == file
+    Path(file).write_bytes(b"other")
+    sentence = r"s\.safetensors' does not hold the initial weights of tiny-wrn_16_1-none-"
+    with pytest.raises(InputError, match=sentence):
+        build_setup(trained)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"method": "none", "train_limit": 5000}, "train_limit is 5000: there are only 70"),
+        ({"method": "none", "train_limit": 10}, "batch_size 16: there are only 10"),
+        (
+            {"method": "none", "student": "alexnet"},
+            "images of 8 pixels do not pass through this network",
+        ),
+        (
+            {"student": "resnet18", "method": "fitnet"},
+            "fitnet has no convolution from maps of 1 x 1 to 4 x 4",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_leaves_no_folder(tmp_path, fields, sentence):
+    with pytest.raises(InputError, match=sentence):
+        train(tiny_run(tmp_path, **fields), log=quiet)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    file = save_teacher(tmp_path / "t.safetensors", None)
+    run = tiny_run(tmp_path, teacher="wrn_16_2", teacher_weights=file)
+    with pytest.raises(InputError, match=r"t\.safetensors does not fit wrn_16_2"):
+        train(run, log=quiet)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_teacher_that_its_preset_cannot_train_can_be_trained_by_itself(tmp_path, monkeypatch):
+    preset = replace(TINY, for_teacher={"batch_size": 100})
+    monkeypatch.setitem(DATASETS, "tiny", DATASETS["tiny"]._replace(preset=preset))
+    sentence = r"cannot be trained by the preset \(batch_size 100: .*\): train it by itself"
+    with pytest.raises(InputError, match=sentence):
+        train(tiny_run(tmp_path, method="kd", epochs=1), quiet)
+    fields = {"student": "wrn_16_1", "method": "none", "batch_size": 16, "epochs": 1}
+    alone = train(tiny_run(tmp_path, **fields), quiet)
+    run = tiny_run(tmp_path, method="kd", epochs=1, teacher_weights=str(alone.folder))
+    assert train(run, quiet).done
+
+
+@pytest.fixture
+def tied_network(monkeypatch):
+    """A registered network in which two convolutions share their weight; its name."""
+    monkeypatch.setattr(base, "FAMILIES", base.FAMILIES.copy())
+
+    @base.register(r"tied_(\d)", "tied_{}", "tied_N")
+    def build(n, num_classes):
+        model = create_model(f"wrn_16_{n}", num_classes)
+        convolutions = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
+        shape = convolutions[-1].weight.shape
+        *_, first, second = (module for module in convolutions if module.weight.shape == shape)
+        second.weight = first.weight
+        return model
+
+    return "tied_1"
+
+
+def test_tied_parameters_are_refused_before_training(tied_network, tmp_path):
+    names = {}
+    for name, value in create_model(tied_network, 4).state_dict().items():
+        names.setdefault(value.data_ptr(), []).append(f"student.{name}")
+    ((first, second),) = (group for group in names.values() if len(group) > 1)
+    with pytest.raises(InputError) as error:
+        train(tiny_run(tmp_path, student=tied_network, method="none"), log=quiet)
+    assert str(error.value).startswith(f"{first} and {second} share memory (tied parameters)")
+    assert not list(tmp_path.iterdir())
