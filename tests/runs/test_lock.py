@@ -169,9 +169,9 @@ class Clock:
 def test_a_lease_has_several_signs_of_life_before_it_is_over(tmp_path):
     """Network folders show a time up to a minute late, and one sign may be lost."""
     clock = Clock()
-    lease.keep_alive(tmp_path, clock)
+    lock.keep_alive(tmp_path, clock)
     assert len(clock.waits) == 10
-    assert 0 < max(clock.waits) <= (lease.LEASE_SECONDS - 60) / 2
+    assert 0 < max(clock.waits) <= (lock.LEASE_SECONDS - 60) / 2
 
 
 @pytest.mark.parametrize("ahead", [-3600, 3600])
@@ -181,9 +181,9 @@ def test_the_age_of_a_lease_is_told_by_the_clock_of_the_disk(tmp_path, monkeypat
     monkeypatch.setattr(time, "time", lambda: now() + ahead)
     held = tmp_path / ".lease" / "elsewhere,7,42,0123abcd"
     held.mkdir(parents=True)
-    assert not lease.has_expired(held)
-    older(held)
-    assert lease.has_expired(held)
+    assert not lock.has_expired(held)
+    make_older(held)
+    assert lock.has_expired(held)
 
 
 def test_an_unwritable_folder_is_named(tmp_path):
