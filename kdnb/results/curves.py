@@ -123,11 +123,11 @@ def links_by_protocol(runs: pd.DataFrame) -> dict[str, tuple]:
         for line, seeds in part.groupby("line", sort=False):
             folders = map(RunFolder, seeds["folder"])
             read = (or_warn("the links", attrgetter("links"), folder) for folder in folders)
-            found = [each for each in read if each]
-            if not found:
+            seeds_with_links = [links_of_seed for links_of_seed in read if links_of_seed]
+            if not seeds_with_links:
                 continue
-            suffix = f", mean of {len(found)} seeds" if len(found) > 1 else ""
-            mean = np.mean([attention for attention, *_ in found], axis=0)
-            _, teacher_blocks, student_blocks = found[0]
+            suffix = f", mean of {len(seeds_with_links)} seeds" if len(seeds_with_links) > 1 else ""
+            mean = np.mean([attention for attention, *_ in seeds_with_links], axis=0)
+            _, teacher_blocks, student_blocks = seeds_with_links[0]
             links[f"{title}, {line}{suffix}"] = mean, teacher_blocks, student_blocks
     return links

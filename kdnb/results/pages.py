@@ -78,7 +78,9 @@ def readme_section(runs: pd.DataFrame) -> list[str]:
             digits[digits["network"] == "wrn_16_2"],
         ),
     }
-    columns, shown, seeds = [], [], []
+    columns: list[pd.DataFrame] = []
+    rows_shown: list[pd.DataFrame] = []
+    seeds: list[str] = []
     for heading, (students, teachers) in settings.items():
         students = students[students["method"].isin(README_METHODS)]
         if students.empty or teachers.empty:
@@ -87,9 +89,9 @@ def readme_section(runs: pd.DataFrame) -> list[str]:
         rows.loc["the teacher"] = summary_table(teachers)[[TOP1, GAIN]].iloc[0]
         columns.append(rows.set_axis([f"{heading}: top-1 (%)", f"{heading}: gain"], axis=1))
         seeds.append(f"{students['seed'].nunique()} ({heading})")
-        shown += [students, teachers]
+        rows_shown += [students, teachers]
     table = pd.concat(columns, axis=1).fillna("").reset_index(names="trained with")
-    return [markdown(table), footnote(pd.concat(shown), " and ".join(seeds))]
+    return [markdown(table), footnote(pd.concat(rows_shown), " and ".join(seeds))]
 
 
 def footnote(runs: pd.DataFrame, seeds: str = "") -> str:

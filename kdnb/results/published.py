@@ -44,4 +44,4 @@ def published_by_protocol(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """{title: runs of the full recipe and published results}, where there are both."""
     groups = split_by_student(runs[is_full_recipe(runs)])
     rows = {title: append_published(part) for title, part in groups.items()}
-    return {title: both for title, both in rows.items() if both["study"].nunique() > 1}
+    return {title: part for title, part in rows.items() if part["study"].nunique() > 1}

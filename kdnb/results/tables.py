@@ -150,8 +150,8 @@ def markdown(rows: pd.DataFrame, columns: list[str] | None = None) -> str:
     """A Markdown table of some columns (None: of all), without those that are empty."""
     if rows.empty:
         return "There is no finished run yet."
-    shown = [name for name in columns or rows if (rows[name] != "").any()]
-    return rows[shown].to_markdown(index=False, disable_numparse=True)
+    not_empty = [name for name in columns or rows if (rows[name] != "").any()]
+    return rows[not_empty].to_markdown(index=False, disable_numparse=True)
 
 
 def network_table(runs: Mapping[str, RunFolder]) -> pd.DataFrame:

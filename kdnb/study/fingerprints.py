@@ -35,21 +35,21 @@ class Study(NamedTuple):
     def fingerprints(self) -> dict[str, str]:
         """{subject: what has to be equal on all machines}; "" for what is missing here."""
         marker = self.runs / MARKER
-        found = {
+        values = {
             "kdnb's code": code_hash(),
             f"the folder {self.runs}": marker.read_text() if marker.is_file() else "",
         }
         for name, root in self.data.items():
-            found[f"the folder {root}"] = "there" if Path(root).is_dir() else ""
-            found[f"the data of {name} in {root}"] = DATASETS[name].digest(Path(root))
-        return found
+            values[f"the folder {root}"] = "there" if Path(root).is_dir() else ""
+            values[f"the data of {name} in {root}"] = DATASETS[name].digest(Path(root))
+        return values
 
     def mismatch(self) -> str:
         """The first difference to where the study was planned, as a sentence; "" for none."""
-        found = self.fingerprints()
+        values = self.fingerprints()
         for subject, expected in self.expected.items():
-            if expected and found[subject] != expected:
-                value = found[subject] or "not there"
+            if expected and values[subject] != expected:
+                value = values[subject] or "not there"
                 return f"{subject} is {value} on {platform.node()}, and {expected} here"
         return ""
 
