@@ -73,3 +73,14 @@ def test_environment_can_stand_beside_a_number():
 def test_outside_a_checkout_there_is_no_commit(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert module.commit() == ""
+
+
+def test_the_commit_of_a_repository_around_an_installed_package_is_not_recorded(
+    tmp_path, monkeypatch
+):
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "another project"], check=True)
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "device.py"))
+    (tmp_path / "device.py").touch()
+    assert module.commit() == ""

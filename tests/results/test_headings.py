@@ -2,6 +2,7 @@
 file is called."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -102,3 +103,15 @@ def test_a_pth_teacher_of_other_classes_is_named_after_its_file_without_that_rem
     assert run_row(run)["teacher"] == "wrn_16_1 (wrn_16_1.pth)"
     row = tables.summary_table(results.load_frame(tmp_path / "runs")).iloc[0]
     assert row[tables.REMARK] == "kd left out"
+
+
+def test_a_baseline_of_another_schedule_gives_no_gain(frame):
+    """The preset may have changed between two runs whose own fields are equal."""
+    for path in (Path(folder, "config.json") for folder in frame["folder"]):
+        config = json.loads(path.read_text())
+        if config["label"] == "none":
+            config["preset"]["gamma"] = 0.5
+            path.write_text(json.dumps(config))
+    changed = results.load_frame(Path(frame["folder"][0]).parent)
+    assert any(tables.summary_table(frame)[tables.GAIN])
+    assert not any(tables.summary_table(changed)[tables.GAIN])
