@@ -108,7 +108,8 @@ def link_correlations(runs: Sequence[Run]) -> pd.DataFrame:
     rows = {}
     for run in runs:
         weights = run.folder / "losses.safetensors", run.baseline.folder / "student.safetensors"
-        if not all(path.is_file() for path in weights):
+        is_finished = run.done and run.baseline.done  # else load_run would train
+        if not (is_finished and all(path.is_file() for path in weights)):
             continue
         networks = or_warn("the correlations", load_run, run)
         if networks is not None:

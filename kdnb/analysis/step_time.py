@@ -152,12 +152,12 @@ class StepTimer:
             nn.functional.cross_entropy(student().logits.float(), batch.labels).backward()
 
         functions = {"batch": lambda: self.loader.make(plan), "student": student_part}
-        if distiller.teacher is None:
-            return functions
-        teacher = partial(torch.no_grad()(autocast(distiller.teacher)), batch.images)
-        functions["teacher"] = teacher
         student_output = Output(*detach_all(student()))
-        teacher_output = teacher()
+        teacher_output = None
+        if distiller.teacher is not None:
+            teacher = partial(torch.no_grad()(autocast(distiller.teacher)), batch.images)
+            functions["teacher"] = teacher
+            teacher_output = teacher()
 
         def loss_part(name: str) -> None:
             autocast(distiller.losses[name])(student_output, teacher_output, batch).backward()

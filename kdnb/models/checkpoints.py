@@ -18,11 +18,6 @@ from torchvision.models import get_model_weights, list_models
 from kdnb.errors import InputError
 from kdnb.models.base import create_model, model_name
 
-NUMPY_SCALARS = [  # harmless types that some trainers save beside the weights
-    np._core.multiarray.scalar,
-    np.dtype,
-    *(type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8")),
-]
 READ_ERRORS = (
     SafetensorError,
     pickle.UnpicklingError,
@@ -60,7 +55,9 @@ def read_file(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals(NUMPY_SCALARS):
+        # Harmless types, which some trainers save beside the weights.
+        scalars = [type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8")]
+        with torch.serialization.safe_globals([np._core.multiarray.scalar, np.dtype, *scalars]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except READ_ERRORS as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -117,8 +117,8 @@ def box_energy(box_energy, title: str = "") -> Figure | None:
     A second panel splits the images at the last block by whether the prediction is correct.
 
     Args:
-        box_energy: with `excess`, {role: (n, blocks)}, `depth`, {role: (blocks,)}, and `right`,
-            {role: (n,)}.
+        box_energy: with `excess`, {role: (n, blocks)}, `depth`, {role: (blocks,)}, and
+            `correct`, {role: (n,)}.
     """
     if box_energy is None:
         return None

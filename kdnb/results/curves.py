@@ -60,7 +60,8 @@ def run_curves(runs: Mapping[str, RunFolder]) -> pd.DataFrame:
         }
         for role, run in runs.items()
     ]
-    return epoch_rows(pd.DataFrame(rows))
+    columns = ["line", "order", "run", "folder", "classes"]
+    return epoch_rows(pd.DataFrame(rows, columns=columns))
 
 
 def style_number(method: str) -> int:

@@ -126,20 +126,28 @@ def methods_table() -> str:
 
 
 def fill_documents(texts: Mapping[str, str]) -> None:
-    """Write generated tables into README.md and docs/*.md of the project, between their markers.
+    """Write generated tables into README.md and docs/*.md of a checkout, between their markers.
 
     The markers are `<!-- outputs/tables/NAME.md -->` for a page without its title, or
-    `<!-- methods -->`, and `<!-- end -->`.
+    `<!-- methods -->`, and `<!-- end -->`. Other markers are left alone.
     """
+    root = project_root()
+    if not (root / "kdnb").is_dir():  # an installed package: the documents here are the user's
+        return
     blocks = {
         f"outputs/tables/{name}.md": text.split("\n", 1)[1].strip() for name, text in texts.items()
     }
     blocks["methods"] = methods_table()
-    for path in (project_root() / "README.md", *(project_root() / "docs").glob("*.md")):
+
+    def filled(match: re.Match) -> str:
+        if match[2] not in blocks:
+            return match[0]
+        return f"{match[1]}{blocks[match[2]]}\n{match[3]}"
+
+    for path in (root / "README.md", *(root / "docs").glob("*.md")):
         if path.is_file():
             text = path.read_text("utf-8")
-            new = BLOCK.sub(lambda match: f"{match[1]}{blocks[match[2]]}\n{match[3]}", text)
-            if new != text:
+            if (new := BLOCK.sub(filled, text)) != text:
                 write_atomically(path, new)
 
 

@@ -47,7 +47,7 @@ def gather(folders: Sequence[Path], outputs: Path) -> int:
             print(f"left out: {error}", file=sys.stderr)
     texts = make_pages(load_frame(outputs / "records"))
     save(texts, outputs / "tables")
-    if outputs == output_folder():
+    if outputs.resolve() == output_folder().resolve():
         fill_documents(texts)
     return damaged
 

@@ -1,5 +1,6 @@
 """What a run starts from: its images, batches, networks and teacher."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -145,15 +146,19 @@ def load_pretrained(student: nn.Module, run: Run, classes: tuple[str, ...]) -> N
 
 def check_tensors_are_separate(module: nn.Module) -> None:
     """Raises InputError for tied parameters, which a safetensors file cannot hold."""
-    names: dict[int, str] = {}
+    ranges = []  # of memory: start, end and name of each tensor
     for name, tensor in module.state_dict().items():
-        address = tensor.untyped_storage().data_ptr()
-        if tensor.numel() and address in names:
+        if tensor.numel():
+            steps = zip(tensor.shape, tensor.stride(), strict=True)
+            extent = 1 + sum((length - 1) * stride for length, stride in steps)
+            start = tensor.data_ptr()
+            ranges.append((start, start + extent * tensor.element_size(), name))
+    for (_, end, name), (start, _, other_name) in pairwise(sorted(ranges)):
+        if start < end:
             raise InputError(
-                f"{names[address]} and {name} share memory (tied parameters), which a weights file "
+                f"{name} and {other_name} share memory (tied parameters), which a weights file "
                 "cannot hold: give each a tensor of its own"
             )
-        names[address] = name
 
 
 def check(run: Run, images: tuple[Images, Images] | None = None) -> None:

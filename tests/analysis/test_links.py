@@ -49,3 +49,11 @@ def test_links_of_several_seeds_are_correlated_and_averaged(tmp_path):
     (runs[1].folder / "history.npz").write_bytes(b"damaged")
     with pytest.warns(UserWarning, match="left out of the controls: .*history.npz is damaged"):
         assert next(iter(link_controls(networks, survey, runs))) == "this run"
+
+
+def test_correlations_of_links_train_nothing(tmp_path, monkeypatch):
+    run = train(tiny_run(tmp_path, epochs=1), log=quiet)
+    train(run.baseline, log=quiet)
+    (run.baseline.folder / "result.json").unlink()  # as if its weights were written just now
+    monkeypatch.setattr("kdnb.analysis.networks.train", None)
+    assert link_correlations([run]).empty

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import tiny, tiny_run
 
-from kdnb import Run
+from kdnb import LOSSES, Loss, Run
 from kdnb.analysis import step_time
 from kdnb.analysis.measure import time_alternately
 from kdnb.analysis.step_time import StepTimer, method_costs
@@ -57,6 +57,21 @@ def test_a_step_is_taken_apart(method):
     assert timer.machine in page
     assert page.count("|:--") == 5
     assert timer.name.startswith("speed-digits-") and timer.name.endswith(f"{method}-cpu")
+
+
+def test_a_loss_that_needs_no_teacher_is_timed_without_one():
+    try:
+
+        class Smooth(Loss, name="smooth"):
+            needs_teacher = False
+
+            def forward(self, student, teacher, batch):
+                return student.logits.float().square().mean()
+
+        timer = StepTimer(Run(method="ce + smooth:0.1", **SMALL), repeats=1)
+        assert timer.parts()["part"].tolist() == ["batch", "student", "smooth"]
+    finally:
+        del LOSSES["smooth"]
 
 
 def test_candidates_take_turns_and_warm_ups_are_not_counted(monkeypatch):

@@ -15,7 +15,7 @@ from kdnb import METHODS, InputError, Run, grid, plots, results, train
 from kdnb.data import DATASETS
 from kdnb.results import curves, frame, published, records, tables
 from kdnb.results.__main__ import main
-from kdnb.results.pages import make_pages
+from kdnb.results.pages import fill_documents, make_pages
 from kdnb.runs.identity import describe_overrides
 from kdnb.study import __main__ as study
 
@@ -483,3 +483,23 @@ def test_the_notebook_finds_its_folders_and_nothing_in_them_is_no_error(tmp_path
         == published.published_by_protocol(runs)
         == {}
     )
+
+
+@pytest.mark.parametrize("is_checkout", [True, False])
+def test_documents_of_a_checkout_are_filled_in_and_others_left_alone(
+    tmp_path, monkeypatch, is_checkout
+):
+    before = (
+        "<!-- toc -->\nmine\n<!-- end -->\n<!-- outputs/tables/readme.md -->\nold\n<!-- end -->\n"
+    )
+    (tmp_path / "README.md").write_text(before)
+    if is_checkout:
+        (tmp_path / "kdnb").mkdir()
+    monkeypatch.setattr("kdnb.results.pages.project_root", lambda: tmp_path)
+    fill_documents({"readme": "# Title\n\nnew\n"})
+    expected = before.replace("old", "new") if is_checkout else before
+    assert (tmp_path / "README.md").read_text() == expected
+
+
+def test_no_runs_have_no_curves():
+    assert results.run_curves({}).empty

@@ -11,7 +11,7 @@ from helpers import TINY, quiet, save_teacher, tiny, tiny_run
 from kdnb import InputError, Run, create_model, train
 from kdnb.data import DATASETS
 from kdnb.models import base, load_weights
-from kdnb.training.setup import build_setup
+from kdnb.training.setup import build_setup, check_tensors_are_separate
 
 CLASSES = [f"class {i}" for i in range(4)]
 
@@ -219,3 +219,14 @@ def test_tied_parameters_are_refused_before_training(tied_network, tmp_path):
         train(tiny_run(tmp_path, student=tied_network, method="none"), log=quiet)
     assert str(error.value).startswith(f"{first} and {second} share memory (tied parameters)")
     assert not list(tmp_path.iterdir())
+
+
+def test_parameters_that_are_parts_of_one_storage_are_not_tied():
+    """A weights file can hold them: they share no value."""
+    module = torch.nn.Module()
+    halves = torch.arange(6.0).chunk(2)
+    module.first, module.second = (torch.nn.Parameter(half) for half in halves)
+    check_tensors_are_separate(module)
+    module.second = torch.nn.Parameter(module.first.data[1:])
+    with pytest.raises(InputError, match="first and second share memory"):
+        check_tensors_are_separate(module)
