@@ -6,8 +6,8 @@
 2]", gives a run for each value. A teacher that has to be trained is trained first. Finished runs
 are only read, interrupted ones continue; a run that fails does not stop those after it.
 
-Exit status: 0 finished; 3 the time is over, and the same command continues; 2 a run failed; 130
-after Ctrl-C.
+Exit status: 0 finished; 2 a run failed, or bad arguments; 3 the time is over, and the same command
+continues; 130 after Ctrl-C.
 """
 
 import argparse
@@ -38,8 +38,8 @@ def make_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         type=parse_value,
-        metavar="",
-        help="NAME VALUE of a parameter",
+        metavar=("NAME", "VALUE"),
+        help="a parameter of kdnb.Run; papermill --help-notebook train.ipynb lists them",
     )
     parser.add_argument(
         "--minutes",

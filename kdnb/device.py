@@ -136,7 +136,7 @@ def commit() -> str:
 
     try:
         git("ls-files", "--error-unmatch", "--", Path(__file__).name)
-        changes = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        changes = git("status", "--porcelain", "--", "*.py")  # new files count, too
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -75,6 +75,11 @@ def with_progress(items: Iterable, total: int, description: str) -> Iterator:
             progress.update()
 
 
+def count(number: int, noun: str) -> str:
+    """A number with its noun: "1 epoch", "3 epochs"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def epoch_line(row: dict, epochs: int) -> str:
     """A finished epoch as one line; row: of metrics.csv."""
     terms = [name for name in row if name.startswith("train_")]

@@ -377,6 +377,6 @@ def test_distill_is_stopped_and_resumes(lab, page, tmp_path):
     assert failures(outputs) == []
     lines = text(outputs)
     assert lines.count("finished before") == 2  # the teacher and the baseline
-    assert f"going on after epoch {epoch - 1}, step {step}\n" in lines
+    assert f"resuming after epoch {epoch - 1}, step {step}\n" in lines
     assert [int(n) for n in re.findall(r"epoch (\d)/4", lines)] == list(range(epoch, 5))
     assert figures(outputs) == 3  # images, learning curves, links

@@ -103,7 +103,7 @@ def test_interrupted_and_carried_pieces_resume_and_fill_the_tables(
     assert "No module named 'psutil'" in error
 
     interrupted = start_piece(one, **TEACHER)
-    while not (line := interrupted.stdout.readline()).endswith("1 epochs of 24 steps\n"):
+    while not (line := interrupted.stdout.readline()).endswith("1 epoch of 24 steps\n"):
         assert line, interrupted.stderr.read()
     interrupted.send_signal(signal.SIGINT)
     code, output = wait(interrupted)
@@ -114,7 +114,7 @@ def test_interrupted_and_carried_pieces_resume_and_fill_the_tables(
     monkeypatch.setenv("KDNB_DATA", str(one / "data"))
     assert main(argv(one, **TEACHER)) == 0
     output = capsys.readouterr().out
-    assert "going on after epoch 0, step" in output
+    assert "resuming after epoch 0, step" in output
     assert "epoch 1/1" in output
 
     distilled = STUDENT | {"method": "afd", "teacher": "wrn_16_1", "teacher_weights": str(folder)}
@@ -125,7 +125,7 @@ def test_interrupted_and_carried_pieces_resume_and_fill_the_tables(
     grid = distilled | {"method": ["none", "afd"], "seed": [0, 1]}
     code, output = wait(start_piece(other, **grid))
     assert code == 0, output
-    assert "going on after epoch 0, step 1" in output
+    assert "resuming after epoch 0, step 1" in output
     assert output.count("epoch 1/1") == 4
 
     assert results_main([str(one), str(other), "--outputs", str(home)]) == 0

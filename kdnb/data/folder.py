@@ -22,8 +22,8 @@ def files(root: Path) -> Files:
     splits = [folder for folder in folders if folder.is_dir()][:2]
     if len(splits) < 2 or splits[0].name != "train":
         raise InputError(
-            f"data_root is needed: {root} is no folder with train and one of valid, val and test "
-            "in it, and a folder per class in each"
+            f"data_root {str(root)!r} has to contain the folder train and one of valid, val and "
+            "test, with a folder per class in each"
         )
     classes = class_folders(splits[0])
     names, labels = [], []

@@ -8,7 +8,7 @@ import pandas as pd
 
 from kdnb import losses
 from kdnb.paths import project_root
-from kdnb.results.frame import is_full_recipe
+from kdnb.results.frame import TRAINING_KEY, drop_duplicate_seeds, is_full_recipe
 from kdnb.results.published import QUOTED, read_csv, read_published
 from kdnb.results.tables import (
     GAIN,
@@ -33,7 +33,6 @@ def make_pages(runs: pd.DataFrame) -> dict[str, str]:
     full, others = runs[is_full], runs[~is_full]
     without_row = rename_columns(read_published().query("command == ''"))
     parts = {
-        "readme": ["The README's table", *readme_section(runs)],
         "headline": ["All runs", *sections(runs, runs, MAIN_COLUMNS[1:]), footnote(runs)],
         "results": [
             "Results",
@@ -44,6 +43,8 @@ def make_pages(runs: pd.DataFrame) -> dict[str, str]:
         ],
         "short-runs": ["Shortened and changed runs", *sections(others, runs)],
     }
+    if section := readme_section(runs):
+        parts["readme"] = ["The README's table", *section]
     return {name: "# " + "\n\n".join(texts) + "\n" for name, texts in parts.items()}
 
 
@@ -63,7 +64,10 @@ def sections(
 
 
 def readme_section(runs: pd.DataFrame) -> list[str]:
-    """A few methods on a quarter of CIFAR-100 and on the digits, side by side; and a footnote."""
+    """A few methods on a quarter of CIFAR-100 and on the digits, side by side; and a footnote.
+
+    Empty if one of the data sets has no students or no teacher.
+    """
     digits = runs[(runs["dataset"] == "digits") & is_full_recipe(runs)]
     cifar = runs[runs["dataset"] == "cifar100"]
     quarter = cifar[cifar["train_images"] == 12_500]
@@ -82,9 +86,10 @@ def readme_section(runs: pd.DataFrame) -> list[str]:
     rows_shown: list[pd.DataFrame] = []
     seeds: list[str] = []
     for heading, (students, teachers) in settings.items():
-        students = students[students["method"].isin(README_METHODS)]
+        students = largest_trainings(students[students["method"].isin(README_METHODS)])
+        teachers = largest_trainings(teachers)
         if students.empty or teachers.empty:
-            return [markdown(runs.iloc[:0])]
+            return []
         rows = summary_table(students).set_index("trained with")[[TOP1, GAIN]]
         rows.loc["the teacher"] = summary_table(teachers)[[TOP1, GAIN]].iloc[0]
         columns.append(rows.set_axis([f"{heading}: top-1 (%)", f"{heading}: gain"], axis=1))
@@ -92,6 +97,14 @@ def readme_section(runs: pd.DataFrame) -> list[str]:
         rows_shown += [students, teachers]
     table = pd.concat(columns, axis=1).fillna("").reset_index(names="trained with")
     return [markdown(table), footnote(pd.concat(rows_shown), " and ".join(seeds))]
+
+
+def largest_trainings(runs: pd.DataFrame) -> pd.DataFrame:
+    """Of the trainings of each method, the one with the most seeds."""
+    runs = drop_duplicate_seeds(runs)
+    seeds = runs.groupby(TRAINING_KEY)["seed"].transform("size")
+    by_size = runs.assign(seeds=seeds).sort_values("seeds", ascending=False, kind="stable")
+    return runs.merge(by_size.drop_duplicates("method")[TRAINING_KEY], on=TRAINING_KEY)
 
 
 def footnote(runs: pd.DataFrame, seeds: str = "") -> str:

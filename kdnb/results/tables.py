@@ -105,7 +105,7 @@ def summary_row(seeds: pd.DataFrame, runs: pd.DataFrame, published: pd.DataFrame
     if first["left_out"]:
         remarks.append(f"{first['left_out']} left out")
     if first["same_classes_assumed"]:
-        remarks.append("its teacher's weights name no classes: assumed to be these")
+        remarks.append("its teacher's training is unknown, its classes are assumed to be these")
     quoted = []
     if is_full_recipe(seeds).all():
         is_cited = (published[CITATION_KEY] == first[CITATION_KEY]).all(axis=1)

@@ -92,8 +92,8 @@ def make_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         type=parse_value,
-        metavar="",
-        help="NAME VALUE of a notebook's parameter",
+        metavar=("NAME", "VALUE"),
+        help="a parameter of kdnb.Run; papermill --help-notebook train.ipynb lists them",
     )
     return parser
 

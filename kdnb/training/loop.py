@@ -14,7 +14,7 @@ from tqdm import tqdm
 from kdnb.device import environment, oom_as_input_error, pick_compile, pick_device, set_threads
 from kdnb.errors import InputError
 from kdnb.models import blocks
-from kdnb.progress import StopButton, bar, epoch_line
+from kdnb.progress import StopButton, bar, count, epoch_line
 from kdnb.runs.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from kdnb.runs.files import write_atomically
 from kdnb.runs.folder import write_history
@@ -65,9 +65,8 @@ def train(run: Run, log: Callable[[str], None] = print, deadline: float = math.i
         return run
     if run.teacher_run is not None and not run.teacher_run.done:
         check(run, images)
-        log(
-            f"its teacher is trained first, {run.teacher_run.epochs} epochs: {run.teacher_run.name}"
-        )
+        teacher = run.teacher_run
+        log(f"its teacher is trained first, for {count(teacher.epochs, 'epoch')}: {teacher.name}")
         train(run.teacher_run, log, deadline)
     device = pick_device(run.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -134,7 +133,7 @@ class Training:
             closing(self.engine),
         ):
             self.resume()
-            self.log(f"{self.run.name}: {epochs} epochs of {steps} steps")
+            self.log(f"{self.run.name}: {count(epochs, 'epoch')} of {count(steps, 'step')}")
             while self.epoch < epochs:
                 progress.n = progress.last_print_n = self.epoch * steps + self.step
                 progress.set_description(f"epoch {self.epoch + 1}/{epochs}")
@@ -231,7 +230,7 @@ class Training:
         if self.step:
             self.setup.distiller.start_epoch(self.epoch)
         self.write_history()
-        self.log(f"{self.run.name}: going on after epoch {self.epoch}, step {self.step}")
+        self.log(f"{self.run.name}: resuming after epoch {self.epoch}, step {self.step}")
 
     def finish(self) -> None:
         """Write the weights, then result.json, which marks the run as finished."""

@@ -81,7 +81,7 @@ def test_a_run_whose_images_were_moved_says_what_to_set(tmp_path, cache_folder):
     run = train(Run(**small, **NETWORKS, **SHORT, **CPU, **where))
     (tmp_path / "photos").rename(tmp_path / "moved")
     opened = analysis.run_from_notebook({"run": run.name, "outputs": where["outputs"], "In": []})
-    with pytest.raises(InputError, match="data_root is needed"):
+    with pytest.raises(InputError, match="has to contain the folder train"):
         analysis.load_run(opened)
     where["data_root"] = str(tmp_path / "moved")
     opened = analysis.run_from_notebook({"run": run.name, **where, "In": []})

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import tiny, tiny_run
+from helpers import save_teacher, tiny, tiny_run
 
 from kdnb import LOSSES, Loss, Run
 from kdnb.analysis import step_time
@@ -119,6 +119,18 @@ def test_losses_that_a_run_leaves_out_are_not_timed(tmp_path, no_download, monke
     runs = {method: tiny_run(tmp_path, method=method, **imagenet) for method in ("none", "afd")}
     assert method_costs(runs)["method"].tolist() == ["none", "afd"]
     assert timed == [["ce"], ["ce", "afd"]]
+
+
+@pytest.mark.parametrize(
+    ("classes", "left_out"),
+    [([f"class {i}" for i in range(4)], ()), (None, ()), (["a", "b", "c"], ("kd",))],
+)
+def test_a_teacher_from_a_file_serves_the_losses_that_it_serves_in_training(
+    tmp_path, classes, left_out
+):
+    weights = save_teacher(tmp_path / "t.safetensors", classes)
+    run = tiny_run(tmp_path, method="afd", teacher_weights=weights)
+    assert StepTimer(run, repeats=1).left_out == left_out
 
 
 def test_losses_of_a_teacher_of_the_same_classes_are_all_timed(tmp_path):

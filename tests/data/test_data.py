@@ -312,7 +312,7 @@ def test_folder_takes_the_first_of_valid_val_test(own):
     [
         (
             lambda r: (r / "train").rename(r / "training"),
-            "data_root is needed: .*own is no folder with train and one",
+            "data_root .*own' has to contain the folder train and one of valid, val and",
         ),
         (
             lambda r: [(r / name).rename(r / "train" / name) for name in ("valid", "test")],

@@ -94,7 +94,10 @@ def test_a_pth_teacher_of_as_many_classes_is_named_after_the_data_set_with_a_rem
     assert run_row(run)["teacher"] == "wrn_16_1 (tiny)"
     row = tables.summary_table(results.load_frame(tmp_path / "runs")).iloc[0]
     assert row["teacher"] == "wrn_16_1 (tiny)"
-    assert "its teacher's weights name no classes: assumed to be these" in row[tables.REMARK]
+    assert (
+        "its teacher's training is unknown, its classes are assumed to be these"
+        in row[tables.REMARK]
+    )
 
 
 def test_a_pth_teacher_of_other_classes_is_named_after_its_file_without_that_remark(tmp_path):

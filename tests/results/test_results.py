@@ -26,6 +26,7 @@ KEPT = {
     "sha256": "aaaa1111",
     "changes": {},
 }
+ROOT = Path(__file__).resolve().parents[2]
 AFD, ALONE = (
     ("wrn_16_2", "afd", "75.50 ± 0.50"),
     ("wrn_16_2", "labels only", "73.00 ± 1.00"),
@@ -154,9 +155,7 @@ def test_seeds_are_averaged_and_what_is_short_is_said(outputs):
     assert (
         row[tables.GAIN] == "+2.50 [+1.26, +3.74]" and not table[ALONE][tables.GAIN]
     )  # 3, 2.5 and 2 points: t is 4.3
-    assert (
-        all(top1 in pages["headline"] for _, _, top1 in table) and "There is no" in pages["readme"]
-    )
+    assert all(top1 in pages["headline"] for _, _, top1 in table) and "readme" not in pages
 
 
 @pytest.mark.parametrize("other", [*ONE_LINE, *TWO_LINES])
@@ -503,3 +502,18 @@ def test_documents_of_a_checkout_are_filled_in_and_others_left_alone(
 
 def test_no_runs_have_no_curves():
     assert results.run_curves({}).empty
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_own_runs_beside_the_records_make_all_pages(tmp_path, precision):
+    """Two trainings of one method, such as one's own and the study's, are no two methods."""
+    (own,) = (ROOT / "outputs/records").glob("digits-wrn_16_1-kd-*seed=0-*")
+    folder = shutil.copytree(own, tmp_path / "runs" / own.name.replace("seed=0", "seed=9"))
+    config = json.loads((folder / "config.json").read_text())
+    config["run"] |= {"seed": 9, "precision": precision}
+    config["teacher"]["sha256"] = "0123456789abcdef"
+    (folder / "config.json").write_text(json.dumps(config))
+    runs = results.load_frame(ROOT / "outputs/records", tmp_path / "runs")
+    assert len(runs) == 1 + len(results.load_frame(ROOT / "outputs/records"))
+    committed = (ROOT / "outputs/tables/readme.md").read_text()
+    assert make_pages(runs)["readme"] == committed  # of the training with the most seeds

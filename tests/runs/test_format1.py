@@ -121,7 +121,7 @@ def test_an_interrupted_run_resumes_with_every_tensor_of_its_checkpoint(tmp_path
     monkeypatch.setattr(Engine, "load", load)
     lines = []
     train(run, lines.append)
-    assert f"{run.name}: going on after epoch 1, step 1" in lines
+    assert f"{run.name}: resuming after epoch 1, step 1" in lines
 
     ((trained, momenta, running, sums, rng),) = loaded
     assert trained.keys() == saved["trained"].keys()

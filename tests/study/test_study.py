@@ -191,7 +191,7 @@ def test_an_interrupted_grid_resumes(tmp_path, capsys, monkeypatch):
     assert not (run.folder / "notebook.log").exists()
     notebook = (run.folder / "notebook.ipynb").read_text()
     assert '"papermill"' in notebook
-    assert "going on after epoch" in notebook
+    assert "resuming after epoch" in notebook
     assert notebook.count('"image/png": "') == 1
     assert (tmp_path / "results.ipynb").is_file()
     assert not (tmp_path / "records").exists()

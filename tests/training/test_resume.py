@@ -97,7 +97,7 @@ def test_the_stop_button_keeps_the_step_at_which_it_was_pressed(run):
     assert message == "stopped after step 2 of epoch 2; run it again to go on from there"
     assert load_checkpoint(run.folder)["step"] == 2
     lines = resume(run)
-    assert lines[1] == f"{run.name}: going on after epoch 1, step 2"
+    assert lines[1] == f"{run.name}: resuming after epoch 1, step 2"
     assert lines[-1].startswith("epoch 3/3  ce ")
 
 
@@ -105,7 +105,7 @@ def test_a_killed_run_resumes_from_a_checkpoint_inside_an_epoch(run, monkeypatch
     monkeypatch.setattr(sys.modules["kdnb.training.loop"], "CHECKPOINT_SECONDS", -1)
     break_off(run, 4)
     assert load_checkpoint(run.folder)["step"] == 3
-    assert f"{run.name}: going on after epoch 0, step 3" in resume(run)
+    assert f"{run.name}: resuming after epoch 0, step 3" in resume(run)
 
 
 def test_a_torn_checkpoint_costs_an_epoch(run):
@@ -114,7 +114,7 @@ def test_a_torn_checkpoint_costs_an_epoch(run):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.warns(UserWarning, match="checkpoint is damaged"):
         lines = resume(run)
-    assert f"{run.name}: going on after epoch 1, step 0" in lines
+    assert f"{run.name}: resuming after epoch 1, step 0" in lines
 
 
 def test_a_second_press_stops_at_once():

@@ -33,13 +33,13 @@ def test_a_teacher_is_trained_first_and_once(tmp_path):
     lines = []
     first = train(tiny_run(tmp_path, method="kd", epochs=1), lines.append)
     teacher_run = first.teacher_run
-    assert lines[0] == f"its teacher is trained first, 3 epochs: {teacher_run.name}"
+    assert lines[0] == f"its teacher is trained first, for 3 epochs: {teacher_run.name}"
     assert teacher_run.done
     assert first.config["teacher"]["weights"] == teacher_run.name
     assert first.config["teacher"]["top1"] == teacher_run.result["top1"]
     lines.clear()
     train(tiny_run(tmp_path, method="kd", epochs=1, lr=0.01), lines.append)
-    assert lines[0].endswith("1 epochs of 5 steps")
+    assert lines[0].endswith("1 epoch of 5 steps")
     assert len(list((tmp_path / "runs").iterdir())) == 3
     save_teacher(teacher_run.weights, None)  # it is trained again elsewhere
     with pytest.raises(InputError, match="does not hold the weights that teach tiny-wrn_10_1-kd"):
