@@ -20,27 +20,12 @@ from functools import partial
 
 from kdnb.errors import InputError
 from kdnb.runs.grid import grid
-from kdnb.runs.parameters import parse_value
+from kdnb.runs.parameters import command_parser
 from kdnb.training.loop import Interrupted, train
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m kdnb",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-        allow_abbrev=False,
-        usage="%(prog)s [options]",
-    )
-    parser.add_argument(
-        "-p",
-        nargs=2,
-        action="append",
-        default=[],
-        type=parse_value,
-        metavar=("NAME", "VALUE"),
-        help="a parameter of kdnb.Run; papermill --help-notebook train.ipynb lists them",
-    )
+    parser = command_parser("python -m kdnb", __doc__)
     parser.add_argument(
         "--minutes",
         type=float,

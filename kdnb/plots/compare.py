@@ -75,6 +75,7 @@ def reliability(tables: Mapping[str, tuple[pd.DataFrame, float]], title: str = "
             color=ROLES[name].color,
             marker=ROLES[name].marker,
             label=f"{name}: ECE {100 * error:.1f} %",
+            clip_on=False,
         )
     ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
     legend_below(fig, ax)

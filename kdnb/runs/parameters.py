@@ -1,5 +1,6 @@
 """Parameters as notebooks, papermill and the shell hand them over: names, types and ranges."""
 
+import argparse
 import ast
 import contextlib
 import math
@@ -44,6 +45,27 @@ def parse_value(text: str) -> object:
     with contextlib.suppress(ValueError, SyntaxError, TypeError):
         return ast.literal_eval(text)
     return text
+
+
+def command_parser(program: str, description: str) -> argparse.ArgumentParser:
+    """A parser of a command with the option `-p NAME VALUE` for parameters of a run."""
+    parser = argparse.ArgumentParser(
+        program,
+        description=description,
+        formatter_class=argparse.RawTextHelpFormatter,
+        allow_abbrev=False,
+        usage="%(prog)s [options]",
+    )
+    parser.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        type=parse_value,
+        metavar=("NAME", "VALUE"),
+        help="a parameter of kdnb.Run; papermill --help-notebook train.ipynb lists them",
+    )
+    return parser
 
 
 def as_table(index_name: str, values: Mapping[str, object]):

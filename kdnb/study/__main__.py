@@ -19,7 +19,7 @@ from kdnb.errors import InputError
 from kdnb.losses.mix import split_list
 from kdnb.paths import data_folder, output_folder
 from kdnb.runs.grid import parse_pairs, plan_study
-from kdnb.runs.parameters import check, parse_value
+from kdnb.runs.parameters import check, command_parser
 from kdnb.runs.run import Run
 from kdnb.study.cluster import cluster, run_all
 from kdnb.study.fingerprints import Study
@@ -40,13 +40,7 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m kdnb.study",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-        allow_abbrev=False,
-        usage="%(prog)s [options]",
-    )
+    parser = command_parser("python -m kdnb.study", __doc__)
     add = parser.add_argument
     datasets = ", ".join(DATASETS)
     add(
@@ -86,15 +80,6 @@ def make_parser() -> argparse.ArgumentParser:
         help="only list the finished runs, and the commands of the others",
     )
     add("--outputs", default="", help="folder under which runs are kept (outputs/)")
-    add(
-        "-p",
-        nargs=2,
-        action="append",
-        default=[],
-        type=parse_value,
-        metavar=("NAME", "VALUE"),
-        help="a parameter of kdnb.Run; papermill --help-notebook train.ipynb lists them",
-    )
     return parser
 
 
