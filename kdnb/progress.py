@@ -26,9 +26,10 @@ def is_interactive() -> bool:
 def wait_passively_if_busy() -> None:
     """Let OpenMP's threads wait without spinning in a notebook whose CPU is busy, and print it.
 
-    Threads that spin are twice as fast on a quiet machine, but up to fifty times slower beside
-    another process (docs/performance.md). OpenMP reads the setting when torch is imported: call
-    this before. It takes 0.1 s. A setting of the user's stays; without psutil nothing is changed.
+    Threads that spin are twice as fast on a quiet machine, but up to fifty times slower while
+    another process computes (docs/performance.md). OpenMP reads the setting when torch is imported:
+    call this before. It takes 0.1 s. A setting of the user's stays; without psutil nothing is
+    changed.
     """
     if "ipykernel" not in sys.modules or "OMP_WAIT_POLICY" in os.environ or "torch" in sys.modules:
         return

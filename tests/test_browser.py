@@ -2,7 +2,8 @@
 run again.
 
 The notebooks are copies in a temporary folder; server and browser talk over loopback only. Pictures
-of what the browser shows are kept in the folder that KDNB_SCREENSHOTS names, for people to look at.
+of what the browser shows are saved in the folder that KDNB_SCREENSHOTS names, for people to look
+at.
 """
 
 import base64

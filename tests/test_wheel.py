@@ -48,8 +48,8 @@ def installed_python(wheel, tmp_path):
     python = environment / "bin" / "python"
     done = pip("--python", str(python), "install", "--no-deps", "--no-index", str(wheel))
     assert done.returncode == 0, done.stderr
-    # The packages beside kdnb are those of the tests. An environment sees no other one's packages
-    # otherwise. An editable kdnb among them stays unseen: nested .pth files are not read.
+    # The packages that kdnb needs are those of the tests. An environment sees no other one's
+    # packages otherwise. An editable kdnb among them stays unseen: nested .pth files are not read.
     paths = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
     (site_packages,) = environment.glob("lib/python*/site-packages")
     (site_packages / "test_packages.pth").write_text("\n".join(sorted(paths)) + "\n")

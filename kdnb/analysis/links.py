@@ -70,7 +70,7 @@ def last_links(runs: Sequence[Run]) -> list[np.ndarray]:
 
     A run whose history.npz is missing or damaged is left out, the latter with a warning.
     """
-    read = (or_warn("the controls", attrgetter("links"), run) for run in runs)
+    read = (or_warn("the controls", attrgetter("links_by_epoch"), run) for run in runs)
     return [links[0][-1] for links in read if links is not None]
 
 

@@ -120,7 +120,7 @@ def run_from_notebook(namespace: Mapping) -> Run:
 
 
 def newest_afd_run(**where) -> Run | None:
-    """The newest finished run with AFD that kept its weights; None if there is none.
+    """The newest finished run with AFD whose weights are stored; None if there is none.
 
     where: fields of the run such as outputs, data_root or device. A damaged run is left out, with a
     warning.

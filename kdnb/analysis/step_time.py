@@ -32,7 +32,7 @@ class StepTimer:
     stands in for it. So the losses that training leaves out are left out here, too.
 
     Args:
-        run: whose step is measured, beside the same student's on labels alone.
+        run: the run whose step is measured, and compared with its student's on labels alone.
         repeats: calls of which the median is taken.
 
     Attributes:

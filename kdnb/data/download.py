@@ -19,7 +19,7 @@ def downloading(name: str, urls: Sequence[str], folder: Path) -> Iterator[None]:
     Args:
         name: name of the data set, for the error.
         urls: the archives, for the error.
-        folder: where they are unpacked. The lock file lies beside it.
+        folder: where they are unpacked. The lock file is in the same folder.
 
     Raises InputError in place of any exception within the context.
     """

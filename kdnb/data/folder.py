@@ -1,4 +1,4 @@
-"""The user's own photographs: `root/train/CLASS/*.jpg`, and valid/, val/ or test/ beside train/."""
+"""The user's own photographs: `root/train/CLASS/*.jpg`, and valid/, val/ or test/ next to it."""
 
 import os
 from functools import partial

@@ -14,7 +14,7 @@ class WTTM(Loss, name="wttm", method="ce + wttm:4"):
 
     Args:
         gamma: the power of the teacher's probabilities. It and the weight of the method are those
-            that the authors' code gives for WTTM beside CRD and VGG-13 -> VGG-8.
+            that the authors' code gives for WTTM with CRD and VGG-13 -> VGG-8.
     """
 
     same_classes = True

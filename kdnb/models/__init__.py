@@ -1,4 +1,4 @@
-"""The networks. Each returns its feature maps beside its logits, without forward hooks.
+"""The networks. Each returns its feature maps with its logits, without forward hooks.
 
 `create_model(name, num_classes)` builds a network, `load_weights(name, path)` loads one from a
 checkpoint with the key names of the official code and RepDistiller. To add a network, put a file

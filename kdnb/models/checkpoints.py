@@ -55,7 +55,7 @@ def read_file(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # Harmless types, which some trainers save beside the weights.
+        # Harmless types, which some trainers save with the weights.
         scalars = [type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8")]
         with torch.serialization.safe_globals([np._core.multiarray.scalar, np.dtype, *scalars]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -93,7 +93,7 @@ def current_key(key: str) -> str:
 
 
 def read_metadata(path: str | Path) -> dict:
-    """Returns what kdnb saved beside the weights in a .safetensors file, such as the class names.
+    """Returns what kdnb saved with the weights in a .safetensors file, such as the class names.
 
     Other files, and files that cannot be read, give {}.
     """

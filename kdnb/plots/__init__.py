@@ -15,12 +15,7 @@ from kdnb.plots.compare import (
     loss_terms,
     reliability,
 )
-from kdnb.plots.curves import (
-    accuracy_beside_published,
-    accuracy_over_time,
-    learning_curves,
-    step_times,
-)
+from kdnb.plots.curves import accuracy_over_time, accuracy_vs_published, learning_curves, step_times
 from kdnb.plots.images import augmentations, class_balance, image_grid, image_sizes, person_boxes
 from kdnb.plots.links import (
     link_entropy,

@@ -22,7 +22,7 @@ def learning_curves(table: pd.DataFrame, title: str = "") -> Figure | None:
     """Test accuracy over epochs; None without epochs.
 
     A line is the mean over its runs, in a band of ± sd. With six epochs or more, a second panel
-    enlarges the last third. More than `MAX_LINES` lines have panels of their own, each beside the
+    enlarges the last third. More than `MAX_LINES` lines have panels of their own, each with the
     baseline (order 1) of the same network.
 
     Args:
@@ -45,9 +45,9 @@ def learning_curves(table: pd.DataFrame, title: str = "") -> Figure | None:
     ratios = (3, 2)[: len(panels)]
     fig, axes = figure(heading, title, 4.2, ncols=len(panels), width_ratios=ratios, squeeze=False)
     styles = seaborn_styles(table)
-    whole = axes[0, 0]
+    main_axes = axes[0, 0]
     for ax, (name, part) in zip(axes[0], panels.items(), strict=True):
-        draw_curves(ax, part, styles, legend=ax is whole)
+        draw_curves(ax, part, styles, legend=ax is main_axes)
         draw_single_epochs(ax, part, styles["palette"])
         mark_lr_drops(ax, [epoch for epoch in lr_drops(table) if epoch >= part["epoch"].min()])
         ax.set(xlabel="epoch", ylabel=TOP1)
@@ -58,8 +58,8 @@ def learning_curves(table: pd.DataFrame, title: str = "") -> Figure | None:
     if "classes" in table and table["classes"].nunique() == 1:
         chance = 100 / table["classes"].iloc[0]
         label = f"chance ({chance:g} %)"
-        whole.axhline(chance, color="0.6", linewidth=1, linestyle=":", zorder=0, label=label)
-    legend_below(fig, whole)
+        main_axes.axhline(chance, color="0.6", linewidth=1, linestyle=":", zorder=0, label=label)
+    legend_below(fig, main_axes)
     return fig
 
 
@@ -101,7 +101,7 @@ def learning_curve_panels(table: pd.DataFrame, title: str) -> Figure:
     lines = students.sort_values("order")["line"].unique()
     heading = (
         "Test accuracy of each method after the first third of the epochs, "
-        "mean ± sd over seeds, beside the baseline (orange, dashed)"
+        "mean ± sd over seeds, with the baseline (orange, dashed)"
     )
     fig, axes = axes_grid(dict.fromkeys(lines), heading, title, 1.4, 1.5)
     styles = seaborn_styles(table)
@@ -154,8 +154,8 @@ def accuracy_over_time(table: pd.DataFrame, title: str = "") -> Figure | None:
     return fig
 
 
-def accuracy_beside_published(table: pd.DataFrame, title: str = "") -> Figure | None:
-    """Accuracies of this study beside published ones, as points; None without rows.
+def accuracy_vs_published(table: pd.DataFrame, title: str = "") -> Figure | None:
+    """Accuracies of this study and published ones, as points; None without rows.
 
     A line of this study is the mean ± sd over its runs; each published number is a point.
 

@@ -49,7 +49,7 @@ class Explorer(ipywidgets.VBox):
         animated: artists that `update` changes.
         controls: {name: widget with a value}.
         update: changes the artists; called with the value of each control, by name.
-        extra: further widgets beside the controls.
+        extra: further widgets next to the controls.
     """
 
     def __init__(
@@ -120,18 +120,18 @@ class ImageArtist(Artist):
         renderer.draw_image(renderer.new_gc(), left, bottom, rgba)
 
 
-def link_explorer(history: np.ndarray, by_class, teacher_blocks, student_blocks) -> Explorer:
-    """Links of an epoch or a class, beside their difference from a reference.
+def link_explorer(links_by_epoch: np.ndarray, by_class, teacher_blocks, student_blocks) -> Explorer:
+    """Links of an epoch or a class, and their difference from a reference.
 
     The reference of an epoch is the first epoch, that of a class the mean over all test images.
 
     Args:
-        history: (epochs, T, S), means over the training images.
+        links_by_epoch: (epochs, T, S), means over the training images.
         by_class: links of the test images, as `analysis.links_by_class` returns them.
     """
-    n_epochs = len(history)
+    n_epochs = len(links_by_epoch)
     class_names = [drawable_text(name) for name in by_class.names]
-    largest_by_epoch = np.abs(history - history[0]).max()
+    largest_by_epoch = np.abs(links_by_epoch - links_by_epoch[0]).max()
     largest_by_class = np.abs(by_class.links - by_class.mean).max()
     limit = max(largest_by_epoch, largest_by_class, 1e-6)
     height = 1.5 + 0.2 * max(len(teacher_blocks), 8)
@@ -139,8 +139,10 @@ def link_explorer(history: np.ndarray, by_class, teacher_blocks, student_blocks)
     axes = figure.subplots(1, 2)
     every = (1, len(student_blocks) // 9)
     blocks = (teacher_blocks, student_blocks)
-    heatmap(axes[0], history[-1], *blocks, "mean attention", label_every=every)
-    heatmap(axes[1], history[-1], *blocks, "difference of attention", limit, label_every=every)
+    heatmap(axes[0], links_by_epoch[-1], *blocks, "mean attention", label_every=every)
+    heatmap(
+        axes[1], links_by_epoch[-1], *blocks, "difference of attention", limit, label_every=every
+    )
     images = [ax.images[0] for ax in axes]
     titles = [ax.set_title("one\ntwo", fontsize=9) for ax in axes]  # reserve two lines
     cells = [CellValues(ax) for ax in axes]
@@ -160,8 +162,8 @@ def link_explorer(history: np.ndarray, by_class, teacher_blocks, student_blocks)
         slider.disabled = images_of != BY_EPOCH
         play.disabled = slider.disabled
         if images_of == BY_EPOCH:
-            name, links = f"epoch {epoch}", history[epoch - 1]
-            reference_name, reference = "epoch 1", history[0]
+            name, links = f"epoch {epoch}", links_by_epoch[epoch - 1]
+            reference_name, reference = "epoch 1", links_by_epoch[0]
         else:
             reference_name, reference = "all test images", by_class.mean
             name, links = reference_name, reference
@@ -180,7 +182,7 @@ def link_explorer(history: np.ndarray, by_class, teacher_blocks, student_blocks)
 
 
 def map_explorer(gallery, pair: tuple[int, int], make_gallery: Callable | None = None) -> Explorer:
-    """An image of a gallery, beside every network's map of a pair of blocks.
+    """An image of a gallery, and every network's map of a pair of blocks.
 
     Args:
         gallery: an `analysis.maps.Gallery`.

@@ -59,10 +59,10 @@ def entropy(links: np.ndarray) -> np.ndarray:
 
 
 def link_history(
-    history: np.ndarray, teacher_blocks, student_blocks, title: str = "", max_epochs: int = 7
+    links_by_epoch: np.ndarray, teacher_blocks, student_blocks, title: str = "", max_epochs: int = 7
 ) -> Figure:
     """Links (epochs, T, S) of up to `max_epochs` epochs, and every epoch's distance to the last."""
-    n_epochs, T, S = history.shape
+    n_epochs, T, S = links_by_epoch.shape
     # Geometric steps: most changes are early.
     epochs = np.geomspace(1, n_epochs, min(max_epochs, n_epochs)).round().astype(int)
     epochs = np.unique(epochs).tolist()
@@ -72,7 +72,7 @@ def link_history(
     difference_ax = below.subplots()
     ends = (T - 1, S - 1)  # labels only the first and the last block
     for ax, epoch in zip(panels, epochs, strict=True):
-        heatmap(ax, history[epoch - 1], teacher_blocks, student_blocks, label_every=ends)
+        heatmap(ax, links_by_epoch[epoch - 1], teacher_blocks, student_blocks, label_every=ends)
         ax.set_title(f"epoch {epoch}", fontsize=8)
         ax.set_xlabel("")
         if epoch > 1:
@@ -80,7 +80,7 @@ def link_history(
     above.supxlabel("student block", fontsize=8)
     above.colorbar(panels[0].images[0], ax=panels, label="mean attention", pad=0.01)
     # Half the sum: attention that one link loses, another gains.
-    differences = 50 * np.abs(history - history[-1]).sum(-1).mean(-1)
+    differences = 50 * np.abs(links_by_epoch - links_by_epoch[-1]).sum(-1).mean(-1)
     marker = "." if n_epochs < 60 else None
     difference_ax.plot(np.arange(1, n_epochs + 1), differences, color=NEUTRAL, marker=marker)
     difference_ax.set(xlabel="epoch", ylabel="difference from\nlast epoch (%)", ylim=(0, None))

@@ -118,12 +118,14 @@ def split_by_student(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def links_by_protocol(runs: pd.DataFrame) -> dict[str, tuple]:
-    """{title of a training: its links as `RunFolder.links` has them, mean over its seeds}."""
+    """{title of a training: its `RunFolder.links_by_epoch`, mean over its seeds}."""
     links = {}
     for title, part in group_by_protocol(runs).items():
         for line, seeds in part.groupby("line", sort=False):
             folders = map(RunFolder, seeds["folder"])
-            read = (or_warn("the links", attrgetter("links"), folder) for folder in folders)
+            read = (
+                or_warn("the links", attrgetter("links_by_epoch"), folder) for folder in folders
+            )
             seeds_with_links = [links_of_seed for links_of_seed in read if links_of_seed]
             if not seeds_with_links:
                 continue

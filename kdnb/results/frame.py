@@ -14,7 +14,7 @@ from kdnb.paths import output_folder
 from kdnb.runs import parameters
 from kdnb.runs.files import damaged
 from kdnb.runs.folder import RunFolder
-from kdnb.runs.identity import describe_overrides, training_facts
+from kdnb.runs.identity import WITHOUT_EFFECT, describe_overrides, training_facts
 from kdnb.runs.run import Run
 
 COLUMNS = [
@@ -184,13 +184,12 @@ def recipe(config: dict) -> str:
     The seed is no part of it either. Fields and preset entries that a run was stored without have
     their defaults.
     """
-    defaults = {f.name: f.default for f in fields(Preset) if f.default is not MISSING}
+    step_fields = [f for f in fields(Preset) if f.name not in WITHOUT_EFFECT]
+    defaults = {f.name: f.default for f in step_fields if f.default is not MISSING}
     defaults |= {f.name: f.default for f in fields(Run) if f.compare}
-    facts = training_facts({"preset": {}} | config)
-    names = sorted(
-        (defaults.keys() | facts.keys()) - set(TEACHING) - {"for_teacher", "methods", "lrs"}
-    )
-    return json.dumps({name: facts.get(name, defaults.get(name)) for name in names}, default=list)
+    facts = defaults | training_facts(config)
+    shared = {name: value for name, value in facts.items() if name not in TEACHING}
+    return json.dumps(shared, default=list, sort_keys=True)
 
 
 def join_unique(values) -> str:

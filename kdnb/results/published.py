@@ -1,4 +1,4 @@
-"""Published results, published.csv with its sources.csv, and the runs that stand beside them."""
+"""Published results, published.csv with its sources.csv, and the runs they are compared with."""
 
 from pathlib import Path
 

@@ -19,7 +19,7 @@ def make_record(run: RunFolder, outputs: Path) -> Path:
     Raises InputError for a run that is not finished, or damaged.
     """
     target = outputs / "records" / run.folder.name  # which a later preset might name otherwise
-    _ = run_row(run), run.metrics, run.links  # raise what is wrong with any of the files
+    _ = run_row(run), run.metrics, run.links_by_epoch  # raise what is wrong with any of the files
     config = {name: value for name, value in run.config.items() if name != "where"}
     write_atomically(target / "config.json", json.dumps(config, indent=2))
     for name in ("metrics.csv", "history.npz", "result.json"):

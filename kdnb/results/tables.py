@@ -1,4 +1,4 @@
-"""The study's Markdown tables: a frame of finished runs beside published results."""
+"""The study's Markdown tables: finished runs and published results."""
 
 from collections.abc import Mapping
 

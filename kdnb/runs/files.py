@@ -22,7 +22,7 @@ from kdnb.runs.lock import HELD, LEASE_SECONDS
 def write_atomically(path: Path, data: bytes | str, keep: Path | None = None) -> None:
     """Write all of `data` to `path`, or leave what is there.
 
-    keep: where the file that is replaced goes, if it is to be kept. In a folder that this process
+    keep: path to which the replaced file is moved; None: it is lost. In a folder that this process
     has locked, the
     temporary file lies inside its lease: a process that has lost the lease renames nothing any
     more. Raises InputError for a disk that is full, a folder that cannot be written, and a lost
@@ -49,7 +49,7 @@ def write_atomically(path: Path, data: bytes | str, keep: Path | None = None) ->
                 f"{LEASE_SECONDS} s, and another process has continued the run"
             ) from None
         raise InputError(
-            f"cannot write {path}: {error.strerror}; the previous file is kept"
+            f"cannot write {path}: {error.strerror}; the previous file is unchanged"
         ) from None
     finally:
         with contextlib.suppress(OSError):  # an interrupt leaves nothing half-written either

@@ -97,7 +97,7 @@ class RunFolder:
         return read_arrays(self.folder / "history.npz")
 
     @property
-    def links(self) -> tuple[np.ndarray, list, list] | None:
+    def links_by_epoch(self) -> tuple[np.ndarray, list, list] | None:
         """AFD's attention by epoch (epochs, T, S), and both networks' blocks; None without AFD.
 
         The attention is a mean over the training images; a block is its name and the shape of its

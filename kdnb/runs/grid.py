@@ -19,9 +19,9 @@ def grid(**parameters) -> list[Run]:
 
         grid(dataset="cifar100", method=["none", "kd", "afd"], seed=range(5))
 
-    A teacher is each run's `teacher_run`. The method "none" beside a method with a teacher is that
-    run's `baseline`, also if the student is the network that the preset trains as a teacher. Raises
-    InputError for an unknown or impossible parameter.
+    A teacher is each run's `teacher_run`. The method "none" together with one that has a teacher is
+    that run's `baseline`, also if the student is the network that the preset trains as a teacher.
+    Raises InputError for an unknown or impossible parameter.
     """
     choices = {
         name: list(value) if isinstance(value, (list, tuple, range)) else [value]

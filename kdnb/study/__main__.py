@@ -79,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="only list the finished runs, and the commands of the others",
     )
-    add("--outputs", default="", help="folder under which runs are kept (outputs/)")
+    add("--outputs", default="", help="folder of runs, tables and figures (outputs/)")
     return parser
 
 

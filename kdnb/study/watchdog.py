@@ -6,7 +6,7 @@ A byte on stdin interrupts the kernel of the notebook that the command executes,
 stop button does. (papermill itself, when it is interrupted, ends its kernel after 5 seconds, and a
 step of a large network may take longer.) The end of stdin kills the command and all its children:
 the system closes the pipe when the process at its other end is gone. It imports nothing of kdnb,
-because one such process runs beside every run.
+because there is one such process per run.
 """
 
 import contextlib

@@ -198,7 +198,7 @@ def allocate(run: Run, per_gpu: int) -> Iterator[dict[str, str]]:
         runs = sum(worker["nthreads"] for worker in workers.values() if worker["host"] == host)
     env = {"OMP_NUM_THREADS": str(max(1, CPU_COUNT // runs))}
     if runs > 1:
-        env["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin slow down the runs beside them
+        env["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin slow down other runs
     if not visible_gpus() or run.device not in ("auto", "cuda"):
         yield env
         return

@@ -106,7 +106,7 @@ class Distiller(nn.Module):
         return {"total": total, **terms}, student.logits
 
     def trainable(self) -> nn.ModuleDict:
-        """What is trained and kept in checkpoints: the student and the losses' parameters."""
+        """What is trained and saved in checkpoints: the student and the losses' parameters."""
         return nn.ModuleDict({"student": self.student, "losses": self.losses})
 
     def running_buffers(self) -> dict[str, Tensor]:

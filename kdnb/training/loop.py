@@ -213,7 +213,7 @@ class Training:
 
     def write_history(self) -> None:
         """Write metrics.csv and history.npz as they belong to the checkpoint."""
-        self.saved = f"the checkpoint after epoch {self.epoch}, step {self.step} is kept"
+        self.saved = f"the checkpoint after epoch {self.epoch}, step {self.step} is available"
         arrays = {name: torch.stack(means).float().numpy() for name, means in self.means.items()}
         if arrays:
             arrays |= self.axes

@@ -43,7 +43,7 @@ def test_links_of_several_seeds_are_correlated_and_averaged(tmp_path):
     networks = analysis.load_run(runs[0])
     survey = analysis.survey_images(networks)
     controls = link_controls(networks, survey, runs)
-    links = np.stack([run.links[0][-1] for run in runs])
+    links = np.stack([run.links_by_epoch[0][-1] for run in runs])
     np.testing.assert_allclose(controls["mean of 2 seeds"], links.mean(0))
     np.testing.assert_allclose(controls["their standard deviation"], links.std(0, ddof=1))
     (runs[1].folder / "history.npz").write_bytes(b"damaged")

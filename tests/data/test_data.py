@@ -57,10 +57,10 @@ def test_limit_takes_from_each_class_in_turn(n, aspect):
 
 def test_a_share_of_every_class_is_held_out():
     images = image_set(n=22)  # of four classes in turn: 6, 6, 5, 5
-    kept, held_out = images.split(0.3)  # 1.8 of 6, 1.5 of 5: two each, the last
-    assert len(kept) == 14 and held_out.labels.tolist() == [2, 3, 0, 1] * 2
+    remaining, held_out = images.split(0.3)  # 1.8 of 6, 1.5 of 5: two each, the last
+    assert len(remaining) == 14 and held_out.labels.tolist() == [2, 3, 0, 1] * 2
     assert torch.equal(held_out.images, images.images[14:]) and torch.equal(
-        kept.images, images.images[:14]
+        remaining.images, images.images[:14]
     )
     with pytest.raises(
         InputError, match=r"validation is 0\.9: that leaves no training image of class 0"
@@ -400,7 +400,7 @@ def test_cache_is_built_anew(change, own, cache_folder, decoded, monkeypatch):
     assert left_in(cache_folder) == [file.name]
 
 
-def kept(mode):
+def supported_image(mode):
     return lambda path: picture(20, 10, 5).convert(mode).save(path)
 
 
@@ -418,7 +418,7 @@ def with_damaged_exif(path):
 
 @pytest.mark.parametrize(
     ("name", "make", "size", "near"),  # near: PIL rounds between its two passes
-    [(f"{mode}.png", kept(mode), 8, 0) for mode in ("L", "LA", "RGBA", "P", "1")]
+    [(f"{mode}.png", supported_image(mode), 8, 0) for mode in ("L", "LA", "RGBA", "P", "1")]
     + [
         (f"turned{i}.{end}", turned(i), 16, 1)
         for i in range(1, 9)

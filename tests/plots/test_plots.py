@@ -73,10 +73,10 @@ def test_file_names_are_short_and_unique():
     title = "digits, epochs 20, batch_size 64, lr 0.01, image_size 8, train_limit -1, data"
     titles = ["digits", f"{title} 0", f"{title} 1"]
     empty = pd.DataFrame(columns=["line"])
-    figures = plots.draw_each(plots.accuracy_beside_published, dict.fromkeys(titles, empty))
+    figures = plots.draw_each(plots.accuracy_vs_published, dict.fromkeys(titles, empty))
     assert len(figures) == 3
-    assert min(figures, key=len) == "accuracy-beside-published-digits"
-    assert max(map(len, figures)) <= len("accuracy-beside-published-") + 48
+    assert min(figures, key=len) == "accuracy-vs-published-digits"
+    assert max(map(len, figures)) <= len("accuracy-vs-published-") + 48
 
 
 def test_class_names_in_any_script_are_drawable():
@@ -272,7 +272,7 @@ def test_accuracy_over_time_has_a_line_per_run_and_separates_devices():
 def test_published_numbers_are_points_and_runs_a_mean(tmp_path):
     table = pd.DataFrame({"line": [*["alone"] * 4, "afd"], "top1": [72.0, 74.0, 72.9, 73.3, 75.5]})
     table["study"] = [*["this study"] * 2, *["published"] * 2, "published, best epoch"]
-    fig = plots.accuracy_beside_published(table)
+    fig = plots.accuracy_vs_published(table)
     ax = fig.axes[0]
     (mean,) = (line for line in ax.lines if line.get_marker() == "o")
     assert mean.get_xdata() == [73]
@@ -290,8 +290,8 @@ def test_published_numbers_are_points_and_runs_a_mean(tmp_path):
 def test_saved_figures_are_listed_in_the_index(tmp_path):
     table = pd.DataFrame({"line": ["afd"] * 2, "top1": [72.0, 74.0]})
     table["study"] = ["this study", "published"]
-    fig = plots.accuracy_beside_published(table)
-    none = plots.accuracy_beside_published(table[:0])
+    fig = plots.accuracy_vs_published(table)
+    none = plots.accuracy_vs_published(table[:0])
     folder = tmp_path / "figures"
     paths = plots.save({"published": fig, "none": none}, folder)
     assert paths == [folder / "published.png"]

@@ -72,6 +72,7 @@ def make(
     asked |= {field: value for field, (value, _) in (changes or {}).items()}
     told = {
         "run": asked,
+        "preset": {},
         "label": method,
         "changes": changes or {},
         "left_out": [],
@@ -295,29 +296,29 @@ def test_what_was_published_has_sources_and_an_empty_row_says_what_fills_it(outp
     assert set(cited["source"]) == sources and all(
         text in page for text in [*cited[tables.QUOTED], *sources]
     )
-    beside = (
+    by_group = (
         published.published_by_protocol(load(outputs))["cifar100"]
         .groupby("study")["top1"]
         .agg(list)
     )
     assert (
-        sorted(beside["this study"]) == [72.0, 73.0, 74.0, 75.0, 75.5, 76.0, 76.0]
-        and 75.47 in beside["published"]
+        sorted(by_group["this study"]) == [72.0, 73.0, 74.0, 75.0, 75.5, 76.0, 76.0]
+        and 75.47 in by_group["published"]
     )
     other = {"network": "wrn_16_4", "sha256": "cccc3333"}
     make(outputs, 60.0, method="afd", seed=4, teacher=other)  # of which nothing was published
-    beside = (
+    by_group = (
         published.published_by_protocol(load(outputs))["cifar100"].groupby("line")["study"].agg(set)
     )
     assert (
-        beside["wrn_16_2, afd from wrn_16_4"] == {"this study"}
-        and len(beside["wrn_16_2, afd from wrn_40_2"]) == 3
+        by_group["wrn_16_2, afd from wrn_16_4"] == {"this study"}
+        and len(by_group["wrn_16_2, afd from wrn_40_2"]) == 3
     )
     make(outputs, 76.0, method="dkd")
-    beside = (
+    by_group = (
         published.published_by_protocol(load(outputs))["cifar100"].groupby("line")["study"].agg(set)
     )
-    assert "published, best epoch" in beside["wrn_16_2, dkd from wrn_40_2"]
+    assert "published, best epoch" in by_group["wrn_16_2, dkd from wrn_40_2"]
 
 
 def test_a_seed_counts_once(outputs):
@@ -394,8 +395,8 @@ def test_what_departs_from_two_presets_alike_is_drawn_together(tmp_path):
 
 def test_a_record_is_a_run_without_its_weights(tmp_path):
     run = train(tiny_run(tmp_path, epochs=1, method="ce + afd:9"), quiet)
-    kept = records.make_record(run, tmp_path)
-    assert {path.name for path in kept.iterdir()} == {
+    record = records.make_record(run, tmp_path)
+    assert {path.name for path in record.iterdir()} == {
         "config.json",
         "metrics.csv",
         "history.npz",
@@ -404,7 +405,7 @@ def test_a_record_is_a_run_without_its_weights(tmp_path):
     with pytest.raises(
         InputError, match=r"has no student\.safetensors: the run is finished, but did not keep it"
     ):
-        _ = Run.open(kept).weights
+        _ = Run.open(record).weights
     other = shutil.copytree(run.folder, tmp_path / "elsewhere" / "runs" / "as it was called then")
     assert records.make_record(Run.open(other), tmp_path).name == other.name != run.name
     told = results.load_frame(tmp_path / "records", tmp_path / "runs").set_index("network")[
@@ -419,7 +420,9 @@ def test_a_record_is_a_run_without_its_weights(tmp_path):
         results.load_frame(tmp_path / "runs")
     ).items()
     assert what.endswith("wrn_10_1, ce + afd:9 from wrn_16_1, mean of 2 seeds")
-    np.testing.assert_allclose(links, (run.links[0] + again.links[0]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(
+        links, (run.links_by_epoch[0] + again.links_by_epoch[0]) / 2, rtol=1e-6
+    )
     assert (len(teacher), len(student)) == links.shape[1:] == (6, 3)
     (again.folder / "history.npz").write_bytes(b"torn")
     with pytest.warns(UserWarning, match=r"left out of the links: .*history\.npz is damaged"):

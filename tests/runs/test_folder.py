@@ -77,7 +77,7 @@ def test_a_full_disk_leaves_what_was_there(folder):
     try:
         with pytest.raises(
             InputError,
-            match=r"cannot write .*checkpoint: File too large; the previous file is kept",
+            match=r"cannot write .*checkpoint: File too large; the previous file is unchanged",
         ):
             save_checkpoint(folder, {"epoch": 3, "weights": torch.arange(1000)})
     finally:
@@ -181,14 +181,14 @@ def test_a_damaged_file_gets_one_sentence_that_names_it(finished, tmp_path, cont
         "losses.safetensors": [lambda: read_state_dict(run.loss_weights)],
     }
     for name, reads in readers.items():
-        kept = (folder / name).read_bytes()
+        stored = (folder / name).read_bytes()
         (folder / name).write_bytes(content)
         for read in reads:
             with pytest.raises(
                 InputError, match=rf"^\S*{name} is (damaged|not a readable weights file) .*$"
             ):
                 read()
-        (folder / name).write_bytes(kept)
+        (folder / name).write_bytes(stored)
     (folder / "result.json").unlink()  # broken off
     (folder / "config.json").write_bytes(content)
     with pytest.raises(InputError, match=r"config\.json is damaged"):
@@ -204,13 +204,13 @@ def test_a_result_without_an_accuracy_is_damaged(finished, tmp_path, entry):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_no_bit_that_flips_in_a_history_gives_a_raw_error(tmp_path, seed):
-    kept = {"afd.links": np.eye(9), "teacher.blocks": np.array(["1.1", "1.2"])}
-    write_history(tmp_path, [], kept)
+    stored = {"afd.links": np.eye(9), "teacher.blocks": np.array(["1.1", "1.2"])}
+    write_history(tmp_path, [], stored)
     (tmp_path / "history.npz").write_bytes(flipped(tmp_path / "history.npz", seed))
     try:
         found = RunFolder(tmp_path).history
     except InputError as error:
         assert "history.npz is damaged" in str(error)
     else:
-        assert found.keys() == kept.keys()
-        assert all((found[name] == kept[name]).all() for name in kept)
+        assert found.keys() == stored.keys()
+        assert all((found[name] == stored[name]).all() for name in stored)

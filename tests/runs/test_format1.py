@@ -74,7 +74,7 @@ def test_the_history_of_a_run_is_read_to_the_bit():
     rows = list(csv.DictReader((FINISHED / "metrics.csv").read_text().splitlines()))
     assert run.metrics.columns.tolist() == list(rows[0])
     assert run.metrics.to_numpy().tolist() == [list(map(float, row.values())) for row in rows]
-    attention, teacher_blocks, student_blocks = run.links
+    attention, teacher_blocks, student_blocks = run.links_by_epoch
     with np.load(FINISHED / "history.npz") as file:
         assert np.array_equal(attention, file["afd.links"])
     assert attention.shape == (2, len(teacher_blocks), len(student_blocks))

@@ -251,10 +251,10 @@ def test_a_teacher_counts_by_the_bytes_of_its_file(tmp_path, monkeypatch):
     assert runs[3].teacher_weights == one
     assert runs[0].teacher_run is None
     assert of().teacher_weights_hash == "trained"
-    kept = teacher_file(tmp_path / "teachers", b"one", "wrn_16_1-tiny.safetensors")
+    short_teacher = teacher_file(tmp_path / "teachers", b"one", "wrn_16_1-tiny.safetensors")
     assert of() == runs[0]
-    assert of().teacher_weights == kept
-    # No such teacher is kept.
+    assert of().teacher_weights == short_teacher
+    # There is no such teacher.
     assert {of(**fields).teacher_weights_hash for fields in OTHER_TEACHERS} == {"trained"}
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(paths, "project_root", lambda: tmp_path)

@@ -103,7 +103,7 @@ def test_a_teacher_of_imagenet_teaches_what_it_can(tmp_path, imagenet_resnet18):
     assert config["teacher"]["dataset"] == "imagenet"
     assert config["teacher"]["classes"] == 1000
     assert config["left_out"] == ["kd"]
-    assert run.links[0].shape == (1, 8, 3)
+    assert run.links_by_epoch[0].shape == (1, 8, 3)
 
 
 # Initial weights of a student
