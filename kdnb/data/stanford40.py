@@ -163,7 +163,7 @@ class Stanford40(VisionDataset):
                 return
             if target.is_dir() and any(target.iterdir()):
                 raise FileExistsError("there are other files: move them away to download again")
-            # Beside the target, so that the final rename is atomic.
+            # In the same folder as the target, so that the final rename is atomic.
             temporary = target.parent / ".stanford40.part"
             shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
             unpacked = temporary / "unpacked"

@@ -19,7 +19,7 @@ from kdnb.results.pages import fill_documents, make_pages
 from kdnb.runs.identity import describe_overrides
 from kdnb.study import __main__ as study
 
-KEPT = {
+TEACHER_RECORD = {
     "network": "wrn_40_2",
     "dataset": "cifar100",
     "weights": "wrn_40_2.pth",
@@ -81,7 +81,7 @@ def make(
     machine = {"device": "NVIDIA H200", "versions": {"torch": "2.11.0"}, "commit": "abc123"}
     told |= {
         "machines": [machine],
-        "teacher": None if method == "none" else KEPT | (teacher or {}),
+        "teacher": None if method == "none" else TEACHER_RECORD | (teacher or {}),
     } | config
     measured = {"top1": top1, "top5": 93.0, "best": {"epoch": 2, "top1": top1 + 0.25, "top5": 93.0}}
     measured |= {
