@@ -1,10 +1,13 @@
 """The folders of the package and their order: docs/design.md describes them."""
 
 import ast
+import importlib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+import kdnb
 
 PACKAGE = Path(__file__).resolve().parent.parent / "kdnb"
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
@@ -85,7 +88,7 @@ def test_plots_import_no_other_folder(name):
 
 @pytest.mark.parametrize("name", INITS)
 def test_init_files_hand_names_on_and_hide_no_module(name):
-    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.AnnAssign)
     assert not [node for node in TREES[name].body if isinstance(node, definitions)]
     inits = [node for node in ast.walk(TREES[name]) if isinstance(node, ast.ImportFrom)]
     names = {alias.asname or alias.name: node.module for node in inits for alias in node.names}
@@ -95,6 +98,14 @@ def test_init_files_hand_names_on_and_hide_no_module(name):
         if f"{module(name)}.{own}" in MODULES and source != module(name)
     ]
     assert hidden == []
+
+
+def test_public_names_are_found_and_hide_no_module():
+    assert set(kdnb.__all__) == {*dir(kdnb)}
+    for name in kdnb.__all__:
+        public = getattr(kdnb, name)
+        is_module = f"kdnb.{name}" in MODULES
+        assert not is_module or public is importlib.import_module(f"kdnb.{name}")
 
 
 @pytest.mark.parametrize("name", FILES)

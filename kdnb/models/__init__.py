@@ -25,6 +25,7 @@ from kdnb.models.checkpoints import (
     read_state_dict,
 )
 from kdnb.models.pairs import PAIRS
+from kdnb.models.preprocessing import Preprocessing
 from kdnb.models.traced import tapped
 from kdnb.paths import import_files
 

@@ -1,0 +1,30 @@
+# The public names of kdnb, and where each is defined. lazy_loader reads this file, and so do
+# editors.
+from . import analysis as analysis
+from . import data as data
+from . import losses as losses
+from . import models as models
+from . import plots as plots
+from . import results as results
+from . import runs as runs
+from . import study as study
+from . import training as training
+from .data import DATASETS as DATASETS
+from .data import load_data as load_data
+from .data.stanford40 import Stanford40 as Stanford40
+from .errors import InputError as InputError
+from .losses import LOSSES as LOSSES
+from .losses import METHODS as METHODS
+from .losses import Loss as Loss
+from .models import Output as Output
+from .models import create_model as create_model
+from .models import load_weights as load_weights
+from .models import tapped as tapped
+from .runs.grid import grid as grid
+from .runs.run import Run as Run
+from .training.distiller import Distiller as Distiller
+from .training.loop import train as train
+from .training.setup import check as check
+from .training.setup import load_images as load_images
+from .training.setup import loaders as loaders
+from .training.setup import photographs as photographs
