@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-
 WAITING: list[str] = []  # modules that could not be imported yet
 
 

@@ -11,8 +11,7 @@ import pytest
 from conftest import left_in
 from helpers import break_off, press_stop
 
-from kdnb import DATASETS, LOSSES, METHODS, InputError, Run, create_model, plugins, train
-from kdnb.models.base import FAMILIES
+from kdnb import LOSSES, METHODS, InputError, Run, create_model, plugins, train
 from kdnb.results import load_frame, tables
 from kdnb.runs.config import REPLACED
 from kdnb.study import __main__ as study
@@ -26,15 +25,8 @@ WORDS = [word for name, value in RUN.items() for word in ("-p", name, str(value)
 
 
 @pytest.fixture(autouse=True)
-def registries(monkeypatch):
-    """Whatever a test registers is gone after it."""
+def clean(registries, monkeypatch):
     monkeypatch.delenv(plugins.VARIABLE, raising=False)
-    tables = (LOSSES, METHODS, FAMILIES, DATASETS, plugins.LOADED, sys.modules)
-    copies = [dict(table) for table in tables]
-    yield
-    for table, copy in zip(tables, copies, strict=True):
-        for name in table.keys() - copy.keys():
-            del table[name]
 
 
 @pytest.fixture
