@@ -134,9 +134,10 @@ def load_weights(name: str, path: str | Path, image_size: int = 0) -> nn.Module:
     if not image_size and preprocessing:
         image_size = preprocessing.image_size
     model = create_model(name, len(state[classifier]) if has_classifier else 0, image_size)
-    if timm_name(model_name(name)) and compare_keys(state, model.state_dict()):
-        state = model.resampled(state)
-    if differences := compare_keys(state, model.state_dict()):
+    expected = model.state_dict()
+    if timm_name(model_name(name)) and state.keys() == expected.keys():  # only shapes may differ
+        state = model.resampled(state) if compare_keys(state, expected) else state
+    if differences := compare_keys(state, expected):
         raise InputError(
             f"{path} does not fit {model_name(name)}: {differences[0]} "
             f"({len(differences)} differences in all)"
