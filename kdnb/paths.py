@@ -3,8 +3,12 @@
 import importlib
 import os
 import pkgutil
+import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+WAITING: list[str] = []  # modules that could not be imported yet
 
 
 def project_root() -> Path:
@@ -23,6 +27,11 @@ def resolve_path(path: str | Path) -> Path:
     given = expand_home(path)
     in_project = project_root() / given
     return in_project if in_project.exists() and not given.exists() else given
+
+
+def file_name(text: str) -> str:
+    """A text as the name of one file or folder: an underscore for what file systems mind."""
+    return re.sub(r'[\\/:*?"<>|\x00-\x1f\x7f]', "_", text)
 
 
 def data_folder(root: str | Path = "") -> Path:
@@ -50,6 +59,20 @@ def run_folder(name: str | Path, outputs: str | Path = "") -> Path | None:
 
 
 def import_files(package: str, folders: Iterable[str]) -> None:
-    """Import every module of a package, so that each registers what it defines."""
-    for module in pkgutil.iter_modules(folders):
-        importlib.import_module(f"{package}.{module.name}")
+    """Import every module of a package, so that each registers what it defines.
+
+    A file of the user's in one package may need another that is still being imported, as a network
+    and a loss in one file do. It is imported when that package is complete.
+    """
+    names = [f"{package}.{module.name}" for module in pkgutil.iter_modules(folders)]
+    for name in [*WAITING, *names]:
+        try:
+            importlib.import_module(name)
+        except (AttributeError, ImportError):
+            if not is_being_imported("kdnb.losses") or package == "kdnb.losses":
+                raise
+            WAITING.append(name)
+
+
+def is_being_imported(name: str) -> bool:
+    return name in sys.modules and sys.modules[name].__spec__._initializing

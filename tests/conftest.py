@@ -3,6 +3,7 @@
 import functools
 import http.server
 import os
+import sys
 import threading
 
 # Several processes share the cores: see docs/performance.md on threads that spin.
@@ -14,7 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from kdnb.data import Images
+from kdnb.data import DATASETS, Images
+from kdnb.losses import LOSSES, METHODS
+from kdnb.models.base import FAMILIES
+from kdnb.plugins import LOADED
 
 # The discard port: it refuses at once, as a machine without a network does.
 NOBODY = "http://127.0.0.1:9/"
@@ -52,6 +56,17 @@ def left_in(folder):
     """The names of all files below a folder, but for locks; none if there is no folder."""
     paths = folder.rglob("*") if folder.is_dir() else ()
     return sorted(path.name for path in paths if path.suffix != ".lock")
+
+
+@pytest.fixture
+def registries():
+    """Whatever a test registers, with the modules that it imports, is gone after it."""
+    tables = (LOSSES, METHODS, FAMILIES, DATASETS, LOADED, sys.modules)
+    copies = [dict(table) for table in tables]
+    yield
+    for table, copy in zip(tables, copies, strict=True):
+        for name in table.keys() - copy.keys():
+            del table[name]
 
 
 @pytest.fixture

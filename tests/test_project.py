@@ -184,7 +184,11 @@ def test_the_documents_have_python_blocks():
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_the_commands_of_a_document_can_be_given(name, planned):
+def test_the_commands_of_a_document_can_be_given(name, planned, registries, tmp_path, monkeypatch):
+    for block in code_blocks(DOCUMENTS[name], "python"):
+        if "class Mine(" in block:
+            (tmp_path / "mine.py").write_text(block)
+    monkeypatch.chdir(tmp_path)
     for words in documented_commands(DOCUMENTS[name]):
         check_command(words)
 

@@ -111,7 +111,7 @@ def run_from_notebook(namespace: Mapping) -> Run:
 
     Raises InputError for an unknown parameter, and for a run or photograph that does not exist.
     """
-    texts = ("run", "photograph", "teacher_weights", "data_root", "outputs")
+    texts = ("run", "photograph", "teacher_weights", "data_root", "outputs", "plugins")
     defaults = dict.fromkeys(texts, "") | {"device": "auto", "threads": 0}
     given = parameters.from_notebook(namespace, defaults)
     if isinstance(given.get("run"), Run):  # the cell is executed again: `run` is now its result

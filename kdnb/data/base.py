@@ -17,6 +17,7 @@ from torch import Tensor
 from kdnb.data.preset import Preset
 from kdnb.errors import InputError, choose
 from kdnb.paths import data_folder
+from kdnb.sources import claim
 
 
 class Batch(NamedTuple):
@@ -182,6 +183,7 @@ def register(
     """
 
     def add(load: Load) -> Load:
+        claim("data set", name, load, getattr(DATASETS.get(name), "load", None))
         DATASETS[name] = Dataset(preset, load, digest, test_images)
         return load
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kdnb.data import Batch
 from kdnb.models import Output
+from kdnb.sources import claim
 
 LOSSES: dict[str, type["Loss"]] = {}  # name in a mix -> class
 METHODS: dict[str, str] = {"none": "ce"}  # name of a method -> mix of weighted losses
@@ -66,6 +67,7 @@ class Loss(nn.Module):
     def __init_subclass__(cls, name: str = "", method: str = "", **kwargs):
         super().__init_subclass__(**kwargs)
         if name:
+            claim("loss", name, cls, LOSSES.get(name))
             LOSSES[name] = cls
         if method:
             METHODS[name] = method

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnb.errors import InputError
+from kdnb.sources import claim
 
 
 class Output(NamedTuple):
@@ -156,8 +157,9 @@ def register(pattern: str, template: str = "", spelling: str = "") -> Callable:
     """
 
     def add(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        compiled = re.compile(pattern, re.IGNORECASE)
-        FAMILIES[spelling or pattern] = Family(compiled, template or pattern, build)
+        name = spelling or pattern
+        claim("network", name, build, getattr(FAMILIES.get(name), "build", None))
+        FAMILIES[name] = Family(re.compile(pattern, re.IGNORECASE), template or pattern, build)
         return build
 
     return add

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kdnb.errors import InputError
 from kdnb.paths import output_folder
+from kdnb.plugins import load_plugins
 from kdnb.results.records import gather
 
 
@@ -25,6 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="where to look for runs; without any, only the tables are made",
     )
+    parser.add_argument("--plugins", default="", help="own losses and data sets: a.py,b_module")
     parser.add_argument("--outputs", default="", help="folder of records/ and tables/ (outputs/)")
     return parser
 
@@ -34,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     options = parser.parse_args(argv)
     try:
+        load_plugins(options.plugins)
         return min(1, gather(options.folders, output_folder(options.outputs)))
     except InputError as error:
         parser.error(str(error))

@@ -11,7 +11,8 @@ import pandas as pd
 from kdnb.data import DATASETS, Preset
 from kdnb.errors import InputError, choose
 from kdnb.paths import output_folder
-from kdnb.runs import parameters
+from kdnb.plugins import load_plugins
+from kdnb.runs import code, parameters
 from kdnb.runs.files import damaged
 from kdnb.runs.folder import RunFolder
 from kdnb.runs.identity import WITHOUT_EFFECT, describe_overrides, training_facts
@@ -49,6 +50,7 @@ COLUMNS = [
     "recipe",
     "data_hash",
     "teacher_sha256",
+    "code",
 ]
 
 LABELS_ONLY = "labels only"  # in tables and legends, a network that has no teacher
@@ -62,6 +64,7 @@ DISTINCTIONS = {
     "teacher_sha256": " (weights {:.4})",
     "data_hash": " (images {:.4})",
     "train_images": " ({:,} images)",
+    "code": " ({})",
 }
 
 # Runs that are equal in these columns differ in their seed alone, and may be averaged.
@@ -81,7 +84,8 @@ def from_notebook(namespace: Mapping) -> tuple[list[Path], Path]:
     itself; or "runs", these and the runs of this machine, whose tables are in outputs/runs. Raises
     InputError for another source, and for a missing folder.
     """
-    given = parameters.from_notebook(namespace, ("outputs", "source"))
+    given = parameters.from_notebook(namespace, ("outputs", "source", "plugins"))
+    load_plugins(parameters.check("plugins", given.get("plugins", ""), ""))
     root = output_folder(parameters.check("outputs", given.get("outputs", ""), ""))
     if not root.is_dir():
         raise InputError(f"outputs {str(root)!r}: no such folder")
@@ -134,6 +138,7 @@ def run_row(run: RunFolder) -> dict[str, object]:
             "teacher_overrides": describe_teacher(overrides, teacher.get("overrides") or {}),
             "recipe": recipe(config),
             "left_out": ", ".join(config["left_out"]),
+            "code": code.describe(config.get("code", {})),
             "classes": len(config["classes"]),
             "shared": config.get("shared", False),
             "device": join_unique(machine["device"] for machine in machines),
@@ -189,6 +194,9 @@ def recipe(config: dict) -> str:
     defaults |= {f.name: f.default for f in fields(Run) if f.compare}
     facts = defaults | training_facts(config)
     shared = {name: value for name, value in facts.items() if name not in TEACHING}
+    own_code = (f"network {shared['student']}", f"data set {shared['dataset']}")
+    stored = config.get("code", {})
+    shared["code"] = code.describe({name: stored[name] for name in own_code if name in stored})
     return json.dumps(shared, default=list, sort_keys=True)
 
 

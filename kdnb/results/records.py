@@ -9,6 +9,7 @@ from kdnb.errors import InputError
 from kdnb.paths import output_folder
 from kdnb.results.frame import load_frame, run_row
 from kdnb.results.pages import fill_documents, make_pages, save
+from kdnb.runs.config import REPLACED
 from kdnb.runs.files import write_atomically
 from kdnb.runs.folder import RunFolder
 
@@ -39,7 +40,8 @@ def gather(folders: Sequence[Path], outputs: Path) -> int:
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise InputError(f"{missing[0]}: no such folder")
     damaged = 0
-    for path in sorted(path for folder in folders for path in folder.rglob("config.json")):
+    paths = sorted(path for folder in folders for path in folder.rglob("config.json"))
+    for path in [path for path in paths if path.parent.parent.name != REPLACED]:
         try:
             gather_run(RunFolder(path.parent), outputs)
         except InputError as error:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields
 
+from kdnb.paths import file_name
 from kdnb.runs.folder import RunFolder
 from kdnb.runs.stored_names import STORED_NAMES
 
@@ -93,7 +94,8 @@ class Identity(RunFolder):
     @property
     def readable_name(self) -> str:
         """The readable part of `name`; file systems allow names of 255 characters."""
-        return "-".join(self.name_parts("=")).replace(" ", "").replace(":", "")[:220]
+        text = "-".join(self.name_parts("=")).replace(" ", "").replace(":", "")
+        return file_name(text)[:220]
 
     @property
     def name(self) -> str:

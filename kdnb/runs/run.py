@@ -1,5 +1,6 @@
 """The description of a training. Everything that tells two runs apart follows from its fields."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
@@ -10,7 +11,8 @@ from kdnb.device import pick_device, pick_precision
 from kdnb.errors import InputError, choose
 from kdnb.losses.mix import Term, applicable_terms, canonical, label, needs_teacher, parse
 from kdnb.models import input_size, model_name
-from kdnb.paths import data_folder, output_folder, run_folder
+from kdnb.paths import data_folder, file_name, output_folder, run_folder
+from kdnb.plugins import PluginError, load_plugins
 from kdnb.runs import parameters
 from kdnb.runs.folder import RunFolder
 from kdnb.runs.identity import Identity
@@ -55,6 +57,8 @@ class Run(Identity):
     threads: int = where(default=0)  # CPU threads; 0: torch's default
     data_root: str = where(default="")  # folder of the data; "": $KDNB_DATA or data/
     outputs: str = where(default="")  # folder of the runs, tables and figures; "": outputs/
+    plugins: str = where(default="")  # own losses, networks, data sets: a.py,b_module
+    rerun: bool = where(default=False)  # train a finished run anew, and move its folder away
     teacher_weights_hash: str = derived()  # trained, imagenet, pretrained, or a SHA-256's start
     student_weights_hash: str = derived()  # "", imagenet, pretrained, or a SHA-256's start
     data_hash: str = derived()  # digest of the names, sizes and classes of photographs
@@ -67,6 +71,7 @@ class Run(Identity):
                 for f in fields(self)
             }
         )
+        self._set(plugins=load_plugins(self.plugins))
         preset = self.preset
         terms = parse(self.method, preset.methods)
         # The teacher's name is checked even if the method needs none: a misspelt name is an error.
@@ -157,8 +162,13 @@ class Run(Identity):
         stored, places = RunFolder(path).stored_fields({f.name for f in fields(cls)})
         if path.parent.name == "runs":
             outputs = str(path.parent.parent)
-        values = places | stored | fields_to_set
-        return cls(**values, outputs=outputs, folder_override=str(path))
+        values = places | stored | fields_to_set | {"outputs": outputs}
+        try:
+            return cls(**values, folder_override=str(path))
+        except PluginError:  # it may be one that this run does not use
+            with contextlib.suppress(InputError):
+                return cls(**values | {"plugins": ""}, folder_override=str(path))
+            raise
 
     @property
     def preset(self) -> Preset:
@@ -203,7 +213,7 @@ class Run(Identity):
     @property
     def baseline(self) -> "Run":
         """The same student trained on labels alone."""
-        return self.with_changes(method="none")
+        return self.with_changes(method="none", rerun=False)
 
     @property
     def short_teacher(self) -> Path | None:
@@ -211,7 +221,8 @@ class Run(Identity):
         asks_for_another = self.teacher_seed or self.teacher_epochs or self.validation
         if asks_for_another or self.image_size != self.preset.image_size:
             return None
-        return self.output_folder / "teachers" / f"{self.teacher}-{self.dataset}.safetensors"
+        name = file_name(f"{self.teacher}-{self.dataset}.safetensors")
+        return self.output_folder / "teachers" / name
 
     @cached_property
     def teacher_run(self) -> "Run | None":
@@ -220,7 +231,7 @@ class Run(Identity):
             return None
         recipe = self.preset.defaults(self.teacher, teacher=True)
         size = self.teacher_size or self.image_size
-        recipe |= {"epochs": self.teacher_epochs, "image_size": size}
+        recipe |= {"epochs": self.teacher_epochs, "image_size": size, "rerun": False}
         random_weights = {"student_weights": "", "student_weights_hash": ""}
         return self.with_changes(
             student=self.teacher, method="none", seed=self.teacher_seed, **random_weights, **recipe

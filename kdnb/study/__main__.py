@@ -18,6 +18,8 @@ from kdnb.data import DATASETS
 from kdnb.errors import InputError
 from kdnb.losses.mix import split_list
 from kdnb.paths import data_folder, output_folder
+from kdnb.plugins import load_plugins
+from kdnb.runs.config import check_config_matches, make_config, set_aside
 from kdnb.runs.grid import parse_pairs, plan_study
 from kdnb.runs.parameters import check, command_parser
 from kdnb.runs.run import Run
@@ -90,6 +92,8 @@ def run_study(options: argparse.Namespace) -> int:
     """
     outputs = output_folder(options.outputs).absolute()
     parameters = {str(name): value for name, value in options.p}
+    plugins = load_plugins(check("plugins", parameters.get("plugins", ""), ""))
+    rerun = parameters.pop("rerun", False)
     pairs = parse_pairs(options.pair)
     check_no_option(parameters, pairs)
     jobs = options.jobs
@@ -109,7 +113,12 @@ def run_study(options: argparse.Namespace) -> int:
         outputs=str(outputs),
         **parameters,
     )
+    if rerun and not options.dry_run:
+        teachers = {run.teacher_run for run in runs}
+        runs = [run if run in teachers else set_aside(run) for run in runs]
     for run in runs:
+        if run.done and not options.dry_run:
+            check_config_matches(run, make_config(run))
         line = f"finished  {run.folder}" if run.done else f"to run    {run_command(run)}"
         print(line, flush=True)
     if options.dry_run:
@@ -119,9 +128,10 @@ def run_study(options: argparse.Namespace) -> int:
     if unfinished:
         with cluster(options.scheduler, jobs) as client:
             data = dict.fromkeys(options.dataset, str(data_root))
-            study = Study.create(options.per_gpu, outputs / "runs", data)
+            study = Study.create(options.per_gpu, outputs / "runs", data, plugins)
             failed = run_all(client, unfinished, study)
-    summary = papermill_command("results.ipynb", outputs / "results.ipynb", {"outputs": outputs})
+    parameters = {"outputs": outputs, "plugins": plugins}
+    summary = papermill_command("results.ipynb", outputs / "results.ipynb", parameters)
     if error := execute(summary, outputs / "results.log", {}):
         failed["results.ipynb"] = error
     for name, error in failed.items():

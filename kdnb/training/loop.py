@@ -16,18 +16,12 @@ from kdnb.errors import InputError
 from kdnb.models import blocks
 from kdnb.progress import StopButton, bar, count, epoch_line
 from kdnb.runs.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
+from kdnb.runs.config import check_config_matches, make_config, set_aside
 from kdnb.runs.files import write_atomically
 from kdnb.runs.folder import write_history
 from kdnb.runs.lock import locked
 from kdnb.runs.run import Run
-from kdnb.training.outputs import (
-    check_config_matches,
-    make_config,
-    make_result,
-    record_fallback,
-    write_config,
-    write_weights,
-)
+from kdnb.training.outputs import make_result, record_fallback, write_config, write_weights
 from kdnb.training.setup import TrainingSetup, build_setup, check, load_images
 from kdnb.training.step import Engine, evaluate
 
@@ -56,10 +50,10 @@ def train(run: Run, log: Callable[[str], None] = print, deadline: float = math.i
     """
     set_threads(run.threads)
     images = None
-    if not run.done:
+    if run.rerun or not run.done:
         images = load_images(run)
         run = replace(run, data_hash="")  # the data may have been downloaded, or changed, just now
-    if run.done:
+    if run.done and not run.rerun:
         check_config_matches(run, make_config(run))
         log(f"{run.name}: finished before, top-1 {run.result['top1']:.2f} %")
         return run
@@ -75,6 +69,8 @@ def train(run: Run, log: Callable[[str], None] = print, deadline: float = math.i
         log_setup(run, setup, log)
         pixels = run.epochs * len(setup.train.images) * run.image_size**2
         compiled = pick_compile(run.compile, device, run.precision, pixels)
+        if run.rerun:
+            run = set_aside(run, log)
         with locked(run.folder):
             if not run.done:  # another process may have finished it just now
                 Training(run, setup, log, compiled).go(deadline)

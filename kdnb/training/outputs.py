@@ -2,40 +2,34 @@
 
 import json
 import statistics
-from dataclasses import asdict
+from pathlib import Path
 
 from safetensors.torch import save
 from torch import nn
 
 from kdnb.device import has_compiler
-from kdnb.errors import InputError
 from kdnb.models import parameter_count
-from kdnb.runs.files import damaged, write_atomically
+from kdnb.plugins import LOADED
+from kdnb.runs.code import definitions, has_outside_code
+from kdnb.runs.config import check_config_matches, make_config
+from kdnb.runs.files import write_atomically
 from kdnb.runs.folder import FORMAT
-from kdnb.runs.identity import training_facts
 from kdnb.runs.run import Run
 from kdnb.training.setup import TrainingSetup
 
-PLACES = ("student_weights", "teacher_weights", "data_root")  # fields that say where things were
+# Fields that say where things were.
+PLACES = ("student_weights", "teacher_weights", "data_root", "plugins")
 
 
-def make_config(run: Run, setup: TrainingSetup | None = None) -> dict:
-    """What config.json says of a training; setup: of a run that is about to be trained."""
-    config = {
-        "run": run.identity,
-        "preset": asdict(run.preset),
-        "overrides": run.reported_overrides,
-        "label": run.label,
+def training_config(run: Run, setup: TrainingSetup) -> dict:
+    """What config.json says of a run that is about to be trained."""
+    return make_config(run) | {
+        "terms": [term._asdict() for term in setup.distiller.terms],
+        "left_out": list(setup.distiller.left_out),
+        "classes": list(setup.train.images.classes),
+        "same_classes_assumed": setup.same_classes_assumed,
+        "teacher": describe_teacher(setup),
     }
-    if setup:
-        config |= {
-            "terms": [term._asdict() for term in setup.distiller.terms],
-            "left_out": list(setup.distiller.left_out),
-            "classes": list(setup.train.images.classes),
-            "same_classes_assumed": setup.same_classes_assumed,
-            "teacher": describe_teacher(setup),
-        }
-    return json.loads(json.dumps(config))  # as it is read back: JSON has lists for tuples
 
 
 def describe_teacher(setup: TrainingSetup) -> dict | None:
@@ -43,31 +37,6 @@ def describe_teacher(setup: TrainingSetup) -> dict | None:
     if setup.teacher is None or setup.teacher.about is None:
         return None
     return setup.teacher.about | {"images": setup.teacher_images._asdict()}
-
-
-def check_config_matches(run: Run, config: dict) -> None:
-    """Raises InputError if the folder of a run holds another training.
-
-    config: of `make_config`.
-    """
-
-    def facts(config: dict) -> dict:
-        classes = {"classes": config["classes"]} if "classes" in config else {}
-        return training_facts(config) | classes
-
-    try:
-        stored, current = facts(run.config), facts(config)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise damaged(run.folder / "config.json", f"it lacks {error}") from None
-    differences = [
-        f"{name} was {stored[name]!r} and is now {value!r}"
-        for name, value in current.items()
-        if name in stored and stored[name] != value
-    ]
-    if differences:
-        raise InputError(
-            f"{run.folder} holds another run: {', '.join(differences)}; move it away or change back"
-        )
 
 
 def write_config(run: Run, setup: TrainingSetup, machine: dict) -> bool:
@@ -78,7 +47,10 @@ def write_config(run: Run, setup: TrainingSetup, machine: dict) -> bool:
     folder holds another run.
     """
     path = run.folder / "config.json"
-    config = make_config(run, setup)
+    config = training_config(run, setup)
+    used = definitions(run.terms, (run.student, run.teacher), run.dataset)
+    if has_outside_code(used) and not machine["commit"].endswith("+changes"):
+        machine["commit"] += "+changes"
     machines = [machine]
     if path.is_file():
         check_config_matches(run, config)
@@ -90,6 +62,7 @@ def write_config(run: Run, setup: TrainingSetup, machine: dict) -> bool:
         if {**machine, "started": last["started"]} != last:
             machines = [*machines, machine]
     config["where"] = {name: getattr(run, name) for name in PLACES}
+    config["plugins"] = {Path(name).name: digest for name, digest in LOADED.items()}
     config["machines"] = machines
     write_atomically(path, json.dumps({"format": FORMAT} | config, indent=2))
     return machine["compile"]

@@ -204,7 +204,8 @@ def test_every_machine_and_commit_that_took_part_is_recorded(run, monkeypatch):
     assert not first["compile"]
     break_off(run, 2, press_stop)  # on the same machine: nothing to add
     assert run.config["machines"] == [first]
-    second = first | {"device": "another", "commit": "0123456789ab", "started": "now"}
+    # The data set of these tests is code of the user's: no commit has it.
+    second = first | {"device": "another", "commit": "0123456789ab+changes", "started": "now"}
     loop = sys.modules["kdnb.training.loop"]
     monkeypatch.setattr(loop, "environment", lambda device: dict(second))
     train(run, log=quiet)

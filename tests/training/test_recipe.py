@@ -18,6 +18,7 @@ from kdnb.runs.checkpoint import load_checkpoint
 
 SEED, CLASSES, SIZE, PADDING, BATCH = 3, 4, 16, 2, 16
 LRS = (0.005, 0.0005)  # of the two epochs: small, so that differences in rounding stay small
+WEIGHT_DECAY = 0.05  # so large that its effect is above these differences
 STEPS = 5  # an epoch: four batches of 16 images and one of 6
 TRAIN_IMAGES, TEST_IMAGES = 70, 40
 PRESET = Preset(
@@ -30,6 +31,7 @@ PRESET = Preset(
     batch_size=BATCH,
     lr=LRS[0],
     milestones=(0.5,),
+    weight_decay=WEIGHT_DECAY,
     methods={"afd": "ce + kd:0.9 + afd:10"},
 )
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.3, 0.2)
@@ -125,7 +127,7 @@ def train_plainly(images, teacher):
             gradients = torch.autograd.grad(loss["total"], trained)
             with torch.no_grad():
                 for value, gradient, v in zip(trained, gradients, velocity, strict=True):
-                    v.mul_(0.9).add_(gradient + 5e-4 * value)
+                    v.mul_(0.9).add_(gradient + WEIGHT_DECAY * value)
                     value.sub_(lr * v)
             links = links + attention
             loss["top1"] = 100 * (out.logits.argmax(1) == y).float().mean()
@@ -146,7 +148,8 @@ def train_plainly(images, teacher):
 
 def assert_close(found, expected):
     for name, value in expected.items():
-        assert float((found[name] - value).abs().max()) < 1e-5, name
+        # 2e-5 on processors without AVX-512, whose rounding turns some ReLUs on or off.
+        assert float((found[name] - value).abs().max()) < 1e-4, name
 
 
 def test_a_run_trains_as_plain_pytorch_does(images, tmp_path):
