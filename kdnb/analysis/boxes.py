@@ -64,11 +64,10 @@ def box_energy(
         )
         boxes = box_in_crop(boxes, crops[index])
         boxes = torch.from_numpy(boxes).float().to(loader.device)
-        images = loader.take(index).images
         excess = {}
-        for role, model in networks.models.items():
-            feats = model(images).feats
-            excess[role] = excess_energy([feats[i] for i in indices[role]], boxes)
+        for role, output in networks.outputs(loader.take(index)).items():
+            feats = [output.feats[i] for i in indices[role]]
+            excess[role] = excess_energy(feats, boxes)
         parts.append({"boxes": boxes, "excess": excess})
     arrays = concatenate(parts)
     boxes = arrays["boxes"]

@@ -50,11 +50,15 @@ class Predictions(NamedTuple):
 
 @torch.no_grad()
 def predict(models: Mapping[str, nn.Module], loader: Loader) -> Predictions:
-    """The predictions of networks in eval mode for the images of a loader."""
+    """The predictions of networks in eval mode for the images of a loader.
+
+    The network named "teacher" gets the images as the loader makes them for a teacher.
+    """
     batches = {name: [] for name in models}
     for batch in with_progress(loader.epoch(), len(loader), "predict"):
         for name, model in models.items():
-            batches[name].append(model(batch.images).logits.float().cpu())
+            images = batch.for_teacher if name == "teacher" else batch.images
+            batches[name].append(model(images).logits.float().cpu())
     logits = {name: torch.cat(parts).numpy() for name, parts in batches.items()}
     return Predictions(loader.images.classes, loader.images.labels.numpy(), logits)
 
@@ -163,11 +167,11 @@ def cka(
     teacher_self = 0.0  # HSIC of each block with itself
     student_self = dict.fromkeys(students, 0.0)
     for start in with_progress(starts, len(starts), "CKA"):
-        images = loader.take(order[start : start + size]).images
-        t = centred_grams(models[teacher](images).feats)  # T bb
+        batch = loader.take(order[start : start + size])
+        t = centred_grams(models[teacher](batch.for_teacher).feats)  # T bb
         teacher_self = teacher_self + t.square().sum(1)
         for name in students:
-            s = centred_grams(models[name](images).feats)  # S bb
+            s = centred_grams(models[name](batch.images).feats)  # S bb
             cross[name] = cross[name] + t @ s.T
             student_self[name] = student_self[name] + s.square().sum(1)
     matrices = {}

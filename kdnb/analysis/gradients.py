@@ -3,6 +3,7 @@
 import pandas as pd
 import torch
 
+from kdnb.data.base import in_float32
 from kdnb.losses.mix import weight_at
 from kdnb.models import load_weights, read_state_dict
 from kdnb.runs.run import Run
@@ -40,7 +41,7 @@ def gradient_norms(run: Run, batches: int = 4) -> pd.DataFrame:
             load_trained(distiller, run)
         distiller.start_epoch(epoch)
         for batch, _ in zip(setup.train.epoch(), range(batches), strict=False):
-            terms, _ = distiller(batch.images.float(), batch.labels, batch.index)
+            terms, _ = distiller(*in_float32(batch))
             for term, weight in zip(distiller.terms, distiller.weights, strict=True):
                 norm = gradient_norm(weight * terms[term.loss], distiller.student)
                 rows.append((when, term.loss, norm))
@@ -50,7 +51,8 @@ def gradient_norms(run: Run, batches: int = 4) -> pd.DataFrame:
 
 def load_trained(distiller: Distiller, run: Run) -> None:
     """Load the weights of a finished run's student and losses."""
-    distiller.student.load_state_dict(load_weights(run.student, run.weights).state_dict())
+    trained = load_weights(run.student, run.weights, run.image_size)
+    distiller.student.load_state_dict(trained.state_dict())
     if distiller.losses.state_dict():  # the file is missing if no loss has parameters
         distiller.losses.load_state_dict(read_state_dict(run.loss_weights))
 

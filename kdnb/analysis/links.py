@@ -32,8 +32,6 @@ def link_controls(
             of their links come first, from the training images of the last epoch.
     """
     loader = networks.loader
-    teacher = networks.models["teacher"]
-    student = networks.models["distilled"]
     untrained = None
     untrained_sum = 0.0
     other_image_sum = 0.0
@@ -42,9 +40,8 @@ def link_controls(
     n_batches = -(-len(order) // loader.batch_size)
     batches = np.array_split(order, n_batches)  # of nearly equal sizes: none is a single image
     for index in with_progress(batches, len(batches), "controls"):
-        images = loader.take(index).images
-        s = student(images)
-        t = teacher(images)
+        outputs = networks.outputs(loader.take(index))
+        s, t = outputs["distilled"], outputs["teacher"]
         if untrained is None:
             with torch.random.fork_rng([]):
                 torch.default_generator.manual_seed(0)

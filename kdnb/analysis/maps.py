@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from kdnb.analysis.networks import Networks
+from kdnb.analysis.networks import Networks, seen_by
 from kdnb.analysis.survey import Survey, blocks_with_places
 from kdnb.data.cache import centre_crop, read_image
 from kdnb.data.loader import Loader
@@ -94,7 +94,7 @@ def photograph_gallery(
         aspect=torch.tensor([aspect], dtype=torch.float32),
         files=[file],
     )
-    loader = Loader(images, 1, networks.loader.size, device=networks.loader.device)
+    loader = replace(networks.loader, images=images, batch_size=1)
     return loader_gallery(networks, loader, [0], [name or Path(file).stem])
 
 
@@ -103,13 +103,13 @@ def loader_gallery(
     networks: Networks, loader: Loader, index: Sequence[int], names: list[str]
 ) -> Gallery:
     """The gallery of a loader's images at `index`, with these names."""
-    images = loader.take(index).images
+    batch = loader.take(index)
     if files := loader.images.files:
         pixels = [centre_crop(files[i]) for i in index]
     else:
-        stored = ((images - loader.shift) / loader.scale).round().clamp(0, 255).byte()
+        stored = ((batch.images - loader.shift) / loader.scale).round().clamp(0, 255).byte()
         pixels = list(stored.permute(0, 2, 3, 1).cpu().numpy())
-    outputs = {role: model(images) for role, model in networks.models.items()}
+    outputs = networks.outputs(batch)
     maps = {
         role: [F.normalize(energy(feat), dim=(1, 2)).cpu().numpy() for feat in output.feats]
         for role, output in outputs.items()
@@ -131,11 +131,12 @@ def grad_cam(networks: Networks, survey: Survey, index: Sequence[int]) -> Galler
     gallery = make_gallery(networks, survey, index)
     if gallery is None:
         return None
-    images = networks.loader.take(index).images.requires_grad_()  # weights are frozen
+    batch = networks.loader.take(index)
     t, s = (blocks_with_places(blocks)[-1] for blocks in gallery.blocks)
     maps = {}
     for role, model in networks.models.items():
-        output = model(images)
+        # Gradients start at the images: the weights are frozen.
+        output = model(seen_by(role, batch).requires_grad_())
         feat = output.feats[t if role == "teacher" else s]
         score = output.logits.max(1).values.sum()
         (gradient,) = torch.autograd.grad(score, feat)

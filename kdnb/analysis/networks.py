@@ -1,6 +1,7 @@
 """The networks of finished runs, loaded for analysis: teacher, baseline and distilled student."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdnb.data import Batch
 from kdnb.data.loader import Loader
 from kdnb.device import pick_device, set_threads
 from kdnb.errors import InputError
@@ -18,6 +20,7 @@ from kdnb.models import (
     Block,
     Output,
     blocks,
+    class_count,
     example_output,
     load_weights,
     parameter_count,
@@ -33,6 +36,7 @@ from kdnb.training.loop import train
 from kdnb.training.setup import load_images, loaders
 from kdnb.training.step import evaluate
 from kdnb.training.teacher import load_teacher
+from kdnb.training.teacher_images import teacher_images
 
 STUDENTS = ("baseline", "distilled")
 BATCH_SIZE = 100  # small: the maps of several networks at 224 pixels fill the memory
@@ -44,7 +48,8 @@ class Networks(NamedTuple):
     Attributes:
         models: networks in eval mode by role or method, the teacher first.
         blocks: the teacher's and the students' blocks.
-        loader: the test images in order, in float32, whatever the precision of training.
+        loader: the test images in order, in float32, whatever the precision of training. Its
+            batches have the teacher's images, too, of the same crops.
         same_classes: whether the teacher knows the data set's classes.
         afd: the trained attention between teacher and distilled student; only from `load_run`.
         links_by_epoch: (epochs, T, S), AFD's attention in each epoch, mean over the training
@@ -57,6 +62,10 @@ class Networks(NamedTuple):
     same_classes: bool = True
     afd: AFD | None = None
     links_by_epoch: np.ndarray | None = None
+
+    def outputs(self, batch: Batch) -> dict[str, Output]:
+        """The Output of each network for a batch of the loader: {role: Output}."""
+        return {role: model(seen_by(role, batch)) for role, model in self.models.items()}
 
     @property
     def classifiers(self) -> dict[str, nn.Module]:
@@ -84,6 +93,11 @@ class Networks(NamedTuple):
     def logits(self, outputs: Mapping[str, Output]) -> dict[str, Tensor]:
         """The logits of each network that knows the data set's classes: {role: (n, classes)}."""
         return {role: outputs[role].logits for role in self.classifiers}
+
+
+def seen_by(role: str, batch: Batch) -> Tensor:
+    """The images of a batch that a network gets: the teacher may get others than the students."""
+    return batch.for_teacher if role == "teacher" else batch.images
 
 
 def run_from_notebook(namespace: Mapping) -> Run:
@@ -150,9 +164,10 @@ def load_run(run: Run) -> Networks:
     run = train(run)
     baseline = train(run.baseline)
     networks = load_networks({"baseline": baseline, "distilled": run})
-    images = networks.loader.take([0, 1]).images
+    batch = networks.loader.take([0, 1])
     student, teacher = (
-        example_output(networks.models[role], images) for role in ("distilled", "teacher")
+        example_output(networks.models[role], seen_by(role, batch))
+        for role in ("distilled", "teacher")
     )
     options = next(term.options for term in run.terms if term.loss == "afd")
     with torch.random.fork_rng([]):  # initial weights are drawn, and replaced
@@ -178,15 +193,16 @@ def load_networks(runs: Mapping[str, Run]) -> Networks:
     _, test_images = load_images(distilled)
     models = {"teacher": teacher.model}
     for name, run in runs.items():
-        models[name] = load_weights(run.student, run.weights)
+        models[name] = load_weights(run.student, run.weights, run.image_size)
     for model in models.values():
         model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     size = distilled.image_size
+    teacher_sees = teacher_images(distilled, test_images)
     first_student = models[next(iter(runs))]
     return Networks(
         models,
-        (blocks(teacher.model, size), blocks(first_student, size)),
-        Loader(test_images, BATCH_SIZE, size, device=device),
+        (blocks(teacher.model, teacher_sees.image_size), blocks(first_student, size)),
+        Loader(test_images, BATCH_SIZE, size, device=device, **teacher_sees.loader_options),
         teacher.same_classes(test_images.classes)[0],
     )
 
@@ -204,11 +220,13 @@ def teacher_table(run: Run) -> pd.DataFrame:
     set_threads(run.threads)
     teacher = load_teacher(run)
     images = load_images(run)
+    teacher_sees = teacher_images(run, images[1])
     _, test = loaders(run, images)
+    test = replace(test, test_crop=teacher_sees.crop, **teacher_sees.loader_options)
     model = teacher.model.to(test.device)
-    top1 = "it knows other classes"
+    top1 = "it knows other classes" if class_count(model) else "it has no classifier"
     if teacher.same_classes(images[1].classes)[0]:
-        top1 = f"{evaluate(model, test, run.precision)['top1']:.2f}"
+        top1 = f"{evaluate(model, test, run.precision, is_teacher=True)['top1']:.2f}"
     facts = {
         "network": run.teacher,
         "weights": teacher.about["weights"],
@@ -216,6 +234,8 @@ def teacher_table(run: Run) -> pd.DataFrame:
         "blocks": len(model.block_names),
         "top-1 (%)": top1,
     }
+    if test.teacher_differs:
+        facts["sees"] = str(teacher_sees)
     if overrides := describe_overrides(teacher.about["overrides"] or {}):
         facts["trained with"] = overrides
     return as_table("teacher", facts)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdnb.analysis.measure import saved_bytes, time_alternately
+from kdnb.data.base import in_float32
 from kdnb.device import PRECISIONS, environment, set_threads
 from kdnb.models import Output
 from kdnb.results.frame import LABELS_ONLY
@@ -94,9 +95,7 @@ class StepTimer:
             momentum=run.preset.momentum,
             weight_decay=run.preset.weight_decay,
         )
-        batches = cycle(
-            [batch._replace(images=batch.images.float().contiguous()) for batch in self.batches]
-        )
+        batches = cycle([in_float32(batch, torch.contiguous_format) for batch in self.batches])
 
         def step() -> None:
             optimizer.zero_grad()
@@ -155,7 +154,7 @@ class StepTimer:
         student_output = Output(*detach_all(student()))
         teacher_output = None
         if distiller.teacher is not None:
-            teacher = partial(torch.no_grad()(autocast(distiller.teacher)), batch.images)
+            teacher = partial(torch.no_grad()(autocast(distiller.teacher)), batch.for_teacher)
             functions["teacher"] = teacher
             teacher_output = teacher()
 
@@ -172,14 +171,14 @@ class StepTimer:
 
         The rate is that of a large matrix product in the run's precision.
         """
-        images = self.batches[0].images.float()
+        batch = in_float32(self.batches[0])
         rate = self.arithmetic_rate()
         rows = []
         for training, run in self.trainings.items():
             with FlopCounterMode(display=False) as counter:
-                self.distiller.student(images).logits.sum().backward()
+                self.distiller.student(batch.images).logits.sum().backward()
                 if run.teacher:
-                    self.distiller.teacher(images)
+                    self.distiller.teacher(batch.for_teacher)
             flops = counter.get_total_flops()
             rows.append((training, flops / 1e9, rate / 1e9, 1000 * flops / rate))
         return pd.DataFrame(rows, columns=["training", "GFLOP", "GFLOP/s", "ms"])

@@ -59,7 +59,7 @@ def survey_images(networks: Networks) -> Survey:
     loader = networks.loader
     batches = []
     for batch in with_progress(loader.epoch(), len(loader), "survey"):
-        outputs = {role: model(batch.images) for role, model in networks.models.items()}
+        outputs = networks.outputs(batch)
         batches.append(
             {
                 "links": networks.afd.attention(outputs["distilled"], outputs["teacher"]),

@@ -11,6 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from kdnb.data.preset import Preset
@@ -26,11 +27,29 @@ class Batch(NamedTuple):
         images: normalised pixels, (batch, 3, size, size).
         labels: int64 (batch,).
         index: positions of the images in their split, int64 (batch,).
+        teacher_images: the same crops as the teacher sees them, in its normalisation and size;
+            None if it sees `images`.
     """
 
     images: Tensor
     labels: Tensor
     index: Tensor
+    teacher_images: Tensor | None = None
+
+    @property
+    def for_teacher(self) -> Tensor:
+        """The images that a teacher gets."""
+        return self.images if self.teacher_images is None else self.teacher_images
+
+
+def in_float32(batch: Batch, memory_format: torch.memory_format = torch.preserve_format) -> Batch:
+    """Returns a batch whose images, and those for a teacher, are float32."""
+    made = {
+        name: getattr(batch, name).to(torch.float32, memory_format=memory_format)
+        for name in ("images", "teacher_images")
+        if getattr(batch, name) is not None
+    }
+    return batch._replace(**made)
 
 
 # Without eq and repr: comparing tensors gives no single truth value, and they are long to print.

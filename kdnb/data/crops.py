@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+TEST_CROP = 224 / 256  # side of the test crop as a share of an image's shorter side
+
 
 def resample(images: Tensor, index: Tensor, boxes: Tensor, size: int) -> Tensor:
     """Cuts a box out of each image and resizes it, bilinear with antialiasing.
@@ -96,8 +98,8 @@ def random_boxes(aspect: np.ndarray, rng: np.random.Generator, tries: int = 10) 
     return np.stack([position[0] * (1 - width), position[1] * (1 - height), width, height], 1)
 
 
-def centre_boxes(aspect: np.ndarray, share: float = 224 / 256) -> np.ndarray:
-    """Returns the centre squares that networks are tested on: "resize to 256, crop 224".
+def centre_boxes(aspect: np.ndarray, share: float = TEST_CROP) -> np.ndarray:
+    """Returns the centre squares that networks are tested on.
 
     Args:
         aspect: width / height of the images, (n,).

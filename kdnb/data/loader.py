@@ -4,7 +4,7 @@ All random choices of an epoch are drawn before it starts, on the CPU, by a gene
 with (seed, epoch). So an epoch can be resumed at any batch, on any device, with the same images.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdnb.data.base import Batch, Images
-from kdnb.data.crops import centre_boxes, random_boxes, resample, resample_each
+from kdnb.data.crops import TEST_CROP, centre_boxes, random_boxes, resample, resample_each
 from kdnb.errors import InputError
 
 CACHE_VALUES = 2**20  # pixels that a CPU core's cache holds as bytes and floats
@@ -27,8 +27,11 @@ class Loader:
     smaller, as in the official code; a last batch of one image is left out, since batch norm cannot
     compute its variance. For testing the images come in order and are not augmented.
 
-    Images with an `aspect` are cropped and resized: by random-resized crops for training, by the
-    centre square of 7/8 of the shorter side for testing.
+    Images with an `aspect` are cropped and resized: by random-resized crops for training, by a
+    centre square for testing.
+
+    A teacher may see the same crops in another size and normalisation: then the batches have
+    `teacher_images`, too. Photographs are cut anew from the stored pixels, other images resized.
 
     Args:
         images: the split.
@@ -41,6 +44,10 @@ class Loader:
         flip: whether training images are flipped left to right with probability 1/2.
         device: where the batches are made. A CUDA or MPS device holds all images of the split.
         dtype: type of the batches' pixels.
+        test_crop: side of the centre square for testing, as a share of the shorter side.
+        teacher_stats: mean and std of each channel that a teacher's images are normalised with;
+            None: those of `images`.
+        teacher_size: side in pixels of a teacher's images; 0: size.
 
     Raises InputError if there are fewer training images than batch_size, and if size differs from
     that of images without an `aspect`.
@@ -56,6 +63,9 @@ class Loader:
     flip: bool = False
     device: str | torch.device = "cpu"
     dtype: torch.dtype = torch.float32
+    test_crop: float = TEST_CROP
+    teacher_stats: tuple[Sequence[float], Sequence[float]] | None = None
+    teacher_size: int = 0
 
     def __post_init__(self):
         images = self.images
@@ -77,10 +87,18 @@ class Loader:
             pixels = F.pad(pixels, [self.padding] * 4)  # with 0, black, before normalisation
         self.pixels = pixels.to(self.device)  # on the CPU a memory map stays one
         self.labels = images.labels.to(self.device)
-        mean = torch.tensor(images.mean, device=self.device).view(1, 3, 1, 1)
-        std = torch.tensor(images.std, device=self.device).view(1, 3, 1, 1)
-        self.scale = 1 / (255 * std)
-        self.shift = -mean / std
+        own_stats = images.mean, images.std
+        teacher_stats = self.teacher_stats or own_stats
+        self.scale, self.shift = self.scale_and_shift(*own_stats)
+        self.teacher_size = self.teacher_size or self.size
+        self.teacher_differs = (teacher_stats, self.teacher_size) != (own_stats, self.size)
+        self.teacher_scale, self.teacher_shift = self.scale_and_shift(*teacher_stats)
+
+    def scale_and_shift(self, mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Returns what pixels 0..255 are multiplied with, and what is added, to normalise them."""
+        means = torch.tensor(mean, device=self.device).view(1, 3, 1, 1)
+        stds = torch.tensor(std, device=self.device).view(1, 3, 1, 1)
+        return 1 / (255 * stds), -means / stds
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
@@ -104,7 +122,9 @@ class Loader:
         choices = {"index": order}
         if self.resized:
             aspect = self.images.aspect.numpy()[order].astype(np.float64)
-            boxes = random_boxes(aspect, rng) if self.train else centre_boxes(aspect)
+            boxes = (
+                random_boxes(aspect, rng) if self.train else centre_boxes(aspect, self.test_crop)
+            )
             choices["box"] = boxes.astype(np.float32)  # MPS devices have no float64
         elif self.padding:
             choices["corner"] = rng.integers(0, 2 * self.padding + 1, (n, 2))
@@ -136,7 +156,27 @@ class Loader:
         """Returns the batch of some rows of a `plan`, in the memory format channels_last."""
         index = plan["index"]
         flip = plan.get("flip")
-        pixels = self.crop(plan)
+        pixels = self.crop(plan, self.size)
+        images = self.normalise(pixels, flip, self.scale, self.shift)
+        teacher_images = None
+        if self.teacher_differs:
+            pixels = self.teacher_pixels(plan, pixels)
+            teacher_images = self.normalise(pixels, flip, self.teacher_scale, self.teacher_shift)
+        return Batch(images, self.labels[index], index, teacher_images)
+
+    def teacher_pixels(self, plan: dict[str, Tensor], pixels: Tensor) -> Tensor:
+        """Returns the pixels 0..255 of the crops in the teacher's size; pixels: the student's."""
+        if self.teacher_size == self.size:
+            return pixels
+        if self.resized:
+            return self.crop(plan, self.teacher_size)
+        size = self.teacher_size, self.teacher_size
+        return F.interpolate(pixels.float(), size=size, mode="bilinear", antialias=True)
+
+    def normalise(
+        self, pixels: Tensor, flip: Tensor | None, scale: Tensor, shift: Tensor
+    ) -> Tensor:
+        """Returns pixels 0..255, flipped where `flip` says so, times `scale` plus `shift`."""
         images = torch.empty(
             pixels.shape, dtype=self.dtype, device=self.device, memory_format=torch.channels_last
         )
@@ -150,17 +190,19 @@ class Loader:
             values = pixels[part]
             if flip is not None:
                 values = torch.where(flip[part].view(-1, 1, 1, 1), values.flip(3), values)
-            images[part] = values.float().mul_(self.scale).add_(self.shift)
-        return Batch(images, self.labels[index], index)
+            # A copy also of floats: a teacher's images are made of the same pixels.
+            floats = values.to(torch.float32, copy=True)
+            images[part] = floats.mul_(scale).add_(shift)
+        return images
 
-    def crop(self, plan: dict[str, Tensor]) -> Tensor:
+    def crop(self, plan: dict[str, Tensor], size: int) -> Tensor:
         """Returns the cropped pixels 0..255 of some rows of a `plan`, (batch, 3, size, size)."""
         index = plan["index"]
         if self.resized:
             crop_and_resize = resample_each if self.device.type == "cpu" else resample
-            return crop_and_resize(self.pixels, index, plan["box"], self.size)
+            return crop_and_resize(self.pixels, index, plan["box"], size)
         if self.padding:
             # A view of all windows: n 3 y x size size
-            windows = self.pixels.unfold(2, self.size, 1).unfold(3, self.size, 1)
+            windows = self.pixels.unfold(2, size, 1).unfold(3, size, 1)
             return windows[index, :, plan["corner"][:, 0], plan["corner"][:, 1]]
         return self.pixels[index]

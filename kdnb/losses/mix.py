@@ -230,8 +230,8 @@ def applicable_terms(
         )
         suggestion = canonical(applicable) if needs_teacher(applicable) else "ce + afd:200"
         raise InputError(
-            f"{', '.join(names)} compares predictions, and this teacher knows other classes: "
-            f"choose one on features ({features}) such as '{suggestion}', or a teacher of these "
-            "classes"
+            f"{', '.join(names)} compares predictions, and this teacher knows other classes or "
+            f"has no classifier: choose one on features ({features}) such as '{suggestion}', or a "
+            "teacher of these classes"
         )
     return applicable, names

@@ -1,5 +1,6 @@
 """What all networks return, the base class of most, and how a network gets its name."""
 
+import inspect
 import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
@@ -19,10 +20,11 @@ class Output(NamedTuple):
     A tap is a block whose feature map is returned. Maps are (batch, channels, height, width).
 
     Attributes:
-        logits: (batch, classes).
+        logits: (batch, classes); (batch, 0) for a network without a classifier.
         feats: the map of each tap, shallow to deep, after the ReLU if one follows the block.
         stages: the maps that published distillation losses compare, shallow to deep: for most
-            networks the last map of each size. Those of a WRN are taken before the ReLU.
+            networks the last map of each size. Those of a WRN are taken before the ReLU. Those of a
+            network whose maps have one size, such as a ViT, are spread evenly over its depth.
         pooled: (batch, channels), the input of the classifier.
         preacts: the stages between batch norm and ReLU; empty for a network without such maps.
     """
@@ -117,18 +119,6 @@ def initialise(model: nn.Module, linear: float = 0) -> None:
             nn.init.zeros_(module.bias)
 
 
-class Block(NamedTuple):
-    """A tap of a network.
-
-    Attributes:
-        name: its name in `block_names`.
-        shape: (channels, height, width) of its map.
-    """
-
-    name: str
-    shape: tuple[int, int, int]
-
-
 class Family(NamedTuple):
     """One registered network or family of networks, see `register`."""
 
@@ -146,8 +136,9 @@ def register(pattern: str, template: str = "", spelling: str = "") -> Callable:
     The decorated function or class is called as `build(*groups, num_classes=...)`, with the groups
     of the pattern that the name matched. It returns a network, for example from `kdnb.tapped`,
     whose forward pass returns an Output and that has two attributes: `block_names`, a name per tap,
-    and `classifier_name`, the name of its last linear layer in `named_modules()`. It raises
-    InputError for groups that describe no network.
+    and `classifier_name`, the name of its last linear layer in `named_modules()`. A function with a
+    parameter `image_size` also gets the side of the images in pixels, 0 if it is not known. It
+    raises InputError for groups that describe no network.
 
     Names match in upper and lower case alike. The groups are passed in lower case.
 
@@ -198,53 +189,19 @@ def model_name(name: str) -> str:
     return canonical
 
 
-def create_model(name: str, num_classes: int) -> nn.Module:
+def create_model(name: str, num_classes: int, image_size: int = 0) -> nn.Module:
     """Returns a newly initialised network; its weights depend on torch's global seed.
 
     Args:
-        name: the name of a registered network, such as "wrn_40_2", or of one of torchvision's.
+        name: the name of a registered network, such as "wrn_40_2", of one of torchvision's, or
+            timm/NAME for one of timm's.
         num_classes: number of outputs of its classifier.
+        image_size: side of its images in pixels, for a network that is built for one size, such as
+            a ViT; 0: the network's own default. Other networks ignore it.
 
     Raises InputError for an unknown name.
     """
     _, build = find_family(name)
+    if image_size and "image_size" in inspect.signature(build).parameters:
+        return build(num_classes=num_classes, image_size=image_size)
     return build(num_classes=num_classes)
-
-
-def parameter_count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-def class_count(model: nn.Module) -> int:
-    """Returns the number of classes of a network: the outputs of its classifier."""
-    return model.get_submodule(model.classifier_name).out_features
-
-
-@torch.no_grad()
-def example_output(model: nn.Module, images: Tensor) -> Output:
-    """Returns a network's Output in eval mode, without gradients; its mode is restored.
-
-    Raises InputError for images that the network cannot process, such as too small ones.
-    """
-    was_training = model.training
-    try:
-        return model.eval()(images)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"images of {images.shape[-1]} pixels do not pass through this network: {reason}"
-        ) from error
-    finally:
-        model.train(was_training)
-
-
-def blocks(model: nn.Module, image_size: int) -> list[Block]:
-    """Returns the name and shape of each tap for images of image_size x image_size pixels."""
-    device = next(model.parameters()).device
-    feats = example_output(model, torch.zeros(2, 3, image_size, image_size, device=device)).feats
-    return [
-        Block(name, tuple(feat.shape[1:]))
-        for name, feat in zip(model.block_names, feats, strict=True)
-    ]

@@ -17,6 +17,8 @@ from torchvision.models import get_model_weights, list_models
 
 from kdnb.errors import InputError
 from kdnb.models.base import create_model, model_name
+from kdnb.models.preprocessing import Preprocessing
+from kdnb.models.timm_networks import timm_name
 
 READ_ERRORS = (
     SafetensorError,
@@ -107,10 +109,17 @@ def read_metadata(path: str | Path) -> dict:
     return metadata if isinstance(metadata, dict) else {}
 
 
-def load_weights(name: str, path: str | Path) -> nn.Module:
+def load_weights(name: str, path: str | Path, image_size: int = 0) -> nn.Module:
     """Returns the network `name` with the weights of a checkpoint.
 
-    The number of classes is read from the checkpoint.
+    The number of classes is read from the checkpoint. One of timm's networks may lack a classifier.
+
+    Args:
+        name: name of the network.
+        path: the checkpoint.
+        image_size: side of the images in pixels, for a network that is built for one size, see
+            `create_model`. The positions in the checkpoint may be of another size: then they are
+            resampled. 0: the size in the file's metadata, or else the network's own.
 
     Raises InputError for a file that `read_state_dict` cannot read, and for weights of another
     network.
@@ -118,10 +127,17 @@ def load_weights(name: str, path: str | Path) -> nn.Module:
     state = read_state_dict(path)
     with torch.device("meta"):  # only to get the classifier's name: no memory, no random numbers
         classifier = f"{create_model(name, 2).classifier_name}.weight"
-    if classifier not in state or state[classifier].ndim != 2:
+    has_classifier = classifier in state and state[classifier].ndim == 2
+    if not has_classifier and not timm_name(model_name(name)):
         raise InputError(f"{path} has no classifier {classifier!r}: is it a {model_name(name)}?")
-    model = create_model(name, num_classes=len(state[classifier]))
-    if differences := compare_keys(state, model.state_dict()):
+    preprocessing = Preprocessing.from_metadata(read_metadata(path))
+    if not image_size and preprocessing:
+        image_size = preprocessing.image_size
+    model = create_model(name, len(state[classifier]) if has_classifier else 0, image_size)
+    expected = model.state_dict()
+    if timm_name(model_name(name)) and state.keys() == expected.keys():  # only shapes may differ
+        state = model.resampled(state) if compare_keys(state, expected) else state
+    if differences := compare_keys(state, expected):
         raise InputError(
             f"{path} does not fit {model_name(name)}: {differences[0]} "
             f"({len(differences)} differences in all)"
@@ -171,6 +187,14 @@ def imagenet_model(name: str) -> tuple[nn.Module, list[str]]:
     model = create_model(name, len(classes))
     model.load_state_dict({current_key(key): value for key, value in state.items()})
     return model, classes
+
+
+def imagenet_preprocessing(name: str) -> Preprocessing:
+    """Returns how images are prepared for torchvision's ImageNet weights of a network."""
+    versions = get_model_weights(name)
+    images = getattr(versions, "IMAGENET1K_V1", versions.DEFAULT).transforms()
+    (size,), (resized,) = images.crop_size, images.resize_size
+    return Preprocessing(tuple(images.mean), tuple(images.std), size, size / resized)
 
 
 def fingerprint(model: nn.Module) -> str:

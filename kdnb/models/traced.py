@@ -81,7 +81,31 @@ class Tapped(nn.Module):
 
     def forward(self, x: Tensor) -> Output:
         """Returns the Output of normalised images, (batch, 3, height, width)."""
-        return Output(*self.forwards[self.training].forward(self, x))
+        logits, maps, pooled = self.forwards[self.training].forward(self, x)
+        named = zip(self.block_names, maps, strict=True)
+        feats = tuple(as_map(name, values) for name, values in named)
+        return Output(logits, feats, feats, pooled)
+
+
+def as_map(name: str, values: Tensor) -> Tensor:
+    """Returns what a layer computes as maps, (batch, channels, height, width).
+
+    Tokens, (batch, n, channels), are laid out as a square if n is a square number; a class token in
+    front of them is left out.
+
+    Raises InputError, with the name of the layer, for what is neither.
+    """
+    if values.ndim == 4:
+        return values
+    if values.ndim == 3:
+        for tokens in (values, values[:, 1:]):
+            side = math.isqrt(tokens.shape[1])
+            if side and side**2 == tokens.shape[1]:
+                return tokens.mT.unflatten(2, (side, side))
+    raise InputError(
+        f"layer {name!r} returns {tuple(values.shape)}: a tap needs maps (batch, channels, height, "
+        "width), or tokens (batch, n, channels) whose number is a square, a class token aside"
+    )
 
 
 def tapped(module: nn.Module, taps: Sequence[str], classifier: str) -> nn.Module:
@@ -92,8 +116,9 @@ def tapped(module: nn.Module, taps: Sequence[str], classifier: str) -> nn.Module
     Args:
         module: any network whose forward pass torch.fx can trace.
         taps: names of layers in `module.named_modules()`, shallow to deep. Each has to return maps,
-            (batch, channels, height, width), which become the feats and stages. Of a layer that is
-            called several times, it is the last call.
+            (batch, channels, height, width), or tokens that form a square, see `as_map`. These
+            become the feats and stages. Of a layer that is called several times, it is the last
+            call.
         classifier: name of the last linear layer. Its input becomes `pooled`.
 
     Raises InputError for names that are not such layers, and for code that cannot be traced.
@@ -112,7 +137,7 @@ def forwards(
     classifier: str,
     channels_last: Sequence[str] = (),
 ) -> Forwards:
-    """Returns forward passes that end at the classifier and return logits, feats, stages, pooled.
+    """Returns forward passes that end at the classifier: they return logits, maps, pooled.
 
     Args:
         module: the traced network.
@@ -130,7 +155,7 @@ def forwards(
             nodes[tap] = graph.call_method("permute", (nodes[tap], 0, 3, 1, 2))
         maps = tuple(nodes.values())
         # A plain tuple: the code that torch 2.11 generates cannot name the class Output.
-        graph.output((logits, maps, maps, logits.all_input_nodes[0]))
+        graph.output((logits, maps, logits.all_input_nodes[0]))
         graph_module = fx.GraphModule(module, graph)
         graph_module.graph.eliminate_dead_code()
         compiled[mode] = TracedForward.of_graph(graph_module.graph)

@@ -23,6 +23,7 @@ WITHOUT_EFFECT = ("teacher_weights", "for_teacher", "lrs", "methods", "fixed_siz
 DISPLAY_NAMES = {"student_weights_hash": "student_weights"}
 DISPLAY_VALUES = {
     ("train_limit", "-1"): "all",
+    ("teacher_size", "0"): "the student's",
     ("milestones", "[]"): "one cycle",
     ("student_weights_hash", ""): "none",
 }

@@ -10,7 +10,7 @@ from kdnb.data import DATASETS, Preset
 from kdnb.device import pick_device, pick_precision
 from kdnb.errors import InputError, choose
 from kdnb.losses.mix import Term, applicable_terms, canonical, label, needs_teacher, parse
-from kdnb.models import model_name
+from kdnb.models import input_size, model_name
 from kdnb.paths import data_folder, file_name, output_folder, run_folder
 from kdnb.plugins import PluginError, load_plugins
 from kdnb.runs import parameters
@@ -36,12 +36,13 @@ class Run(Identity):
 
     dataset: str = "digits"  # digits, cifar100, stanford40, or folder: your own train/CLASS/*.jpg
     student: str = ""  # the network to train: wrn_16_2, resnet18 ...; "": the preset's
-    student_weights: str = where(default="")  # initial weights: imagenet or a file; "": random
+    student_weights: str = where(default="")  # imagenet, pretrained: timm's, a file; "": random
     method: str = "afd"  # none, kd, afd, or a mix of losses: ce:0.1 + kd:0.9 + afd:200
     teacher: str = ""  # wrn_40_2, resnet34 ...; "": the preset's
-    teacher_weights: str = where(default="")  # imagenet, a file, none: train it; "": the preset's
+    teacher_weights: str = where(default="")  # imagenet, pretrained, a file; none: train it first
     teacher_seed: int = 0  # of a teacher that is trained first
     teacher_epochs: int = 0  # of a teacher that is trained first; 0: the preset's
+    teacher_size: int = 0  # pixels of the teacher's input; 0: image_size, or its own if it is fixed
     seed: int = 0  # of the initial weights and the batches
     epochs: int = 0  # 0: the preset's
     batch_size: int = 0  # 0: the preset's
@@ -58,8 +59,8 @@ class Run(Identity):
     outputs: str = where(default="")  # folder of the runs, tables and figures; "": outputs/
     plugins: str = where(default="")  # own losses, networks, data sets: a.py,b_module
     rerun: bool = where(default=False)  # train a finished run anew, and move its folder away
-    teacher_weights_hash: str = derived()  # "trained", "imagenet", or the start of a SHA-256
-    student_weights_hash: str = derived()  # "", "imagenet", or the start of a SHA-256
+    teacher_weights_hash: str = derived()  # trained, imagenet, pretrained, or a SHA-256's start
+    student_weights_hash: str = derived()  # "", imagenet, pretrained, or a SHA-256's start
     data_hash: str = derived()  # digest of the names, sizes and classes of photographs
     folder_override: str = derived(compare=False)  # the folder, if it does not follow from the rest
 
@@ -95,6 +96,7 @@ class Run(Identity):
                 teacher_weights="",
                 teacher_seed=0,
                 teacher_epochs=0,
+                teacher_size=0,
                 teacher_weights_hash="",
             )
 
@@ -121,7 +123,9 @@ class Run(Identity):
                 "teacher_seed and teacher_epochs apply to a teacher that is trained first "
                 "(teacher_weights 'none')"
             )
-        if self.teacher_weights_hash == "imagenet":  # a network that knows other classes
+        if self.teacher_size == self.image_size and not input_size(self.teacher):
+            self._set(teacher_size=0)  # it says the same
+        if self.teacher_weights_hash in ("imagenet", "pretrained"):  # they know other classes
             applicable_terms(terms, same_classes=False, allow_partial=self.has_named_method)
 
     def _set(self, **values) -> None:
@@ -226,7 +230,8 @@ class Run(Identity):
         if self.teacher_weights_hash != "trained":
             return None
         recipe = self.preset.defaults(self.teacher, teacher=True)
-        recipe |= {"epochs": self.teacher_epochs, "image_size": self.image_size, "rerun": False}
+        size = self.teacher_size or self.image_size
+        recipe |= {"epochs": self.teacher_epochs, "image_size": size, "rerun": False}
         random_weights = {"student_weights": "", "student_weights_hash": ""}
         return self.with_changes(
             student=self.teacher, method="none", seed=self.teacher_seed, **random_weights, **recipe

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from kdnb.errors import InputError
-from kdnb.models import has_imagenet_weights
+from kdnb.models import has_imagenet_weights, has_timm_weights
 from kdnb.paths import resolve_path
 
 ALTERNATIVES = {
@@ -22,8 +22,8 @@ def student_source(weights: str, network: str) -> tuple[str, str]:
     """The source of a student's initial weights and its hash; two empty strings for random weights.
 
     Args:
-        weights: the parameter `student_weights`: "imagenet", a file or a run's folder; "" or "none"
-            for random weights.
+        weights: the parameter `student_weights`: "imagenet" or "pretrained", a file or a run's
+            folder; "" or "none" for random weights.
         network: name of the student's network.
 
     Raises InputError for a missing file and for a network without ImageNet weights.
@@ -39,8 +39,8 @@ def teacher_source(
     """The source of a teacher's weights and its hash; "trained" for one that is trained first.
 
     Args:
-        weights: the parameter `teacher_weights`: "imagenet", "none", a file or a run's folder; ""
-            for the default.
+        weights: the parameter `teacher_weights`: "imagenet" or "pretrained", "none", a file or a
+            run's folder; "" for the default.
         network: name of the teacher's network.
         preset_weights: the data set's default, "imagenet" or "none".
         short_teacher: the file of the teacher that comes with the study, which takes the place of
@@ -60,18 +60,21 @@ def teacher_source(
 
 
 def resolve_weights(weights: str, network: str, parameter: str) -> tuple[str, str]:
-    """The absolute path of a weights file and the start of its SHA-256; twice "imagenet" for that.
+    """The absolute path of a weights file and the start of its SHA-256.
 
-    Raises InputError for a missing file and for a network without ImageNet weights, naming the
-    parameter.
+    For torchvision's weights it is twice "imagenet", for timm's twice "pretrained". Raises
+    InputError for a missing file and for a network without such weights, naming the parameter.
     """
-    if weights == "imagenet" and not has_imagenet_weights(network):
+    if weights in ("imagenet", "pretrained"):
+        if has_imagenet_weights(network):
+            return "imagenet", "imagenet"
+        if weights == "pretrained" and has_timm_weights(network):
+            return weights, weights
+        kind = "ImageNet" if weights == "imagenet" else "pretrained"
         raise InputError(
-            f"there are no ImageNet weights for {network}: set {parameter} to a file with trained "
+            f"there are no {kind} weights for {network}: set {parameter} to a file with trained "
             f"weights (of this or another data set, such as CIFAR-100); {ALTERNATIVES[parameter]}"
         )
-    if weights == "imagenet":
-        return weights, weights
     path = weights_file(weights, parameter)
     return str(path), file_hash(path)
 

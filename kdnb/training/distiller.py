@@ -9,7 +9,22 @@ from kdnb.data import Batch
 from kdnb.errors import InputError
 from kdnb.losses import LOSSES
 from kdnb.losses.mix import Term, applicable_terms, canonical, needs_teacher, parse, weight_at
-from kdnb.models import class_count, example_output
+from kdnb.models import Output, class_count, example_output
+
+
+def check_maps(terms: Sequence[Term], student: Output, teacher: Output) -> None:
+    """Raises InputError for losses on features if a network has no feature maps."""
+    names = [
+        term.loss
+        for term in terms
+        if LOSSES[term.loss].needs_teacher and not LOSSES[term.loss].same_classes
+    ]
+    for role, output in {"student": student, "teacher": teacher}.items():
+        if names and not output.feats:
+            raise InputError(
+                f"{', '.join(names)} compares features, and this {role} returns no feature maps: "
+                "choose a loss on predictions such as 'ce:0.1 + kd:0.9', or another network"
+            )
 
 
 class Distiller(nn.Module):
@@ -22,13 +37,15 @@ class Distiller(nn.Module):
         method: the name of a method, a mix, or parsed terms.
         example: images (2 or more, 3, height, width), from which the losses learn the shapes of
             both networks' maps.
+        teacher_example: as many images in the teacher's size, if it differs.
         same_classes: whether the teacher predicts the student's classes; None: if it predicts as
             many.
         labels: (n,) of the whole training set, for losses that remember its images, such as CRD.
         allow_partial: leave out losses that this teacher cannot serve, and name them in `left_out`.
 
     Raises InputError for a missing teacher or example, for images that are too small for a network,
-    and for losses that the teacher cannot serve, unless they may be left out.
+    for losses that the teacher cannot serve, unless they may be left out, and for losses on
+    features of a network without feature maps.
     """
 
     def __init__(
@@ -38,6 +55,7 @@ class Distiller(nn.Module):
         method: str | Sequence[Term] = "none",
         example: Tensor | None = None,
         *,
+        teacher_example: Tensor | None = None,
         same_classes: bool | None = None,
         labels: Tensor | None = None,
         allow_partial: bool = False,
@@ -59,7 +77,10 @@ class Distiller(nn.Module):
                 same_classes = class_count(student) == class_count(teacher)
             self.terms, self.left_out = applicable_terms(self.terms, same_classes, allow_partial)
             self.teacher = teacher.requires_grad_(False).eval()
-            outputs = student_example, example_output(teacher, example)
+            if teacher_example is None:
+                teacher_example = example
+            outputs = student_example, example_output(teacher, teacher_example)
+            check_maps(self.terms, *outputs)
         for term in self.terms:
             loss = LOSSES[term.loss](*outputs, **term.options)
             if labels is not None:
@@ -83,7 +104,11 @@ class Distiller(nn.Module):
         self.weights.copy_(torch.tensor(weights))
 
     def forward(
-        self, images: Tensor, labels: Tensor, index: Tensor | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        index: Tensor | None = None,
+        teacher_images: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The losses of a batch before weighting, their weighted sum "total"; the student's logits.
 
@@ -92,13 +117,14 @@ class Distiller(nn.Module):
             labels: (batch,).
             index: (batch,), the images' positions in the training set, for losses that remember
                 them.
+            teacher_images: the images as the teacher sees them; None: as the student does.
         """
-        batch = Batch(images, labels, index)
+        batch = Batch(images, labels, index, teacher_images)
         student = self.student(images)
         teacher = None
         if self.teacher is not None:
             with torch.no_grad():
-                teacher = self.teacher(images)
+                teacher = self.teacher(batch.for_teacher)
         terms = {name: loss(student, teacher, batch) for name, loss in self.losses.items()}
         total = sum(
             weight * term for weight, term in zip(self.weights, terms.values(), strict=True)

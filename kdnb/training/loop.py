@@ -81,9 +81,10 @@ def log_setup(run: Run, setup: TrainingSetup, log: Callable[[str], None]) -> Non
     """Log what is not visible in a run's parameters: which teacher, and what it cannot serve."""
     if setup.distiller.teacher is not None and run.teacher_weights_hash != "trained":
         log(f"its teacher: {setup.teacher}")
+        log(f"its teacher sees {setup.teacher_images}")
     if left_out := setup.distiller.left_out:
         names = ", ".join(left_out)
-        log(f"left out: {names}, which compares predictions; the teacher knows other classes")
+        log(f"left out: {names}, which compares predictions; the teacher has not these classes")
     if setup.same_classes_assumed:
         log(
             "its teacher's weights do not name their classes: since there are as many as in the "
@@ -113,9 +114,11 @@ class Training:
         self.means: dict[str, list[torch.Tensor]] = {}  # the losses' running means, one per epoch
         self.axes: dict[str, np.ndarray] = {}  # names and shapes of the blocks, the axes of these
         if setup.distiller.teacher is not None:
-            for role in ("teacher", "student"):
-                network = getattr(setup.distiller, role)
-                names, shapes = zip(*blocks(network, run.image_size), strict=True)
+            sizes = {"teacher": setup.teacher_images.image_size, "student": run.image_size}
+            for role, size in sizes.items():
+                network_blocks = blocks(getattr(setup.distiller, role), size)
+                names = [block.name for block in network_blocks]
+                shapes = [block.shape for block in network_blocks]
                 self.axes[f"{role}.blocks"] = np.array(names)
                 self.axes[f"{role}.shapes"] = np.array(shapes)
 

@@ -28,8 +28,15 @@ def training_config(run: Run, setup: TrainingSetup) -> dict:
         "left_out": list(setup.distiller.left_out),
         "classes": list(setup.train.images.classes),
         "same_classes_assumed": setup.same_classes_assumed,
-        "teacher": setup.teacher and setup.teacher.about,
+        "teacher": describe_teacher(setup),
     }
+
+
+def describe_teacher(setup: TrainingSetup) -> dict | None:
+    """What config.json says of a teacher, and of the images that it gets."""
+    if setup.teacher is None or setup.teacher.about is None:
+        return None
+    return setup.teacher.about | {"images": setup.teacher_images._asdict()}
 
 
 def write_config(run: Run, setup: TrainingSetup, machine: dict) -> bool:

@@ -12,12 +12,13 @@ from kdnb.data.loader import Loader
 from kdnb.data.stanford40 import Stanford40
 from kdnb.device import PRECISIONS, pick_device
 from kdnb.errors import InputError
-from kdnb.models import create_model, imagenet_model, load_weights, read_metadata
+from kdnb.models import create_model, imagenet_model, load_weights, read_metadata, timm_model
 from kdnb.paths import data_folder
 from kdnb.runs.run import Run
 from kdnb.runs.weights import file_hash
 from kdnb.training.distiller import Distiller
 from kdnb.training.teacher import Teacher, load_teacher
+from kdnb.training.teacher_images import TeacherImages, teacher_image_size, teacher_images
 
 
 class TrainingSetup(NamedTuple):
@@ -27,6 +28,7 @@ class TrainingSetup(NamedTuple):
     train: Loader
     test: Loader
     teacher: Teacher | None = None
+    teacher_images: TeacherImages | None = None
     same_classes_assumed: bool = (
         False  # the teacher's weights name no classes, and there are as many
     )
@@ -35,17 +37,25 @@ class TrainingSetup(NamedTuple):
 def load_images(run: Run) -> tuple[Images, Images]:
     """The images that a run is trained on, and those that it is tested on.
 
-    Raises InputError if they are missing.
+    Photographs are stored for the larger of both networks' images. Raises InputError if they are
+    missing.
     """
-    size = run.preset.stored(run.image_size)
+    preset = run.preset
+    is_resized = bool(preset.stored_size)
+    size = preset.stored(max(run.image_size, teacher_image_size(run) if is_resized else 0))
     train, test = load_data(run.dataset, run.data_root, size, run.skip_damaged)
     if run.validation:
         train, test = train.split(run.validation)
     return train.limit(run.train_limit), test
 
 
-def loaders(run: Run, images: tuple[Images, Images]) -> tuple[Loader, Loader]:
-    """The augmented training batches of a run, and its test batches, on its device."""
+def loaders(
+    run: Run, images: tuple[Images, Images], teacher_sees: TeacherImages | None = None
+) -> tuple[Loader, Loader]:
+    """The augmented training batches of a run, and its test batches, on its device.
+
+    teacher_sees: how the training batches show their images to a teacher; None: as to the student.
+    """
     train_images, test_images = images
     device = pick_device(run.device)
     common = {"device": device, "dtype": PRECISIONS[run.precision]}
@@ -59,6 +69,7 @@ def loaders(run: Run, images: tuple[Images, Images]) -> tuple[Loader, Loader]:
         padding=preset.padding,
         flip=preset.flip,
         **common,
+        **(teacher_sees.loader_options if teacher_sees else {}),
     )
     test_batch = max(run.batch_size, 250)
     if device.type != "cpu":  # larger ones: launching a kernel takes as long as it computes
@@ -92,16 +103,20 @@ def build_setup(
     not fit together.
     """
     images = images or load_images(run)
-    train, test = loaders(run, images)
+    teacher_sees = teacher_images(run, images[0]) if run.teacher else None
+    train, test = loaders(run, images, teacher_sees)
     classes = images[0].classes
     if teacher is None and run.teacher:
         teacher = load_teacher(run)
     same_classes, is_assumed = teacher.same_classes(classes) if teacher else (None, False)
     # Losses look at the shapes alone; batch norm needs two images.
     example = test.take([0, 0]).images.float()
+    teacher_example = None
+    if teacher_sees and teacher_sees.image_size != run.image_size:
+        teacher_example = example.new_zeros(2, 3, *2 * [teacher_sees.image_size])
     with torch.random.fork_rng([]):  # networks and losses draw their weights on the CPU
         torch.default_generator.manual_seed(run.seed)
-        student = create_model(run.student, len(classes))
+        student = create_model(run.student, len(classes), run.image_size)
         if run.student_weights_hash:
             load_pretrained(student, run, classes)
         student = student.to(train.device)
@@ -110,12 +125,13 @@ def build_setup(
             teacher.model.to(train.device) if teacher else None,
             run.terms,
             example,
+            teacher_example=teacher_example,
             same_classes=same_classes,
             labels=images[0].labels,
             allow_partial=run.has_named_method,
         )
     check_tensors_are_separate(distiller.trainable())
-    return TrainingSetup(distiller, train, test, teacher, is_assumed)
+    return TrainingSetup(distiller, train, test, teacher, teacher_sees, is_assumed)
 
 
 def load_pretrained(student: nn.Module, run: Run, classes: tuple[str, ...]) -> None:
@@ -127,6 +143,8 @@ def load_pretrained(student: nn.Module, run: Run, classes: tuple[str, ...]) -> N
     """
     if run.student_weights_hash == "imagenet":
         model, known_classes = imagenet_model(run.student)
+    elif run.student_weights_hash == "pretrained":
+        model, known_classes = timm_model(run.student, run.image_size), ()
     else:
         path = Path(run.student_weights)
         if not path.is_file() or file_hash(path) != run.student_weights_hash:
@@ -134,7 +152,7 @@ def load_pretrained(student: nn.Module, run: Run, classes: tuple[str, ...]) -> N
                 f"student_weights {run.student_weights!r} does not hold the initial weights of "
                 f"{run.name}: set it to their file"
             )
-        model = load_weights(run.student, path)
+        model = load_weights(run.student, path, run.image_size)
         known_classes = read_metadata(path).get("classes") or ()
     state = model.state_dict()
     if tuple(known_classes) != tuple(classes):
@@ -172,7 +190,8 @@ def check(run: Run, images: tuple[Images, Images] | None = None) -> None:
     teacher = None
     with torch.random.fork_rng([]):
         if teacher_run:
-            teacher = Teacher(create_model(run.teacher, len(images[0].classes)))
+            size = teacher_image_size(run)
+            teacher = Teacher(create_model(run.teacher, len(images[0].classes), size))
         build_setup(run, images, teacher)
     if teacher_run is None or teacher_run.done:
         return

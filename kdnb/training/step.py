@@ -68,12 +68,17 @@ class Engine:
     def __call__(self, batch: Batch) -> None:
         is_full = len(batch.labels) == self.batch_size
         with on_side_stream(self.stream):
-            (self.full_step if is_full else self.eager_step)(*batch)
+            # A captured step takes tensors only: images for the teacher alone may be missing.
+            tensors = [value for value in batch if value is not None]
+            (self.full_step if is_full else self.eager_step)(*tensors)
 
-    def _forward(self, images: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a batch; and its terms times the images, with the correct predictions."""
+    def _forward(self, images: Tensor, labels: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of a batch; and its terms times the images, with the correct predictions.
+
+        others: the index, and the teacher's images if the batch has them.
+        """
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            terms, logits = self.distiller(images, labels, index)
+            terms, logits = self.distiller(images, labels, *others)
         correct = (logits.detach().argmax(1) == labels).sum()
         losses = [terms[name].detach() * len(labels) for name in self.names]
         return terms["total"], torch.stack([*losses, correct])
@@ -99,10 +104,10 @@ class Engine:
                 self.load(before)
         self._step(self.compiled_forward, *batch)
 
-    def _step(self, forward: Callable, images: Tensor, labels: Tensor, index: Tensor) -> None:
+    def _step(self, forward: Callable, images: Tensor, labels: Tensor, *others: Tensor) -> None:
         """One step. Its results stay on the device, in tensors that are always the same."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss, sums = forward(images, labels, index)
+        loss, sums = forward(images, labels, *others)
         loss.backward()
         self.optimizer.step()
         self.sums[:-2] += sums
@@ -169,12 +174,19 @@ class Engine:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Loader, precision: str = "float32") -> dict[str, float]:
-    """Accuracies "top1" and "top5" (%) and cross-entropy "loss" of all images, in eval mode."""
+def evaluate(
+    model: nn.Module, loader: Loader, precision: str = "float32", is_teacher: bool = False
+) -> dict[str, float]:
+    """Accuracies "top1" and "top5" (%) and cross-entropy "loss" of all images, in eval mode.
+
+    is_teacher: whether the network gets the teacher's images of each batch.
+    """
     was_training = model.training
     model.eval()
     sums = torch.zeros(3, device=loader.device)
-    for images, labels, _ in loader.epoch():
+    for batch in loader.epoch():
+        images = batch.for_teacher if is_teacher else batch.images
+        labels = batch.labels
         with torch.autocast(loader.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             logits = model(images).logits.float()
         correct = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]

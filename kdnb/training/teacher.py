@@ -12,11 +12,13 @@ from kdnb.models import (
     imagenet_model,
     load_weights,
     read_metadata,
+    timm_model,
 )
 from kdnb.runs.identity import describe_overrides
 from kdnb.runs.run import Run
 from kdnb.runs.stored_names import with_current_names
 from kdnb.runs.weights import file_hash, weights_file
+from kdnb.training.teacher_images import teacher_image_size
 
 IMAGENET_CLASSES = 1000
 METADATA = {"dataset": str, "top1": float, "overrides": dict}  # of a weights file, with types
@@ -58,19 +60,23 @@ class Teacher:
 
 
 def load_teacher(run: Run) -> Teacher:
-    """The teacher of a run: ImageNet's weights, a file, or a finished run.
+    """The teacher of a run: torchvision's or timm's weights, a file, or a finished run.
 
     Raises InputError for weights that are missing, of another network, or not those with which the
     run was described or begun.
     """
+    size = teacher_image_size(run)
     if run.teacher_weights_hash == "imagenet":
         model, classes = imagenet_model(run.teacher)
         weights, digest, metadata = "imagenet", "imagenet", {"dataset": "imagenet"}
+    elif run.teacher_weights_hash == "pretrained":
+        model, classes = timm_model(run.teacher, size), ()
+        weights, digest, metadata = "pretrained", "pretrained", {"dataset": "timm's"}
     else:
         # A teacher that was trained first may have been moved: then teacher_weights names its file.
         own_run = run.teacher_run if run.teacher_weights in ("", "none") else None
         path = own_run.weights if own_run else weights_file(run.teacher_weights, "teacher_weights")
-        model = load_weights(run.teacher, path)
+        model = load_weights(run.teacher, path, size)
         metadata = with_current_names(read_metadata(path))
         classes = metadata.get("classes") or ()
         weights = own_run.name if own_run else path.name
@@ -107,8 +113,9 @@ def untrained_teacher(run: Run, classes: tuple[str, ...]) -> Teacher:
     For what depends on networks and classes alone, such as the time of a step. Only a weights file
     of the user's is read.
     """
-    if run.teacher_weights_hash == "imagenet":
-        return Teacher(create_model(run.teacher, IMAGENET_CLASSES))
+    size = teacher_image_size(run)
+    if run.teacher_weights_hash in ("imagenet", "pretrained"):
+        return Teacher(create_model(run.teacher, IMAGENET_CLASSES, size))
     if run.teacher_weights_hash == "trained":
-        return Teacher(create_model(run.teacher, len(classes)), classes)
+        return Teacher(create_model(run.teacher, len(classes), size), classes)
     return load_teacher(run)

@@ -15,11 +15,11 @@ def test_an_epoch_depends_on_seed_and_number_alone(aspect):
 
     def epoch(seed, number, start=0):
         loader = Loader(images, 16, 8, train=True, seed=seed, padding=1, flip=True)
-        return [[part.tolist() for part in batch] for batch in loader.epoch(number, start)]
+        return [[part.tolist() for part in batch[:3]] for batch in loader.epoch(number, start)]
 
     loader = Loader(images, 16, 8, train=True, seed=3, padding=1, flip=True)
     one_after_the_other = [
-        [[part.tolist() for part in batch] for batch in loader.epoch(i)] for i in range(2)
+        [[part.tolist() for part in batch[:3]] for batch in loader.epoch(i)] for i in range(2)
     ]
     assert one_after_the_other == [epoch(3, 0), epoch(3, 1)]
     assert epoch(3, 0) not in (epoch(3, 1), epoch(4, 0))
