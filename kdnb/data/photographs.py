@@ -65,17 +65,19 @@ def decode(kind: str, files: Files, size: int, skip_damaged: bool) -> tuple[Imag
     """
     # Both splits at once, so that one error names all damaged photographs.
     names = [*files.names[0], *files.names[1]]
-    pixels, aspect = load_or_build(kind, files.folder, names, size)
+    facts = [(name, *size_and_time(files.folder, name)) for name in names]
+    paths = [files.folder / name for name in names]
+    pixels, aspect = load_or_build(kind, files.folder, facts, paths, size)
     is_readable = aspect > 0
     if damaged := [name for name, ok in zip(names, is_readable, strict=True) if not ok]:
         report_damaged(damaged, len(names), files.folder, skip_damaged)
     labels = torch.tensor([*files.labels[0], *files.labels[1]], dtype=torch.int64)[is_readable]
     aspect = aspect[is_readable]
-    paths = [files.folder / name for name in compress(names, is_readable)]
+    paths = list(compress(paths, is_readable))
     train_count = int(is_readable[: len(files.names[0])].sum())
     train, test = (
         Images(
-            torch.from_numpy(pixels[part]),
+            pixels[part],
             labels[part],
             tuple(files.classes),
             *IMAGENET_STATS,
