@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from kdnb.data import DATASETS, Preset
+from kdnb.data import DATASETS, Preset, dataset_name
 from kdnb.device import pick_device, pick_precision
 from kdnb.errors import InputError, choose
 from kdnb.losses.mix import Term, applicable_terms, canonical, label, needs_teacher, parse
@@ -66,6 +66,7 @@ class Run(Identity):
                 for f in fields(self)
             }
         )
+        self._set(dataset=dataset_name(self.dataset))
         preset = self.preset
         terms = parse(self.method, preset.methods)
         # The teacher's name is checked even if the method needs none: a misspelt name is an error.
@@ -158,7 +159,7 @@ class Run(Identity):
 
     @property
     def preset(self) -> Preset:
-        return DATASETS[choose("dataset", self.dataset, DATASETS)].preset
+        return DATASETS[self.dataset].preset
 
     @property
     def terms(self) -> tuple[Term, ...]:
