@@ -1,4 +1,7 @@
-"""The user's own photographs: `root/train/CLASS/*.jpg`, and valid/, val/ or test/ next to it."""
+"""The user's own photographs: `root/train/CLASS/*.jpg`, and valid/, val/ or test/ next to it.
+
+Photographs without a label may lie in `root/unlabelled`.
+"""
 
 import os
 from functools import partial
@@ -15,6 +18,8 @@ from kdnb.errors import InputError
 
 def files(root: Path) -> Files:
     """Lists the images of `root/train` and of the first of `root/valid`, `root/val`, `root/test`.
+
+    Those of `root/unlabelled`, in folders of any depth, follow the training images, with label -1.
 
     Raises InputError if folders or images are missing, or if the classes of the splits differ.
     """
@@ -41,6 +46,13 @@ def files(root: Path) -> Files:
             raise InputError(
                 f"there are no images in these class folders of {split}: {shorten_list(empty)}"
             )
+    unlabelled = sorted(
+        path.relative_to(root).as_posix()
+        for path in (root / "unlabelled").rglob("*")
+        if is_visible_image(str(path))
+    )
+    names[0] += unlabelled
+    labels[0] += [-1] * len(unlabelled)
     return Files(root, classes, names, labels)
 
 

@@ -102,6 +102,8 @@ def summary_row(seeds: pd.DataFrame, runs: pd.DataFrame, published: pd.DataFrame
     environment = seeds["device"] + ", " + seeds["precision"] + ", torch " + seeds["torch"]
     environment += ", commit " + seeds["commit"].replace("", "unknown")
     remarks = [first["distinction"], first["teacher_overrides"]]
+    if first["unlabelled_images"]:
+        remarks.append(f"and {first['unlabelled_images']:,} images without a label")
     if first["left_out"]:
         remarks.append(f"{first['left_out']} left out")
     if first["same_classes_assumed"]:

@@ -89,7 +89,7 @@ class Distiller(nn.Module):
 
         Args:
             images: (batch, 3, height, width), normalised.
-            labels: (batch,).
+            labels: (batch,); -1 for an image without one.
             index: (batch,), the images' positions in the training set, for losses that remember
                 them.
         """
@@ -108,6 +108,11 @@ class Distiller(nn.Module):
     def trainable(self) -> nn.ModuleDict:
         """What is trained and saved in checkpoints: the student and the losses' parameters."""
         return nn.ModuleDict({"student": self.student, "losses": self.losses})
+
+    @property
+    def label_losses(self) -> tuple[str, ...]:
+        """The names of the losses that need labels."""
+        return tuple(name for name, loss in self.losses.items() if loss.needs_labels)
 
     def running_buffers(self) -> dict[str, Tensor]:
         """The buffers of the losses' running means, by "loss.buffer"."""
