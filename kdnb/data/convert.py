@@ -178,6 +178,8 @@ def rgb_pixels(images: ArrayLike, square: bool = True) -> Tensor:
         array = np.rint(array * 255).astype(np.uint8)
     if array.dtype != np.uint8:
         raise InputError(f"images have type {array.dtype}: it has to be uint8, or a float type")
+    if not array.flags.writeable:  # torch would warn
+        array = array.copy()
     return torch.from_numpy(array).expand(-1, 3, -1, -1).contiguous()
 
 

@@ -45,7 +45,7 @@ def downloading(
 
 def shorten_list(names: Sequence[str], most: int = 10) -> str:
     """Returns the first `most` names, separated by commas, and how many more there are."""
-    text = ", ".join(names[:most])
+    text = ", ".join(names[:most]).encode(errors="backslashreplace").decode()  # names of files
     if len(names) > most:
         text += f" and {len(names) - most:,} more"
     return text

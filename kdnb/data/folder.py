@@ -4,6 +4,7 @@ Photographs without a label may lie in `root/unlabelled`.
 """
 
 import os
+import unicodedata
 from functools import partial
 from pathlib import Path
 
@@ -57,10 +58,21 @@ def files(root: Path) -> Files:
 
 
 def class_folders(split: Path) -> list[str]:
-    """Returns the names of the visible folders; hidden ones are Jupyter's .ipynb_checkpoints."""
-    return sorted(
+    """Returns the names of the visible folders; hidden ones are Jupyter's .ipynb_checkpoints.
+
+    Raises InputError for a name that cannot stand in a line of a table.
+    """
+    names = sorted(
         entry.name for entry in split.iterdir() if entry.is_dir() and entry.name[0] != "."
     )
+    for name in names:
+        # Control characters, bytes that are no UTF-8, and line and paragraph separators.
+        if {unicodedata.category(character) for character in name} & {"Cc", "Cs", "Zl", "Zp"}:
+            raise InputError(
+                f"{split} has a class folder named {name!r}: rename it, without line breaks, "
+                "control characters and bytes that are no UTF-8"
+            )
+    return names
 
 
 def is_visible_image(path: str) -> bool:

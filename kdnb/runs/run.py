@@ -117,7 +117,8 @@ class Run(Identity):
                 "teacher_seed and teacher_epochs apply to a teacher that is trained first "
                 "(teacher_weights 'none')"
             )
-        if self.teacher_weights_hash == "imagenet":  # a network that knows other classes
+        knows_other_classes = self.teacher_weights_hash == "imagenet" != self.dataset
+        if knows_other_classes:
             applicable_terms(terms, same_classes=False, allow_partial=self.has_named_method)
 
     def _set(self, **values) -> None:
