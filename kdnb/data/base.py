@@ -152,13 +152,18 @@ class Dataset(NamedTuple):
     load: Load
     digest: Digest
     test_images: int
+    cited_as: str
 
 
 DATASETS: dict[str, Dataset] = {}
 
 
 def register(
-    name: str, preset: Preset, digest: Digest | None = None, test_images: int = 0
+    name: str,
+    preset: Preset,
+    digest: Digest | None = None,
+    test_images: int = 0,
+    cited_as: str = "",
 ) -> Callable[[Load], Load]:
     """Returns a decorator that registers a load function as a data set.
 
@@ -178,11 +183,13 @@ def register(
             different images in it, or "" if there are no images. None: they are computed from what
             `load` returns, once in a process. `kdnb.data.digests` has others.
         test_images: number of test images of the published data set; 0 if there is no such number.
+        cited_as: name of the data set whose published results tables quote for this one, such as
+            "cifar100" for its images with another preset; by default its own.
     """
 
     def add(load: Load) -> Load:
         from_load = digest or digest_of_load(load, preset.stored())
-        DATASETS[name] = Dataset(preset, load, from_load, test_images)
+        DATASETS[name] = Dataset(preset, load, from_load, test_images, cited_as)
         return load
 
     return add
