@@ -15,7 +15,7 @@ from kdnb.data.cache import centre_crop, read_image
 from kdnb.data.loader import Loader
 from kdnb.errors import InputError
 from kdnb.losses.afd import energy
-from kdnb.models import Block
+from kdnb.models import Block, class_count
 from kdnb.paths import resolve_path
 
 
@@ -126,7 +126,9 @@ def loader_gallery(
 def grad_cam(networks: Networks, survey: Survey, index: Sequence[int]) -> Gallery | None:
     """`make_gallery` with Grad-CAM of each predicted class as maps (Selvaraju et al., ICCV 2017).
 
-    There is one block per network: the last whose maps are large enough to show a place.
+    There is one block per network: the last whose maps are large enough to show a place. A network
+    whose prediction does not depend on its maps, such as a ViT with a class token, is left out, and
+    so is one without a classifier. None if that leaves no network.
     """
     gallery = make_gallery(networks, survey, index)
     if gallery is None:
@@ -138,10 +140,16 @@ def grad_cam(networks: Networks, survey: Survey, index: Sequence[int]) -> Galler
         # Gradients start at the images: the weights are frozen.
         output = model(seen_by(role, batch).requires_grad_())
         feat = output.feats[t if role == "teacher" else s]
+        if not class_count(model):
+            continue
         score = output.logits.max(1).values.sum()
-        (gradient,) = torch.autograd.grad(score, feat)
+        (gradient,) = torch.autograd.grad(score, feat, allow_unused=True)
+        if gradient is None:
+            continue
         cam = (gradient.mean((2, 3), keepdim=True) * feat).sum(1).relu()  # b h w
         maps[role] = [F.normalize(cam, dim=(1, 2)).detach().cpu().numpy()]
+    if not maps:
+        return None
     distances = {role: values[:, [[t]], [[s]]] for role, values in gallery.distances.items()}
     blocks = [gallery.blocks[0][t]], [gallery.blocks[1][s]]
     return gallery._replace(maps=maps, blocks=blocks, distances=distances, quantity="Grad-CAM")

@@ -10,8 +10,9 @@ from conftest import picture
 from PIL import Image
 from test_survey import networks
 
-from kdnb import InputError, analysis
+from kdnb import InputError, analysis, create_model
 from kdnb.analysis.maps import grad_cam, make_gallery, photograph_gallery
+from kdnb.models import blocks
 
 
 @pytest.fixture
@@ -99,8 +100,8 @@ def test_grad_cam_is_of_the_last_block_that_shows_a_place(networks, survey):
 
 
 def test_grad_cam_of_a_linear_classifier_weights_channels_by_the_class_weights(networks, survey):
-    blocks = tuple([(name, (1, 4, 4)) for name, _ in blocks] for blocks in networks.blocks)
-    gallery = grad_cam(networks._replace(blocks=blocks), survey, np.array([4, 9]))
+    of_one_size = tuple([(name, (1, 4, 4)) for name, _ in each] for each in networks.blocks)
+    gallery = grad_cam(networks._replace(blocks=of_one_size), survey, np.array([4, 9]))
     (cam,) = gallery.maps["distilled"]
     model = networks.models["distilled"]
     output = model(networks.loader.take([4, 9]).images)
@@ -108,3 +109,20 @@ def test_grad_cam_of_a_linear_classifier_weights_channels_by_the_class_weights(n
     expected = (weights * output.feats[-1]).sum(1).relu().flatten(1)
     expected = F.normalize(expected, dim=1).detach().numpy()
     np.testing.assert_allclose(cam.reshape(2, -1), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"), [("timm/vit_tiny_patch16_224", 4), ("timm/tf_efficientnet_lite0", 0)]
+)
+def test_grad_cam_leaves_out_a_teacher_whose_predictions_have_no_maps(
+    networks, survey, name, classes
+):
+    teacher = create_model(name, classes, 32).eval().requires_grad_(False)
+    networks = networks._replace(
+        models=networks.models | {"teacher": teacher},
+        blocks=(blocks(teacher, 32), networks.blocks[1]),
+        loader=replace(networks.loader, teacher_size=32),
+        same_classes=bool(classes),
+    )
+    gallery = grad_cam(networks, survey, np.array([4, 9]))
+    assert list(gallery.maps) == ["baseline", "distilled"]

@@ -1,18 +1,17 @@
 """Every loss between any two networks of six families, maps of one size among them."""
 
-from itertools import permutations
+from itertools import combinations, permutations
 
 import pytest
 import torch
 
-from kdnb import LOSSES, InputError, Output, create_model
+from kdnb import LOSSES, Output, create_model
 from kdnb.data import Batch
 
 NAMES = ["resnet18", "mobilenet_v3_small", "timm/vit_tiny_patch16_224", "timm/convnext_atto"]
 NAMES += ["timm/swin_tiny_patch4_window7_224", "timm/tf_efficientnet_lite0"]
 SIZE = 32
-# From maps of one size to larger ones of another network there is no convolution.
-REFUSING = {"fitnet"}
+SLOW = {"reviewkd"}  # whose convolutions are as wide as the networks
 
 
 @pytest.fixture(scope="session")
@@ -34,24 +33,24 @@ def leaves(output: Output) -> tuple[Output, list[torch.Tensor]]:
     return Output(*parts), list(copies.values())
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name].needs_teacher])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in LOSSES
+        if LOSSES[name].needs_teacher
+    ],
+)
 def test_every_loss_works_between_any_two_families(outputs, name):
     labels = torch.arange(4)
-    refused = []
-    for teacher, student in permutations(NAMES, 2):
+    # AFD in both directions; the others in one of them, to save time.
+    pairs = permutations(NAMES, 2) if name == "afd" else combinations(NAMES, 2)
+    for number, pair in enumerate(pairs):
+        teacher, student = pair if number % 2 else pair[::-1]
         taught, tensors = leaves(outputs[student])
-        try:
-            loss = LOSSES[name](outputs[student], outputs[teacher])
-        except InputError as error:
-            assert "\n" not in str(error)
-            refused.append((teacher, student))
-            continue
+        loss = LOSSES[name](outputs[student], outputs[teacher])
         loss.setup(labels)
         value = loss.train()(taught, outputs[teacher], Batch(None, labels, labels))
         value.backward()
         gradients = [t.grad for t in (*tensors, *loss.parameters()) if t.grad is not None]
-        assert gradients and all(g.isfinite().all() for g in [value, *gradients]), (
-            teacher,
-            student,
-        )
-    assert len(refused) < 30 if name in REFUSING else not refused
+        assert gradients and all(g.isfinite().all() for g in [value, *gradients]), pair

@@ -160,6 +160,39 @@ def test_networks_of_ones_own():
     assert float(own.scale.grad.abs()) > 0
 
 
+class Tokens(nn.Module):
+    """Patches of four pixels as tokens, with `extra` tokens in front of them."""
+
+    def __init__(self, extra):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 6, 4, 4)
+        self.extra = nn.Parameter(torch.zeros(1, extra, 6))
+        self.block = nn.Linear(6, 6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).mT
+        x = self.block(torch.cat([self.extra.expand(x.shape[0], -1, -1), tokens], 1))
+        return self.head(x.mean(1))
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_tokens_are_laid_out_as_maps(extra):
+    own = Tokens(extra)
+    model, images = tapped(own, ["block"], "head"), torch.randn(4, 3, 16, 16)
+    expected = F.conv2d(own.patches(images), own.block.weight[:, :, None, None], own.block.bias)
+    torch.testing.assert_close(model(images).feats[0], expected)
+    terms, _ = Distiller(model, create_model("resnet8", 4), "afd", images)(images, torch.arange(4))
+    assert terms["afd"].isfinite()
+
+
+@pytest.mark.parametrize(("extra", "tap"), [(2, "block"), (0, "head")])
+def test_what_is_no_map_is_named_by_the_first_example(extra, tap):
+    model, images = tapped(Tokens(extra), [tap], "head"), torch.randn(4, 3, 16, 16)
+    with pytest.raises(InputError, match=f"layer '{tap}' returns .*a tap needs maps"):
+        Distiller(create_model("resnet8", 4), model, "afd", images)
+
+
 def test_networks_of_ones_own_have_names(monkeypatch):
     monkeypatch.setitem(FAMILIES, "own", None)  # and taken away again
     register("own")(lambda num_classes: tapped(Own(), ["first"], "classifier"))
