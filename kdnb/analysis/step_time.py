@@ -148,7 +148,8 @@ class StepTimer:
         student = partial(autocast(distiller.student), batch.images)
 
         def student_part() -> None:
-            nn.functional.cross_entropy(student().logits.float(), batch.labels).backward()
+            logits = student().logits.float()
+            nn.functional.cross_entropy(logits, batch.labels, ignore_index=-1).backward()
 
         functions = {"batch": lambda: self.loader.make(plan), "student": student_part}
         student_output = Output(*detach_all(student()))

@@ -34,7 +34,7 @@ class Run(Identity):
     Raises InputError for an impossible value.
     """
 
-    dataset: str = "digits"  # digits, cifar100, stanford40, or folder: your own train/CLASS/*.jpg
+    dataset: str = "digits"  # digits, cifar100, torch/food101 ..., folder: your train/CLASS/*.jpg
     student: str = ""  # the network to train: wrn_16_2, resnet18 ...; "": the preset's
     student_weights: str = where(default="")  # imagenet, pretrained: timm's, a file; "": random
     method: str = "afd"  # none, kd, afd, or a mix of losses: ce:0.1 + kd:0.9 + afd:200

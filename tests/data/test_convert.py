@@ -149,6 +149,7 @@ def test_a_data_set_without_a_digest_gets_one_from_its_images(monkeypatch, tmp_p
     assert len(first) == 8 and int(first, 16) and first == make()
     names = {Run(dataset="mine", data_root=str(tmp_path)).name for _ in range(3)}
     assert len(names) == 1 and calls == [(tmp_path, 8)] * 2
+    assert Run(dataset="mine", data_hash="0123abcd").data_hash and len(calls) == 2  # none is read
     images = found["images"]
     for change in (
         image_set(8, seed=1),

@@ -1,6 +1,7 @@
 """torchvision's data sets by name: each from a small copy in the official files and folders."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,3 +105,8 @@ def test_presets_follow_the_size_of_the_images():
     sizes = {name: (p.image_size, p.padding, p.flip) for name, p in presets.items()}
     assert sizes["mnist"] == (28, 3, False) and sizes["stl10"] == (96, 12, True)
     assert sizes["gtsrb"] == (224, 0, False)
+
+
+def test_the_documents_list_every_set():
+    text = Path(__file__).parents[2].joinpath("docs/own-data-networks-losses.md").read_text()
+    assert [name for name in SETS if f"`torch/{name}`" not in text] == []

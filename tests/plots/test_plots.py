@@ -1,6 +1,7 @@
 """Figures show the values that they are given, and their labels are readable."""
 
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 from unittest.mock import patch
 
@@ -357,6 +358,16 @@ def test_class_balance_is_readable_with_many_classes(classes):
 
     fig = plots.class_balance(images.limit(2 * classes + 1), test)
     assert len(fig.axes[0].patches) == classes and crowded(fig) == []
+
+
+def test_images_without_a_label_are_counted_and_not_drawn_as_a_class():
+    images = image_set(n=12, classes=3)
+    images = replace(images, labels=images.labels.clone().index_fill_(0, torch.arange(4), -1))
+    fig = plots.class_balance(images, images.labelled())
+    assert [bar.get_height() for bar in fig.axes[0].patches] == [2, 3, 3]
+    assert fig.axes[0].get_title("left").endswith("2 to 3 in each, and 4 without a label")
+    fig = plots.augmentations(Loader(images, 4, 8, train=True), columns=2, rows=3)
+    assert [ax.get_ylabel() for ax in fig.axes[::2]] == ["class 0", "class 1", "class 2"]
 
 
 def test_augmentations_show_the_stored_image_and_its_views():
