@@ -14,6 +14,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from kdnb.data.preset import Preset
+from kdnb.data.ragged import Ragged
 from kdnb.errors import InputError, choose
 from kdnb.paths import data_folder
 
@@ -38,23 +39,21 @@ class Images:
     """One split of a data set, as arrays.
 
     Attributes:
-        images: pixels 0..255, uint8 (n, 3, size, size). It may be a memory map; writing to it
-            never changes the file.
+        images: pixels 0..255. Images of one size, uint8 (n, 3, size, size), or photographs of
+            different aspect ratios, a Ragged. `images[i]` is an image (3, height, width) of either.
+            It may be a memory map; writing to it never changes the file.
         labels: indices into `classes`, int64 (n,).
         classes: the class names.
         mean: mean of each channel, of pixels scaled to 0..1. Batches are normalised with it.
         std: standard deviation of each channel, likewise.
-        aspect: width / height of the original images, float32 (n,), if they were squashed to
-            squares; None if they are square.
         files: the photographs' paths, in the same order; None if there are no files.
     """
 
-    images: Tensor
+    images: Tensor | Ragged
     labels: Tensor
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    aspect: Tensor | None = None
     files: Sequence[Path] | None = None
 
     def __len__(self) -> int:
@@ -62,12 +61,21 @@ class Images:
 
     def __repr__(self) -> str:
         size = f"{self.size} x {self.size} pixels"
+        if self.aspect is not None:
+            size = f"{self.size} pixels and more"
         return f"Images({len(self):,} of {size}, {len(self.classes)} classes)"
 
     @property
     def size(self) -> int:
-        """The side of the stored images in pixels."""
+        """The shorter side of the stored images in pixels."""
+        if isinstance(self.images, Ragged):
+            return int(self.images.sizes.min())
         return self.images.shape[-1]
+
+    @property
+    def aspect(self) -> Tensor | None:
+        """Width / height of the stored photographs, float32 (n,); None for images of one size."""
+        return self.images.aspect if isinstance(self.images, Ragged) else None
 
     def limit(self, n: int) -> "Images":
         """Returns n images, taken evenly from all classes; all images for n <= 0.
@@ -118,7 +126,6 @@ class Images:
             self,
             images=self.images[index],
             labels=self.labels[index],
-            aspect=None if self.aspect is None else self.aspect[index],
             files=None if self.files is None else [self.files[i] for i in index],
         )
 
@@ -179,7 +186,8 @@ def load_data(
             (downloaded if missing), `folder` (your own images, `root/train/CLASS/*.jpg` and
             `root/{valid,val,test}/CLASS/*.jpg`), or another that was registered.
         root: folder that holds the data; "": `kdnb.paths.data_folder()`.
-        size: side in pixels at which the images are stored; 0: the preset's.
+        size: side in pixels at which the images are stored, of photographs the shorter one; 0: the
+            preset's.
         skip_damaged: whether photographs that cannot be decoded are left out, with a printed line.
             If not, they raise InputError.
 

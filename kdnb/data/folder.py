@@ -58,5 +58,5 @@ def is_visible_image(path: str) -> bool:
 
 @register("folder", PRESET, digest=partial(digest, files))
 def load(root: Path, size: int, *, skip_damaged: bool) -> tuple[Images, Images]:
-    """Returns the images of both splits, squashed to squares."""
+    """Returns the images of both splits."""
     return decode("folder", files(root), size, skip_damaged)

@@ -15,6 +15,7 @@ from kdnb.data.cache import load_or_build, size_and_time
 from kdnb.data.download import shorten_list
 from kdnb.errors import InputError
 
+TRAIN_SCALE = 2  # shorter side of stored training images / that of test images
 IMAGENET_STATS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std
 
 
@@ -52,47 +53,54 @@ def digest(files: Callable[[Path], Files], root: Path) -> str:
 
 
 def decode(kind: str, files: Files, size: int, skip_damaged: bool) -> tuple[Images, Images]:
-    """Returns the training and test images, squashed to size x size, from the cache or into it.
+    """Returns the training and test images, from the cache or into it.
+
+    Test images are stored with a shorter side of `size`: their centre crops are then those of
+    torchvision's Resize and CenterCrop, to the pixel. Training images are stored larger, because
+    random-resized crops show parts of them: TRAIN_SCALE times, but no larger than they are.
 
     Args:
-        kind: name of the data set, which the name of the cache file starts with.
+        kind: name of the data set, which the names of the cache files start with.
         files: the photographs.
-        size: side of the squares in pixels.
+        size: shorter side of the stored test images in pixels.
         skip_damaged: whether damaged photographs are left out, with a printed line. If not, they
             raise InputError.
 
     Raises InputError as `kdnb.data.load_data` does.
     """
-    # Both splits at once, so that one error names all damaged photographs.
-    names = [*files.names[0], *files.names[1]]
-    facts = [(name, *size_and_time(files.folder, name)) for name in names]
-    paths = [files.folder / name for name in names]
-    pixels, aspect = load_or_build(kind, files.folder, facts, paths, size)
-    is_readable = aspect > 0
-    if damaged := [name for name, ok in zip(names, is_readable, strict=True) if not ok]:
-        report_damaged(damaged, len(names), files.folder, skip_damaged)
-    labels = torch.tensor([*files.labels[0], *files.labels[1]], dtype=torch.int64)[is_readable]
-    aspect = aspect[is_readable]
-    paths = list(compress(paths, is_readable))
-    train_count = int(is_readable[: len(files.names[0])].sum())
+    folder, classes, names, labels = files
+    stored = []
+    damaged = []
+    for split, split_names in zip(("train", "test"), names, strict=True):
+        facts = [(name, *size_and_time(folder, name)) for name in split_names]
+        paths = [folder / name for name in split_names]
+        is_train = split == "train"
+        side = TRAIN_SCALE * size if is_train else size
+        # Training images are not enlarged: their crops are resized in any case.
+        images, is_readable = load_or_build(
+            f"{kind}-{split}", folder, facts, paths, side, enlarge=not is_train
+        )
+        stored.append((images, is_readable, list(compress(paths, is_readable))))
+        damaged += compress(split_names, ~is_readable)
+    if damaged:  # of both splits, so that one error names all
+        report_damaged(damaged, sum(map(len, names)), folder, skip_damaged)
     train, test = (
         Images(
-            pixels[part],
-            labels[part],
-            tuple(files.classes),
+            images,
+            torch.tensor(split_labels, dtype=torch.int64)[is_readable],
+            tuple(classes),
             *IMAGENET_STATS,
-            aspect[part],
-            paths[part],
+            paths,
         )
-        for part in (slice(train_count), slice(train_count, None))
+        for (images, is_readable, paths), split_labels in zip(stored, labels, strict=True)
     )
     missing = [
         f"training images of {name}"
-        for label, name in enumerate(files.classes)
+        for label, name in enumerate(classes)
         if label not in train.labels
     ]
     if missing or not len(test):
-        raise InputError(f"{files.folder} has no {shorten_list(missing) or 'test images'}")
+        raise InputError(f"{folder} has no {shorten_list(missing) or 'test images'}")
     return train, test
 
 

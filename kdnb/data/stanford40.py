@@ -199,7 +199,7 @@ def files(root: Path, download: bool = False) -> Files:
 
 @register("stanford40", PRESET, digest=partial(digest, files), test_images=Stanford40.official[1])
 def load(root: Path, size: int, *, skip_damaged: bool) -> tuple[Images, Images]:
-    """Returns 4,000 training and 5,532 test images, squashed to squares.
+    """Returns 4,000 training and 5,532 test images.
 
     They are downloaded into `root` if they are missing there.
     """

@@ -161,6 +161,5 @@ def person_boxes(photographs, title: str = "", columns: int = 6, rows: int = 2) 
 
 
 def show_stored(ax: Axes, images, index: int) -> None:
-    """Draw an image of `images` as it is stored, in the aspect ratio of its file."""
-    aspect = 1.0 if images.aspect is None else float(images.aspect[index])
-    ax.imshow(np.asarray(images.images[index]).transpose(1, 2, 0), aspect=1 / aspect)
+    """Draw an image of `images` as it is stored."""
+    ax.imshow(np.asarray(images.images[index]).transpose(1, 2, 0))
