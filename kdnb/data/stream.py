@@ -40,7 +40,7 @@ def stream(
             return sent, copies.record_event()
 
     plans = iter(plans)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="stream") as pool:
         queue = deque(pool.submit(send, plan) for plan in islice(plans, AHEAD))
         try:
             while queue:

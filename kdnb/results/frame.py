@@ -48,6 +48,7 @@ COLUMNS = [
     "override_values",
     "recipe",
     "data_hash",
+    "decoding",
     "teacher_sha256",
 ]
 
@@ -61,6 +62,7 @@ DISTINCTIONS = {
     "precision": " ({})",
     "teacher_sha256": " (weights {:.4})",
     "data_hash": " (images {:.4})",
+    "decoding": " (photographs decoded by version {})",
     "train_images": " ({:,} images)",
 }
 
@@ -133,6 +135,7 @@ def run_row(run: RunFolder) -> dict[str, object]:
             "overrides": describe_overrides(overrides),
             "teacher_overrides": describe_teacher(overrides, teacher.get("overrides") or {}),
             "recipe": recipe(config),
+            "decoding": config.get("decoding", 1),
             "left_out": ", ".join(config["left_out"]),
             "classes": len(config["classes"]),
             "shared": config.get("shared", False),

@@ -53,6 +53,7 @@ class Run(Identity):
     compile: str = where(default="auto")  # on; auto: where it saves time; off: no CUDA graph either
     threads: int = where(default=0)  # CPU threads; 0: torch's default
     data_root: str = where(default="")  # folder of the data; "": $KDNB_DATA or data/
+    data_on_device: str = where(default="auto")  # yes; no: send each batch; auto: yes if it fits
     outputs: str = where(default="")  # folder of the runs, tables and figures; "": outputs/
     teacher_weights_hash: str = derived()  # "trained", "imagenet", or the start of a SHA-256
     student_weights_hash: str = derived()  # "", "imagenet", or the start of a SHA-256
@@ -96,6 +97,7 @@ class Run(Identity):
     def _check_values(self) -> None:
         self.preset.stored(self.image_size)  # raises for a size that the data set does not have
         choose("compile", self.compile, ["auto", "on", "off"])
+        choose("data_on_device", self.data_on_device, ["auto", "yes", "no"])
         if self.batch_size == 1:
             raise InputError("batch_size is 1: batch norm needs at least 2 images")
         if self.validation >= 1:

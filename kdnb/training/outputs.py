@@ -7,6 +7,7 @@ from dataclasses import asdict
 from safetensors.torch import save
 from torch import nn
 
+from kdnb.data.image_file import VERSION
 from kdnb.device import has_compiler
 from kdnb.errors import InputError
 from kdnb.models import parameter_count
@@ -35,6 +36,8 @@ def make_config(run: Run, setup: TrainingSetup | None = None) -> dict:
             "same_classes_assumed": setup.same_classes_assumed,
             "teacher": setup.teacher and setup.teacher.about,
         }
+        if setup.train.has_photographs:
+            config["decoding"] = VERSION
     return json.loads(json.dumps(config))  # as it is read back: JSON has lists for tuples
 
 

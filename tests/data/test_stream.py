@@ -49,7 +49,7 @@ def test_an_error_reaches_the_loop_and_ends_the_thread():
     results = []
     with pytest.raises(OSError, match="the disk is gone"):
         for result in stream(read, PLANS, CPU):
-            results.append(result)  # noqa: PERF402: those before the error count
+            results.append(result)
     assert len(results) == 4
 
 
