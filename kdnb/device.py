@@ -18,6 +18,8 @@ from kdnb.errors import InputError, choose
 DEFAULT_THREADS = torch.get_num_threads()
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
+DATA_SHARE = 0.5  # of a device's free memory: the rest is for networks and their feature maps
+
 # Training pixels from which on compiling saves more time than it takes, about twice over. Measured
 # on two CPU cores, and on a GPU in bf16 at 32 pixels (docs/performance.md), where steps are
 # replayed as a graph in any case.
@@ -59,6 +61,16 @@ def pick_precision(name: str, device: torch.device) -> str:
     return "bfloat16" if is_native else "float32"
 
 
+def fits(nbytes: int, device: torch.device) -> bool:
+    """Whether data take at most a share of a device's free memory; a CPU maps them from disk."""
+    if device.type == "cuda":
+        return nbytes <= DATA_SHARE * torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        in_use = torch.mps.driver_allocated_memory()
+        return nbytes <= DATA_SHARE * (torch.mps.recommended_max_memory() - in_use)
+    return True
+
+
 def pick_compile(name: str, device: torch.device, precision: str, pixels: float) -> bool:
     """Whether to compile a step; "auto": if there is a compiler and a run is long enough.
 
@@ -88,7 +100,8 @@ def oom_as_input_error() -> Iterator[None]:
         # The traceback's frames hold the tensors for as long as somebody keeps the error.
         traceback.clear_frames(error.__traceback__)
         raise InputError(
-            f"{reason}: a smaller batch_size, image_size or network, or bfloat16, needs less"
+            f"{reason}: a smaller batch_size, image_size or network, bfloat16, or data_on_device "
+            "no needs less"
         ) from None
 
 

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from kdnb.data import DATASETS, Images
+from kdnb.data.ragged import Ragged
 from kdnb.losses import LOSSES, METHODS
 from kdnb.models.base import FAMILIES
 from kdnb.plugins import LOADED
@@ -30,14 +32,24 @@ def seeded():
 
 
 def image_set(n=40, size=8, classes=4, aspect=None, seed=0):
-    """Random bytes whose brightness gives the class away, so that a network can learn it."""
+    """Random bytes whose brightness gives the class away, so that a network can learn it.
+
+    With aspect ratios (n,) they are photographs, whose shorter side is `size`.
+    """
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % classes
     noise = torch.randint(0, 80, (n, 3, size, size), generator=generator)
     images = (noise + 50 * labels.view(-1, 1, 1, 1)).clamp(max=255).to(torch.uint8)
     names = tuple(f"class {i}" for i in range(classes))
     mean, std = (0.5,) * 3, (0.25,) * 3
-    return Images(images, labels, names, mean, std, aspect)
+    if aspect is not None:
+        shapes = [(size / min(a, 1), size * max(a, 1)) for a in aspect.tolist()]
+        arrays = [
+            np.resize(image.permute(1, 2, 0).numpy(), (round(h), round(w), 3))
+            for image, (h, w) in zip(images, shapes, strict=True)
+        ]
+        images = Ragged.from_arrays(arrays)
+    return Images(images, labels, names, mean, std)
 
 
 def picture(width, height, seed, mode="RGB"):
@@ -46,10 +58,9 @@ def picture(width, height, seed, mode="RGB"):
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
 
 
-def squashed(path, size):
-    """The pixels of an image file, resized to a square."""
-    image = Image.open(path).convert("RGB")
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+def resized(path, size):
+    """The pixels of an image file, whose shorter side is resized as torchvision does."""
+    return np.asarray(v2.functional.resize(Image.open(path).convert("RGB"), size))
 
 
 def left_in(folder):

@@ -53,7 +53,8 @@ def box_energy(
     chosen = np.random.default_rng(0).permutation(chosen)
     network_blocks = {role: networks.blocks[role != "teacher"] for role in networks.models}
     indices = {role: blocks_with_places(blocks) for role, blocks in network_blocks.items()}
-    crops = loader.plan(0)["box"].cpu().numpy()  # n 4: left, top, width, height
+    sizes = loader.images.images.sizes.flip(1).tile(2)  # n 4: width, height, width, height
+    crops = (loader.plan(0)["box"] / sizes).numpy()
     n_batches = -(-len(chosen) // loader.batch_size)
     batches = np.array_split(chosen, n_batches)  # of nearly equal sizes: none is a single image
     parts = []

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 
 from kdnb.analysis.networks import Networks, seen_by
 from kdnb.analysis.survey import Survey, blocks_with_places
-from kdnb.data.cache import centre_crop, read_image
+from kdnb.data.crops import SHARE
+from kdnb.data.image_file import centre_crop, read_image
 from kdnb.data.loader import Loader
+from kdnb.data.ragged import Ragged
 from kdnb.errors import InputError
 from kdnb.losses.afd import energy
 from kdnb.models import Block, class_count
@@ -82,16 +84,14 @@ def photograph_gallery(
     if not photograph:
         return None
     file = resolve_path(photograph) if isinstance(photograph, str | Path) else photograph
-    read = read_image(file, 2 * networks.loader.size)
-    if read is None:
+    pixels = read_image(file, round(networks.loader.size / SHARE))
+    if pixels is None:
         reasons = "no such file, no image of 8 bits a channel, or one of too many pixels"
         raise InputError(f"photograph {name or str(file)!r}: {reasons}")
-    pixels, aspect = read
     images = replace(
         networks.loader.images,
-        images=torch.from_numpy(pixels)[None],
+        images=Ragged.from_arrays([pixels]),
         labels=torch.zeros(1, dtype=torch.int64),
-        aspect=torch.tensor([aspect], dtype=torch.float32),
         files=[file],
     )
     loader = replace(networks.loader, images=images, batch_size=1)
@@ -107,7 +107,7 @@ def loader_gallery(
     if files := loader.images.files:
         pixels = [centre_crop(files[i]) for i in index]
     else:
-        stored = ((batch.images - loader.shift) / loader.scale).round().clamp(0, 255).byte()
+        stored = loader.normalise.invert(batch.images).round().clamp(0, 255).byte()
         pixels = list(stored.permute(0, 2, 3, 1).cpu().numpy())
     outputs = networks.outputs(batch)
     maps = {

@@ -33,7 +33,7 @@ from kdnb.runs.identity import describe_overrides
 from kdnb.runs.parameters import as_table
 from kdnb.runs.run import Run
 from kdnb.training.loop import train
-from kdnb.training.setup import load_images, loaders
+from kdnb.training.setup import holds_data, load_images, loaders
 from kdnb.training.step import evaluate
 from kdnb.training.teacher import load_teacher
 from kdnb.training.teacher_images import teacher_images
@@ -202,7 +202,14 @@ def load_networks(runs: Mapping[str, Run]) -> Networks:
     return Networks(
         models,
         (blocks(teacher.model, teacher_sees.image_size), blocks(first_student, size)),
-        Loader(test_images, BATCH_SIZE, size, device=device, **teacher_sees.loader_options),
+        Loader(
+            test_images,
+            BATCH_SIZE,
+            size,
+            device=device,
+            on_device=holds_data(distilled, device, test_images),
+            **teacher_sees.loader_options,
+        ),
         teacher.same_classes(test_images.classes)[0],
     )
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdnb.analysis.measure import saved_bytes, time_alternately
-from kdnb.data.base import in_float32
+from kdnb.data.images import in_float32
 from kdnb.device import PRECISIONS, environment, set_threads
 from kdnb.models import Output
 from kdnb.results.frame import LABELS_ONLY

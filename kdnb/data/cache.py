@@ -1,38 +1,34 @@
-"""Decodes photographs of all sizes into squares of one size, once, and caches them in a file.
+"""Decodes photographs of all sizes once, and caches their pixels in a file.
 
-Each photograph is squashed to a square; its aspect ratio is stored with it. The cache is in the
-folder $KDNB_CACHE, or else in kdnb/ of $XDG_CACHE_HOME or ~/.cache. It has one file for each data
-set, size and source folder. The file is opened as a memory map, and may be deleted at any time.
+The cache is in the folder $KDNB_CACHE, or else in kdnb/ of $XDG_CACHE_HOME or ~/.cache. It has one
+file for each data set, size and source folder. The file is opened as a memory map, and may be
+deleted at any time.
 
-Its content: the SHA-256 of what it was made from (32 bytes), the aspect ratio of each photograph
-(float32, 0 for a damaged one), and the pixels of the others (uint8, 3 x size x size each).
+Its content: the SHA-256 of what it was made from (32 bytes), height and width of each photograph
+(int32, 0 for a damaged one), and the pixels of the others (uint8, height x width x 3 each).
 """
 
 import hashlib
 import json
-import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from filelock import FileLock
-from PIL import ExifTags, Image, ImageOps
 
-from kdnb.data.crops import centre_boxes
+from kdnb.data.image_file import VERSION, Photograph, read_image
+from kdnb.data.ragged import Ragged
 from kdnb.errors import InputError
 from kdnb.progress import bar, is_interactive
 
-VERSION = 1  # to be raised when the same files give other pixels
 CHUNK = 256  # photographs that are decoded ahead of the writing
-
-Photograph = Path | BinaryIO | Image.Image
 
 
 class CacheFile(NamedTuple):
@@ -42,18 +38,23 @@ class CacheFile(NamedTuple):
         path: its path.
         fingerprint: SHA-256 of what the photographs are.
         photographs: a sequence of them.
-        size: side of the squares in pixels.
+        read: function that decodes one, or returns None for a damaged one.
     """
 
     path: Path
     fingerprint: bytes
     photographs: Sequence[Photograph]
-    size: int
+    read: Callable[[Photograph], np.ndarray | None]
 
 
 def load_or_build(
-    kind: str, folder: Path, facts: object, photographs: Sequence[Photograph], size: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+    kind: str,
+    folder: Path,
+    facts: object,
+    photographs: Sequence[Photograph],
+    size: int,
+    enlarge: bool = True,
+) -> tuple[Ragged, torch.Tensor]:
     """Returns the decoded photographs, and builds the cache file first if it is not there.
 
     Args:
@@ -64,11 +65,12 @@ def load_or_build(
         photographs: a sequence of files or images. Several threads index it when the file is
             built; later only damaged photographs are asked for again. OSError from indexing marks
             a damaged photograph, as an unreadable file does.
-        size: side of the squares in pixels.
+        size: shorter side of the decoded photographs in pixels.
+        enlarge: whether smaller photographs are enlarged to that size.
 
     Returns:
-        The pixels of those that can be decoded, uint8 (m, 3, size, size), a memory map.
-        The aspect ratios of all, float32 (n,), 0 for a damaged photograph.
+        Those that can be decoded, in a memory map.
+        Whether each can be decoded, bool (n,).
 
     Raises InputError if the file cannot be written.
     """
@@ -77,8 +79,9 @@ def load_or_build(
         root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "kdnb"
     source = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
     path = Path(root).expanduser() / f"{kind}-{size}-{source}.images"
-    fingerprint = hashlib.sha256(json.dumps([VERSION, size, facts]).encode()).digest()
-    file = CacheFile(path, fingerprint, photographs, size)
+    fingerprint = hashlib.sha256(json.dumps([VERSION, size, enlarge, facts]).encode()).digest()
+    read = partial(read_image, size=size, enlarge=enlarge)
+    file = CacheFile(path, fingerprint, photographs, read)
     decoded = open_cache(file)  # without the lock, which a read-only folder would refuse
     try:
         if not decoded:
@@ -106,19 +109,24 @@ def size_and_time(folder: Path, name: str) -> tuple[int, int]:
     return -1, 0
 
 
-def open_cache(cache: CacheFile) -> tuple[torch.Tensor, torch.Tensor] | None:
+def open_cache(cache: CacheFile) -> tuple[Ragged, torch.Tensor] | None:
     """Returns what `load_or_build` does; None if the file is missing, truncated or outdated."""
     # ValueError: the file is shorter than the pixels in it.
     with suppress(OSError, ValueError), open(cache.path, "rb") as file:
         if file.read(32) != cache.fingerprint:
             return None
-        aspect = np.fromfile(file, np.float32, len(cache.photographs))
-        shape = np.count_nonzero(aspect), 3, cache.size, cache.size
-        pixels = np.memmap(file, np.uint8, "c", file.tell(), shape)
+        shape = len(cache.photographs), 2
+        sizes = np.fromfile(file, np.int32, 2 * len(cache.photographs)).reshape(shape)
+        sizes = torch.from_numpy(sizes).long()
+        is_readable = sizes[:, 0] > 0
         # A photograph that could not be read then, without permission or network, may be by now.
-        if any(decode_one(cache, i) for i in np.flatnonzero(aspect == 0).tolist()):
+        if any(
+            decode_one(cache, i) is not None for i in (~is_readable).nonzero().flatten().tolist()
+        ):
             return None
-        return torch.from_numpy(pixels), torch.from_numpy(aspect)
+        count = int(sizes.prod(1).sum())
+        pixels = np.memmap(file, np.uint8, "c", file.tell(), (count, 3))
+        return Ragged.packed(torch.from_numpy(pixels), sizes[is_readable]), is_readable
     return None
 
 
@@ -129,7 +137,7 @@ def build_cache(cache: CacheFile) -> None:
     label = f"{cache.path.stem} in {cache.path.parent}"
     # Always the same name, under the lock: what a killed process left is overwritten.
     part = cache.path.with_suffix(".part")
-    aspect = np.zeros(total, np.float32)
+    sizes = np.zeros((total, 2), np.int32)
     try:
         # Threads, because PIL releases the GIL. They end with the context, on Ctrl-C too.
         with (
@@ -137,19 +145,19 @@ def build_cache(cache: CacheFile) -> None:
             ThreadPoolExecutor() as pool,
             bar(total, label, "image") as progress,
         ):
-            file.seek(32 + aspect.nbytes)
+            file.seek(32 + sizes.nbytes)
             # In chunks, so that results do not pile up in memory if the disk is slow.
             chunks = (range(total)[i : i + CHUNK] for i in range(0, total, CHUNK))
             decode = partial(decode_one, cache)
-            squares = (square for chunk in chunks for square in pool.map(decode, chunk))
-            for i, square in enumerate(squares):
-                if square is not None:
+            images = (image for chunk in chunks for image in pool.map(decode, chunk))
+            for i, image in enumerate(images):
+                if image is not None:
                     # On a full disk a write raises; a memory map would kill the process (SIGBUS).
-                    file.write(square[0])
-                    aspect[i] = square[1]
+                    file.write(image)
+                    sizes[i] = image.shape[:2]
                 progress.update()
             file.seek(0)
-            file.write(cache.fingerprint + aspect.tobytes())
+            file.write(cache.fingerprint + sizes.tobytes())
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, cache.path)
@@ -160,78 +168,10 @@ def build_cache(cache: CacheFile) -> None:
         print(f"{label}: {total:,} images in {seconds:.1f} s", flush=True)
 
 
-def decode_one(cache: CacheFile, index: int) -> tuple[np.ndarray, float] | None:
-    """Returns `read_image` of one of the photographs; None also if indexing raises OSError."""
+def decode_one(cache: CacheFile, index: int) -> np.ndarray | None:
+    """Returns one of the photographs; None for a damaged one, or if indexing raises OSError."""
     try:
         photograph = cache.photographs[index]
     except OSError:
         return None
-    return read_image(photograph, cache.size)
-
-
-def read_image(photograph: Photograph, size: int) -> tuple[np.ndarray, float] | None:
-    """Reads a photograph, turns it upright and squashes it to a square.
-
-    It is resized by PIL's antialiased bilinear filter, the default of torchvision's Resize and
-    RandomResizedCrop. Unlike there, the EXIF orientation is applied: cameras store portraits
-    sideways.
-
-    Args:
-        photograph: a path, an open file or a PIL image.
-        size: side of the square in pixels.
-
-    Returns:
-        RGB pixels, uint8 (3, size, size), and the original width / height. None for a damaged
-        file: empty, truncated, not an image, of more than 8 bits a channel (which PIL would clip to
-        white) or of more than `PIL.Image.MAX_IMAGE_PIXELS` pixels (a decompression bomb).
-    """
-    try:
-        with ExitStack() as files:
-            is_open = isinstance(photograph, Image.Image)
-            image = photograph if is_open else files.enter_context(Image.open(photograph))
-            width, height = image.size
-            # Up to twice the limit PIL itself only warns.
-            if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
-                return None
-            if image.mode.startswith(("I", "F")):
-                return None
-            # A large JPEG decodes several times faster at 1/2, 1/4 or 1/8 of its size. Twice the
-            # final size leaves the rest to the antialiased resize. The box cuts off the pixels that
-            # rounding up adds at the right and the bottom. An image of somebody else's stays as is.
-            reduced = None if is_open else image.draft(None, (2 * size, 2 * size))
-            box = reduced and reduced[1]
-            rgb = image.convert("RGB")
-            square = rgb.resize((size, size), Image.Resampling.BILINEAR, box=box)
-            with suppress(Exception):  # the pixels are fine even if the EXIF data are damaged
-                orientation = square.getexif().get(ExifTags.Base.Orientation)
-                square = ImageOps.exif_transpose(square)
-                if orientation in (5, 6, 7, 8):  # turned by 90 degrees
-                    width, height = height, width
-            return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)), width / height
-    except MemoryError:
-        raise
-    except Exception:  # PIL raises nearly any exception for files that are not images
-        return None
-
-
-def centre_crop(path: Path | BinaryIO, most: int = 320) -> np.ndarray:
-    """Returns the centre crop that networks are tested on, in the photograph's own resolution.
-
-    Args:
-        path: the image file, or an open one.
-        most: largest side of the result in pixels.
-
-    Returns:
-        uint8 (side, side, 3).
-    """
-    with Image.open(path) as image:
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-    left, top, width, height = centre_boxes(np.array([upright.width / upright.height]))[0]
-    box = (
-        left * upright.width,
-        top * upright.height,
-        (left + width) * upright.width,
-        (top + height) * upright.height,
-    )
-    side = min(most, round(width * upright.width))
-    return np.asarray(upright.resize((side, side), Image.Resampling.LANCZOS, box))
+    return cache.read(photograph)

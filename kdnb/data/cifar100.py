@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 from torchvision.datasets import CIFAR100
 
-from kdnb.data.base import Images, Preset, register
+from kdnb.data.base import Preset, register
 from kdnb.data.digests import no_digest
 from kdnb.data.download import downloading
+from kdnb.data.images import Images
 
 # The official recipe: the learning rate is multiplied by 0.1 after epochs 150, 180 and 210.
 SCHEDULE = {

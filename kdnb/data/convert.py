@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
 
-from kdnb.data.base import Images
+from kdnb.data.images import Images
 from kdnb.data.photographs import Files, decode
 from kdnb.errors import InputError
 
@@ -90,8 +90,8 @@ def from_datasets(
         for split, each in zip(("train", "test"), labels, strict=True)
     ]
     classes = classes or [str(i) for i in range(max(map(max, labels)) + 1)]
-    photographs = Photographs(train, test)
-    facts = [cache, *labels]
+    photographs = Photographs(train), Photographs(test)
+    facts = tuple([cache, each] for each in labels)
     files = Files(Path(cache), classes, names, labels, photographs, facts)
     return decode(cache, files, size, skip_damaged=False)
 
@@ -125,18 +125,16 @@ def labels_of(dataset: Sequence) -> list[int]:
 
 
 class Photographs(Sequence):
-    """The images of two data sets, one after the other, as PIL images."""
+    """The images of a torch data set, as PIL images."""
 
-    def __init__(self, train: Sequence, test: Sequence):
-        self.train = train
-        self.test = test
+    def __init__(self, dataset: Sequence):
+        self.dataset = dataset
 
     def __len__(self) -> int:
-        return len(self.train) + len(self.test)
+        return len(self.dataset)
 
     def __getitem__(self, index: int) -> Image.Image:
-        is_train = index < len(self.train)
-        image, _ = self.train[index] if is_train else self.test[index - len(self.train)]
+        image, _ = self.dataset[index]
         return image if isinstance(image, Image.Image) else Image.fromarray(to_array(image))
 
 

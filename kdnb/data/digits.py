@@ -6,8 +6,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from kdnb.data.base import Images, Preset, register
+from kdnb.data.base import Preset, register
 from kdnb.data.digests import no_digest
+from kdnb.data.images import Images
 
 # The student gets 10 training images of each digit and the teacher all 1,437, so that the teacher
 # has something to teach. At 16 pixels the last maps are 4 x 4. No flips: a mirrored digit is none.

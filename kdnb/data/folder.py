@@ -10,8 +10,9 @@ from pathlib import Path
 
 from torchvision.datasets.folder import is_image_file, make_dataset
 
-from kdnb.data.base import Images, register
+from kdnb.data.base import register
 from kdnb.data.download import shorten_list
+from kdnb.data.images import Images
 from kdnb.data.photographs import Files, decode, digest
 from kdnb.data.stanford40 import PRESET
 from kdnb.errors import InputError
@@ -82,5 +83,5 @@ def is_visible_image(path: str) -> bool:
 
 @register("folder", PRESET, digest=partial(digest, files))
 def load(root: Path, size: int, *, skip_damaged: bool) -> tuple[Images, Images]:
-    """Returns the images of both splits, squashed to squares."""
+    """Returns the images of both splits."""
     return decode("folder", files(root), size, skip_damaged)

@@ -6,8 +6,9 @@ from pathlib import Path
 from torchvision.models import ResNet18_Weights
 
 from kdnb.data import folder
-from kdnb.data.base import Images, Preset, register
+from kdnb.data.base import Preset, register
 from kdnb.data.digests import once
+from kdnb.data.images import Images
 from kdnb.data.photographs import Files, decode, digest
 from kdnb.errors import InputError
 

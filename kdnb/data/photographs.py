@@ -10,11 +10,12 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from kdnb.data.base import Images
 from kdnb.data.cache import Photograph, load_or_build, size_and_time
 from kdnb.data.download import shorten_list
+from kdnb.data.images import Images
 from kdnb.errors import InputError
 
+TRAIN_SCALE = 2  # shorter side of stored training images / that of test images
 IMAGENET_STATS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std
 
 
@@ -26,17 +27,17 @@ class Files(NamedTuple):
         classes: the class names.
         names: paths of the training images and of the test images.
         labels: indices into `classes`, likewise; -1 for a training image without a label.
-        photographs: the images themselves, training images first, as `load_or_build` takes them;
-            None: the files at `names`.
-        facts: what the cache is made from if there are no files, as `load_or_build` takes it.
+        photographs: the training and the test images, as `load_or_build` takes them; None: the
+            files at `names`.
+        facts: what each split's cache is made from if there are no files, likewise.
     """
 
     folder: Path
     classes: Sequence[str]
     names: Sequence[Sequence[str]]
     labels: Sequence[Sequence[int]]
-    photographs: Sequence[Photograph] | None = None
-    facts: object = None
+    photographs: tuple[Sequence[Photograph], Sequence[Photograph]] | None = None
+    facts: tuple[object, object] | None = None
 
 
 def digest(files: Callable[[Path], Files], root: Path) -> str:
@@ -57,42 +58,47 @@ def digest(files: Callable[[Path], Files], root: Path) -> str:
 
 
 def decode(kind: str, files: Files, size: int, skip_damaged: bool) -> tuple[Images, Images]:
-    """Returns the training and test images, squashed to size x size, from the cache or into it.
+    """Returns the training and test images, from the cache or into it.
+
+    Test images are stored with a shorter side of `size`: their centre crops are then those of
+    torchvision's Resize and CenterCrop, to the pixel. Training images are stored larger, because
+    random-resized crops show parts of them: TRAIN_SCALE times, but no larger than they are.
 
     Args:
-        kind: name of the data set, which the name of the cache file starts with.
+        kind: name of the data set, which the names of the cache files start with.
         files: the photographs.
-        size: side of the squares in pixels.
+        size: shorter side of the stored test images in pixels.
         skip_damaged: whether damaged photographs are left out, with a printed line. If not, they
             raise InputError.
 
     Raises InputError as `kdnb.data.load_data` does.
     """
-    # Both splits at once, so that one error names all damaged photographs.
-    names = [*files.names[0], *files.names[1]]
-    facts, photographs = files.facts, files.photographs
+    photographs, facts = files.photographs, files.facts
     if photographs is None:
-        facts = [(name, *size_and_time(files.folder, name)) for name in names]
-        photographs = [files.folder / name for name in names]
-    pixels, aspect = load_or_build(kind, files.folder, facts, photographs, size)
-    is_readable = aspect > 0
-    if damaged := [name for name, ok in zip(names, is_readable, strict=True) if not ok]:
-        report_damaged(damaged, len(names), files.folder, skip_damaged)
-    labels = torch.tensor([*files.labels[0], *files.labels[1]], dtype=torch.int64)[is_readable]
-    aspect = aspect[is_readable]
-    paths = list(compress(photographs, is_readable)) if files.photographs is None else None
-    train_count = int(is_readable[: len(files.names[0])].sum())
-    train, test = (
-        Images(
-            pixels[part],
-            labels[part],
-            tuple(files.classes),
-            *IMAGENET_STATS,
-            aspect[part],
-            paths and paths[part],
+        photographs = [[files.folder / name for name in split] for split in files.names]
+        facts = [
+            [(name, *size_and_time(files.folder, name)) for name in split] for split in files.names
+        ]
+    stored = []
+    damaged = []
+    for i, split in enumerate(("train", "test")):
+        # Training images are not enlarged: their crops are resized in any case.
+        is_train = split == "train"
+        images, is_readable = load_or_build(
+            f"{kind}-{split}",
+            files.folder,
+            facts[i],
+            photographs[i],
+            TRAIN_SCALE * size if is_train else size,
+            enlarge=not is_train,
         )
-        for part in (slice(train_count), slice(train_count, None))
-    )
+        labels = torch.tensor(files.labels[i], dtype=torch.int64)[is_readable]
+        paths = list(compress(photographs[i], is_readable)) if files.photographs is None else None
+        stored.append(Images(images, labels, tuple(files.classes), *IMAGENET_STATS, paths))
+        damaged += compress(files.names[i], ~is_readable)
+    if damaged:  # of both splits, so that one error names all
+        report_damaged(damaged, sum(map(len, files.names)), files.folder, skip_damaged)
+    train, test = stored
     missing = [
         f"training images of {name}"
         for label, name in enumerate(files.classes)

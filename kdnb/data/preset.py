@@ -19,7 +19,8 @@ class Preset:
         teacher_weights: "none": the teacher is trained here first; "imagenet": it has
             torchvision's ImageNet weights.
         image_size: side in pixels of the square images that the networks get.
-        stored_size: side in pixels of the images as they are stored; 0: image_size.
+        stored_size: side in pixels of the images as they are stored, of photographs the shorter
+            one; 0: image_size.
         fixed_size: whether the data set has no other image_size.
         padding: black pixels around a training image before it is cropped at random; 0: no such
             crops. Photographs of all sizes get random-resized crops instead.
@@ -74,7 +75,7 @@ class Preset:
         return settings
 
     def stored(self, image_size: int = 0) -> int:
-        """Returns the side in pixels at which images are stored for networks of an image_size.
+        """Returns the (shorter) side in pixels at which images are stored for an image_size.
 
         Photographs are stored larger than the networks see them, always in the same proportion.
 

@@ -12,8 +12,9 @@ from torchvision.datasets import VisionDataset
 from torchvision.datasets.folder import pil_loader
 from torchvision.datasets.utils import download_and_extract_archive
 
-from kdnb.data.base import Images, Preset, register
+from kdnb.data.base import Preset, register
 from kdnb.data.download import downloading, shorten_list
+from kdnb.data.images import Images
 from kdnb.data.photographs import Files, decode, digest
 from kdnb.errors import InputError, choose
 
@@ -199,7 +200,7 @@ def files(root: Path, download: bool = False) -> Files:
 
 @register("stanford40", PRESET, digest=partial(digest, files), test_images=Stanford40.official[1])
 def load(root: Path, size: int, *, skip_damaged: bool) -> tuple[Images, Images]:
-    """Returns 4,000 training and 5,532 test images, squashed to squares.
+    """Returns 4,000 training and 5,532 test images.
 
     They are downloaded into `root` if they are missing there.
     """

@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets.utils import download_and_extract_archive
 
-from kdnb.data.base import Images, Preset, register
+from kdnb.data.base import Preset, register
 from kdnb.data.convert import from_arrays
 from kdnb.data.digests import once
 from kdnb.data.download import downloading
+from kdnb.data.images import Images
 from kdnb.data.photographs import Files, digest
 from kdnb.errors import InputError
 

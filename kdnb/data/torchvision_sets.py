@@ -17,10 +17,11 @@ import numpy as np
 import torchvision
 
 from kdnb.data import cifar100, stanford40
-from kdnb.data.base import Images, Preset, register
+from kdnb.data.base import Preset, register
 from kdnb.data.convert import as_name, from_arrays, stack
 from kdnb.data.digests import no_digest, once
 from kdnb.data.download import downloading
+from kdnb.data.images import Images
 from kdnb.data.photographs import Files, decode, digest
 from kdnb.errors import InputError
 

@@ -134,7 +134,7 @@ def augmentations(loader, title: str = "", columns: int = 9, rows: int = 3) -> F
         for ax, plan in zip(row[1:], plans, strict=True):
             position = np.flatnonzero(plan["index"].cpu().numpy() == index)
             batch = loader.make({key: value[position] for key, value in plan.items()})
-            pixels = ((batch.images.float() - loader.shift) / loader.scale)[0].cpu().numpy()
+            pixels = loader.normalise.invert(batch.images)[0].cpu().numpy()
             ax.imshow(pixels.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
     for epoch, ax in enumerate(axes[0]):
         ax.set_title(f"epoch {epoch}" if epoch else "stored", fontsize=8)
@@ -168,6 +168,5 @@ def person_boxes(photographs, title: str = "", columns: int = 6, rows: int = 2) 
 
 
 def show_stored(ax: Axes, images, index: int) -> None:
-    """Draw an image of `images` as it is stored, in the aspect ratio of its file."""
-    aspect = 1.0 if images.aspect is None else float(images.aspect[index])
-    ax.imshow(np.asarray(images.images[index]).transpose(1, 2, 0), aspect=1 / aspect)
+    """Draw an image of `images` as it is stored."""
+    ax.imshow(np.asarray(images.images[index]).transpose(1, 2, 0))

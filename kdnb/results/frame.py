@@ -50,6 +50,7 @@ COLUMNS = [
     "override_values",
     "recipe",
     "data_hash",
+    "decoding",
     "teacher_sha256",
     "code",
 ]
@@ -64,6 +65,7 @@ DISTINCTIONS = {
     "precision": " ({})",
     "teacher_sha256": " (weights {:.4})",
     "data_hash": " (images {:.4})",
+    "decoding": " (photographs decoded by version {})",
     "train_images": " ({:,} images)",
     "code": " ({})",
 }
@@ -139,6 +141,7 @@ def run_row(run: RunFolder) -> dict[str, object]:
             "overrides": describe_overrides(overrides),
             "teacher_overrides": describe_teacher(overrides, teacher.get("overrides") or {}),
             "recipe": recipe(config),
+            "decoding": config.get("decoding", 1),
             "left_out": ", ".join(config["left_out"]),
             "code": code.describe(config.get("code", {})),
             "classes": len(config["classes"]),

@@ -41,11 +41,14 @@ def describe_overrides(overrides: Mapping[str, list]) -> str:
 def training_facts(config: Mapping) -> dict[str, object]:
     """What decides the weights of a run, by name: its fields, and what its preset adds.
 
+    Of a training that was begun, "decoding" is the version by which its photographs were decoded.
+
     config: the contents of config.json. Raises KeyError, TypeError or AttributeError if it
     describes no run.
     """
     preset = {name: value for name, value in config["preset"].items() if name not in WITHOUT_EFFECT}
-    return preset | config["run"]
+    decoding = {"decoding": config.get("decoding", 1)} if "classes" in config else {}
+    return preset | config["run"] | decoding
 
 
 class Identity(RunFolder):

@@ -56,6 +56,7 @@ class Run(Identity):
     compile: str = where(default="auto")  # on; auto: where it saves time; off: no CUDA graph either
     threads: int = where(default=0)  # CPU threads; 0: torch's default
     data_root: str = where(default="")  # folder of the data; "": $KDNB_DATA or data/
+    data_on_device: str = where(default="auto")  # yes; no: send each batch; auto: yes if it fits
     outputs: str = where(default="")  # folder of the runs, tables and figures; "": outputs/
     plugins: str = where(default="")  # own losses, networks, data sets: a.py,b_module
     rerun: bool = where(default=False)  # train a finished run anew, and move its folder away
@@ -104,6 +105,7 @@ class Run(Identity):
     def _check_values(self) -> None:
         self.preset.stored(self.image_size)  # raises for a size that the data set does not have
         choose("compile", self.compile, ["auto", "on", "off"])
+        choose("data_on_device", self.data_on_device, ["auto", "yes", "no"])
         if self.batch_size == 1:
             raise InputError("batch_size is 1: batch norm needs at least 2 images")
         if self.validation >= 1:

@@ -77,6 +77,8 @@ def capture(step: Callable[[], None]) -> Callable[[], None]:
     The step itself does not run.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+    # Thread-local, because another thread may allocate memory meanwhile for the next batches.
+    mode = {"capture_error_mode": "thread_local"}
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), **mode):
         step()
     return graph.replay

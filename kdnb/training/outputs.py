@@ -7,6 +7,7 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import nn
 
+from kdnb.data.image_file import VERSION
 from kdnb.device import has_compiler
 from kdnb.models import parameter_count
 from kdnb.plugins import LOADED
@@ -23,7 +24,7 @@ PLACES = ("student_weights", "teacher_weights", "data_root", "plugins")
 
 def training_config(run: Run, setup: TrainingSetup) -> dict:
     """What config.json says of a run that is about to be trained."""
-    return make_config(run) | {
+    config = make_config(run) | {
         "terms": [term._asdict() for term in setup.distiller.terms],
         "left_out": list(setup.distiller.left_out),
         "classes": list(setup.train.images.classes),
@@ -31,6 +32,9 @@ def training_config(run: Run, setup: TrainingSetup) -> dict:
         "same_classes_assumed": setup.same_classes_assumed,
         "teacher": describe_teacher(setup),
     }
+    if setup.train.has_photographs:
+        config["decoding"] = VERSION
+    return config
 
 
 def describe_teacher(setup: TrainingSetup) -> dict | None:

@@ -10,7 +10,7 @@ from torch import nn
 from kdnb.data import Images, load_data
 from kdnb.data.loader import Loader
 from kdnb.data.stanford40 import Stanford40
-from kdnb.device import PRECISIONS, pick_device
+from kdnb.device import PRECISIONS, fits, pick_device
 from kdnb.errors import InputError
 from kdnb.losses import LOSSES
 from kdnb.models import create_model, imagenet_model, load_weights, read_metadata, timm_model
@@ -64,6 +64,7 @@ def loaders(
     train_images, test_images = images
     device = pick_device(run.device)
     common = {"device": device, "dtype": PRECISIONS[run.precision]}
+    common["on_device"] = holds_data(run, device, *images)
     preset = run.preset
     train = Loader(
         train_images,
@@ -80,6 +81,15 @@ def loaders(
     if device.type != "cpu":  # larger ones: launching a kernel takes as long as it computes
         test_batch = max(test_batch, 2**19 // run.image_size**2)
     return train, Loader(test_images, test_batch, run.image_size, **common)
+
+
+def holds_data(run: Run, device: torch.device, *images: Images) -> bool:
+    """Whether the device holds all of these images; on a CPU, a memory map stays one."""
+    if device.type == "cpu":
+        return True
+    if run.data_on_device != "auto":
+        return run.data_on_device == "yes"
+    return fits(sum(split.images.nbytes for split in images), device)
 
 
 def photographs(run: Run, split: str = "train") -> Stanford40 | None:

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import image_set
 from drawing import crowded
 from PIL import Image
 from test_survey import networks
 
 from kdnb import analysis, plots
 from kdnb.analysis import boxes
+from kdnb.data.loader import Loader
 
 
 class Photographs(list):
@@ -32,13 +34,13 @@ def test_the_energy_inside_a_box_is_compared_with_that_of_other_images_in_the_sa
 
 
 def test_energy_in_boxes_is_that_of_the_crop_that_the_networks_see(networks):
+    loader = Loader(image_set(n=22, size=10, aspect=torch.ones(22)), 8, 8)
+    networks = networks._replace(loader=loader)
     survey = analysis.survey_images(networks)
-    loader = networks.loader
     assert boxes.box_energy(networks, survey, None) is None
     assert plots.box_energy(None) is None
     n = len(loader.images)
-    crops = np.tile([0.1, 0.1, 0.8, 0.8], (n, 1)).astype(np.float32)
-    plan = loader.plan(0) | {"box": torch.from_numpy(crops)}
+    plan = loader.plan(0) | {"box": torch.tensor([[1, 1, 8, 8]]).repeat(n, 1)}
     loader.plan = lambda epoch: plan
     # Of 100 x 100 pixels: the left half of the crop, and some pixels outside it.
     edges = torch.tensor([0.0, 10, 50, 90])

@@ -14,15 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NOBODY, image_set, left_in, picture, squashed
+from conftest import NOBODY, image_set, left_in, picture, resized
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR100
+from torchvision.transforms import v2
 
 from kdnb import Run
 from kdnb.data import DATASETS, Images, Preset, cache, load_data, register
 from kdnb.data.download import downloading
+from kdnb.data.image_file import read_image
+from kdnb.data.ragged import Ragged
 from kdnb.errors import InputError
 from kdnb.paths import data_folder
 
@@ -40,17 +43,20 @@ def alone(cache_folder, monkeypatch):
 # ------------------------------------------------------------------------ Images, Preset, registry
 
 
-@pytest.mark.parametrize("aspect", [None, torch.arange(9.0)])
+@pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("n", [-1, 0, 1, 4, 8, 9])
-def test_limit_takes_from_each_class_in_turn(n, aspect):
+def test_limit_takes_from_each_class_in_turn(n, ragged):
     turns = [1, 4, 0, 2, 7, 5, 3, 6, 8]  # of the classes 0, 1, 2; 0, 1, 2; 0, 0, 0
     pixels = torch.arange(9, dtype=torch.uint8).reshape(9, 1, 1, 1).repeat(1, 3, 2, 2)
     labels = torch.tensor([2, 0, 0, 0, 1, 2, 0, 1, 0])
-    images = Images(pixels, labels, ("a", "b", "c"), (0.5,) * 3, (0.5,) * 3, aspect)
+    if ragged:
+        pixels = Ragged.from_arrays([image.permute(1, 2, 0).numpy() for image in pixels])
+    images = Images(pixels, labels, ("a", "b", "c"), (0.5,) * 3, (0.5,) * 3)
     few, due = images.limit(n), turns[:n] if 0 < n < 9 else list(range(9))
-    assert few.images[:, 0, 0, 0].tolist() == due and few.labels.tolist() == labels[due].tolist()
-    assert few.aspect is None if aspect is None else few.aspect.tolist() == due
-    assert repr(few) == f"Images({len(due)} of 2 x 2 pixels, 3 classes)"
+    assert [int(few.images[i][0, 0, 0]) for i in range(len(few))] == due
+    assert few.labels.tolist() == labels[due].tolist()
+    size = "2 pixels and more" if ragged else "2 x 2 pixels"
+    assert repr(few) == f"Images({len(due)} of {size}, 3 classes)"
     with pytest.raises(InputError, match="train_limit is 10: there are only 9 training images"):
         images.limit(10)
 
@@ -282,11 +288,16 @@ def load(root, size=8, **how):
 @pytest.fixture
 def decoded(monkeypatch):
     """The names of the images that are decoded from here on."""
-    names, read_image = [], cache.read_image
+    names = []
     monkeypatch.setattr(
-        cache, "read_image", lambda path, size: names.append(path.name) or read_image(path, size)
+        cache, "read_image", lambda path, **how: names.append(path.name) or read_image(path, **how)
     )
     return names
+
+
+def same(images, others):
+    """Whether two sets of photographs have the same sizes and pixels."""
+    return torch.equal(images.sizes, others.sizes) and torch.equal(images.pixels, others.pixels)
 
 
 def test_folder_takes_the_first_of_valid_val_test(own):
@@ -300,10 +311,8 @@ def test_folder_takes_the_first_of_valid_val_test(own):
             0.225,
         )
         assert train.labels.tolist() == [0, 0, 1] and other.labels.tolist() == [label]
-        for pixels, name in zip(
-            [*train.images, *other.images], [*NAMES[:3], held_out], strict=True
-        ):
-            assert np.array_equal(pixels.permute(1, 2, 0), squashed(own / name, 16)), name
+        assert train.files == [own / name for name in NAMES[:3]]
+        assert np.array_equal(other.images[0].permute(1, 2, 0), resized(own / held_out, 16))
         shutil.rmtree(own / held_out[: held_out.index("/")])
 
 
@@ -354,7 +363,7 @@ def test_cache_lies_in_a_folder_of_its_own(own, cache_folder, monkeypatch):
         ("HOME", ".cache/kdnb"),
     ):
         load(own)
-        assert len(left_in(parent / place)) == 1 and left_in(own) == before
+        assert len(left_in(parent / place)) == 2 and left_in(own) == before
         monkeypatch.delenv(variable)
 
 
@@ -365,13 +374,13 @@ def test_photographs_are_decoded_once_and_opened_without_a_lock(
     with monkeypatch.context() as patch:
         patch.setattr(cache, "FileLock", None)  # a read-only folder cannot be locked
         for a, b in zip(first, load(own), strict=True):
-            assert torch.equal(a.images, b.images) and torch.equal(a.aspect, b.aspect)
-            b.images.fill_(7)  # a copy of its own: the file never changes
-        assert torch.equal(load(own)[0].images, first[0].images) and len(decoded) == 4
+            assert same(a.images, b.images)
+            b.images.pixels.fill_(7)  # a copy of its own: the file never changes
+        assert same(load(own)[0].images, first[0].images) and len(decoded) == 4
     other = own.rename(own.parent / "other")
     picture(9, 9, 78).save(other / "train/cat/a.jpg")
-    assert not torch.equal(load(other)[0].images, first[0].images)
-    assert load(other, 16)[0].size == 16 and len(left_in(cache_folder)) == 3
+    assert not same(load(other)[0].images, first[0].images)
+    assert load(other, 16)[1].size == 16 and len(left_in(cache_folder)) == 6
 
 
 @pytest.mark.parametrize(
@@ -379,25 +388,27 @@ def test_photographs_are_decoded_once_and_opened_without_a_lock(
     [
         lambda file, root: os.truncate(file, file.stat().st_size - 1),
         lambda file, root: os.truncate(file, 20),
-        lambda file, root: os.truncate(file, 41),
+        lambda file, root: os.truncate(file, 49),
         lambda file, root: file.write_bytes(bytes(file.stat().st_size)),
         lambda file, root: file.rename(file.with_suffix(".part")),  # what a killed build left
         lambda file, root: os.utime(root / "train/cat/a.jpg", ns=(1, 1)),
-        lambda file, root: picture(9, 9, 9).save(root / "valid/dog/z.png"),
+        lambda file, root: picture(9, 9, 9).save(root / "train/dog/z.png"),
         lambda file, root: (root / "train/cat/a.jpg").rename(root / "train/cat/aa.jpg"),
         lambda file, root: setattr(cache, "VERSION", cache.VERSION + 1),
     ],
 )
 def test_cache_is_built_anew(change, own, cache_folder, decoded, monkeypatch):
     monkeypatch.setattr(cache, "VERSION", cache.VERSION)
-    before = load(own)[0].images.clone()
-    [file] = cache_folder.glob("*.images")
+    before = load(own)[0].images[:3].to("cpu")
+    files = left_in(cache_folder)
+    [file] = cache_folder.glob("folder-train-*.images")
     decoded.clear()
     change(file, own)
     for _ in range(2):
         train, valid = load(own)
-        assert len(decoded) == len(train) + len(valid) and torch.equal(train.images, before)
-    assert left_in(cache_folder) == [file.name]
+        assert same(train.images[:3].to("cpu"), before)
+        assert len(decoded) - len(train) in (0, len(valid))  # each once; both files, or one
+    assert left_in(cache_folder) == files
 
 
 def supported_image(mode):
@@ -432,24 +443,40 @@ def with_damaged_exif(path):
 def test_photographs_of_all_kinds(name, make, size, near, own):
     path = own / "train/cat" / name
     make(path)
-    train, _ = load(own, size)
-    at = sorted([name, "a.jpg"]).index(name)  # more/b.PNG comes after them
     image = Image.open(path) if name == "exif.png" else ImageOps.exif_transpose(Image.open(path))
-    due = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)).astype(
-        int
-    )
-    difference = np.abs(train.images[at].permute(1, 2, 0).numpy() - due)
+    due = v2.functional.resize(image.convert("RGB"), size)
+    difference = np.abs(read_image(path, size).astype(int) - np.asarray(due))
     assert difference.max() <= near and difference.mean() <= max(near / 8, near == 1)
-    assert train.aspect[at] == torch.tensor(image.width / image.height)
 
 
 def test_a_large_jpeg_is_not_decoded_at_the_size_asked_for(tmp_path):
-    """The decoder's own reduction stops at twice that size; antialiasing does the rest."""
-    pixels = np.random.default_rng(0).integers(0, 256, (512, 512), np.uint8)
+    """The decoder's own reduction stops at four times that size; antialiasing does the rest."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1024, 1024), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "noise.jpg", quality=95)
-    found, _ = cache.read_image(tmp_path / "noise.jpg", 128)
-    error = np.abs(found.transpose(1, 2, 0) - squashed(tmp_path / "noise.jpg", 128).astype(int))
-    assert error.mean() < 5
+    found = read_image(tmp_path / "noise.jpg", 128).astype(int)
+    assert np.abs(found - resized(tmp_path / "noise.jpg", 128)).mean() < 5
+    assert found.std() == pytest.approx(resized(tmp_path / "noise.jpg", 128).std(), rel=0.1)
+
+
+def test_training_photographs_are_stored_larger_but_never_enlarged(own):
+    """A random-resized crop shows a part of the photograph; a test image is cut to the pixel."""
+    picture(40, 80, 1).save(own / "train/cat/a.jpg")
+    train, valid = load(own, 16)
+    assert train.images.sizes.tolist() == [[64, 32], [30, 21], [30, 22]]
+    assert valid.images.sizes.tolist() == [[16 * 30 // 23, 16]]
+
+
+@pytest.mark.parametrize("enlarge", [False, True])
+@pytest.mark.parametrize("size", [(1000, 20), (20, 1000)])
+def test_a_strip_is_cut_to_the_centre_that_crops_can_reach(size, enlarge, tmp_path):
+    """Or a data set of strips would need fifty times the room on disk."""
+    image = picture(*size, seed=1)
+    image.save(tmp_path / "strip.png")
+    pixels = read_image(tmp_path / "strip.png", 40, enlarge)
+    assert sorted(pixels.shape) == ([3, 40, 17 * 40] if enlarge else [3, 20, 17 * 20])
+    if not enlarge:
+        left, top = ((side - min(side, 340)) // 2 for side in size)
+        assert (pixels == np.asarray(image)[top : top + 340, left : left + 340]).all()
 
 
 def cut(path, **how):
@@ -482,8 +509,7 @@ def test_a_damaged_image_is_named_or_left_out(name, own, decoded, capsys, monkey
             load(own)
     capsys.readouterr(), decoded.clear()
     for images, due in zip(load(own, skip_damaged=True), whole, strict=True):
-        assert torch.equal(images.images, due.images) and torch.equal(images.labels, due.labels)
-        assert torch.equal(images.aspect, due.aspect)
+        assert same(images.images, due.images) and torch.equal(images.labels, due.labels)
     out = capsys.readouterr().out
     assert (
         out.count("\n") == 1
@@ -521,7 +547,7 @@ def test_skipping_leaves_no_class_without_images(lost, message, own):
 def test_an_image_that_can_be_read_again_is(own, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(
-            cache, "read_image", lambda path, size: None
+            cache, "read_image", lambda path, **how: None
         )  # such as while a network is away
         with pytest.raises(InputError, match="4 of 4 images"):
             load(own)
@@ -543,9 +569,9 @@ def test_the_cache_is_flushed_to_disk_before_it_gets_its_name(own, cache_folder,
     monkeypatch.setattr(os, "fsync", recorded_fsync)
     monkeypatch.setattr(os, "replace", recorded_replace)
     load(own)
-    [file] = cache_folder.glob("*.images")
-    number = file.stat().st_ino
-    assert calls == [("fsync", number), ("replace", number)]
+    files = [next(cache_folder.glob(f"folder-{split}-*.images")) for split in ("train", "test")]
+    numbers = [file.stat().st_ino for file in files]
+    assert calls == [(call, number) for number in numbers for call in ("fsync", "replace")]
 
 
 def test_a_download_waits_for_a_silent_server_no_longer_than_a_minute(tmp_path):
@@ -555,14 +581,14 @@ def test_a_download_waits_for_a_silent_server_no_longer_than_a_minute(tmp_path):
     assert socket.getdefaulttimeout() == before
 
 
-@pytest.mark.parametrize("at", ["a.jpg", "d.png"])
+@pytest.mark.parametrize("at", ["a.jpg", "c.jpeg"])
 def test_interrupted_build_leaves_nothing(at, own, cache_folder, monkeypatch):
-    read_image, before = cache.read_image, set(threading.enumerate())
+    before = set(threading.enumerate())
 
-    def interrupted(path, size):
+    def interrupted(path, **how):
         if path.name == at:
             raise KeyboardInterrupt
-        return read_image(path, size)
+        return read_image(path, **how)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(cache, "read_image", interrupted)
@@ -578,7 +604,7 @@ def test_cache_that_cannot_be_written(own, cache_folder):
 
 
 @pytest.mark.parametrize(
-    "room", [100_000, 4 * 3 * 128 * 128]
+    "room", [1000, 3 * (20 + 21 + 22) * 30]
 )  # bytes: the pixels do not fit, nor does their head
 def test_full_disk(room, own, cache_folder):
     before, (soft, hard) = set(threading.enumerate()), resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -591,7 +617,7 @@ def test_full_disk(room, own, cache_folder):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert left_in(cache_folder) == [] and not set(threading.enumerate()) - before
-    assert load(own, 128)[0].size == 128
+    assert len(load(own, 128)[0]) == 3
 
 
 def test_two_at_once_build_once(own, decoded):
@@ -604,7 +630,7 @@ def test_two_at_once_build_once(own, decoded):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(decoded) == 4 and torch.equal(sets[0].images, sets[1].images)
+    assert len(decoded) == 4 and same(sets[0].images, sets[1].images)
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -615,10 +641,10 @@ def test_progress(terminal, own, cache_folder, capsys, monkeypatch):
     load(own)
     out, err = capsys.readouterr()
     if terminal:
-        assert "0/4" in err and out == ""  # a bar, which goes away when it is full
+        assert "0/3" in err and out == ""  # a bar, which goes away when it is full
     else:
         assert (
-            err == "" and out.count("\n") == 1 and "4 images in" in out and str(cache_folder) in out
+            err == "" and out.count("\n") == 2 and "3 images in" in out and str(cache_folder) in out
         )
     load(own)
     assert capsys.readouterr() == ("", "")

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import image_set
-from PIL import Image
 from torch.testing import assert_close
 
-from kdnb.data.loader import Loader, centre_boxes, random_boxes, resample, resample_each
+from kdnb.data.crops import crop_each
+from kdnb.data.loader import Loader
 from kdnb.errors import InputError
 
 
@@ -67,7 +67,7 @@ def test_crops_are_windows_of_the_padded_image():
 
 
 def test_photographs_are_not_padded():
-    """Random-resized crops take the place of padding where images have an aspect."""
+    """Random-resized crops take the place of padding."""
     images = image_set(aspect=torch.linspace(0.5, 2, 40))
     made = [
         torch.cat([b.images for b in Loader(images, 16, 8, train=True, padding=padding).epoch()])
@@ -84,69 +84,52 @@ def test_test_images_are_whole_and_in_order():
     assert_close(made, (images.images / 255 - 0.5) / 0.25, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("cut", [resample, resample_each])
-@pytest.mark.parametrize(
-    ("size", "box"), [(16, (0, 0, 40, 40)), (60, (4, 8, 20, 24)), (12, (5, 0, 30, 36))]
-)
-def test_resampling_is_pillows_resize(size, box, cut):
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    # a smooth image: Pillow stops at the box's edge, resample sees the neighbours that lie beyond
-    smooth = Image.fromarray(pixels).resize((40, 40), Image.Resampling.BICUBIC)
-    left, top, width, height = box
-    expected = smooth.resize(
-        (size, size), Image.Resampling.BILINEAR, (left, top, left + width, top + height)
-    )
-    images = torch.from_numpy(np.array(smooth)).permute(2, 0, 1).repeat(2, 1, 1, 1)
-    boxes = torch.tensor([[left / 40, top / 40, width / 40, height / 40]], dtype=torch.float64)
-    ours = cut(images, torch.tensor([1]), boxes, size)[0].permute(1, 2, 0).float()
-    error = (ours - torch.from_numpy(np.array(expected)).float()).abs()
-    assert error[1:-1, 1:-1].max() < 1.01  # Pillow rounds twice
-    assert error.mean() < 1
+def test_photographs_are_cropped_by_the_plan():
+    images = image_set(n=20, size=30, aspect=torch.linspace(0.5, 2, 20))
+    for train in (False, True):
+        loader = Loader(images, 20, 16, train=train, flip=True)
+        plan = loader.plan(2)
+        crops = crop_each(images.images, plan["index"], plan["box"], 16)
+        if train:
+            crops = torch.where(plan["flip"].view(-1, 1, 1, 1), crops.flip(3), crops)
+        assert_close(loader.make(plan).images, (crops / 255 - 0.5) / 0.25, atol=1e-5, rtol=0)
 
 
-def test_both_ways_to_resample_agree_between_whole_pixels():
-    images = image_set(n=6, size=64).images.float()
-    images = torch.nn.functional.avg_pool2d(
-        images, 9, 1, 4
-    ).byte()  # smooth: a rounded box moves the picture a little
-    boxes = torch.from_numpy(random_boxes(np.linspace(0.6, 1.8, 6), np.random.default_rng(1)))
-    exact, rounded = (
-        cut(images, torch.arange(6), boxes, 32).float() for cut in (resample, resample_each)
-    )
-    assert exact.shape == rounded.shape == (6, 3, 32, 32)
-    assert (exact - rounded).abs().mean() < 1.5
+KINDS = {
+    "photographs": {"images": image_set(n=45, size=30, aspect=torch.linspace(0.5, 2, 45))},
+    "padded": {"images": image_set(n=45), "padding": 2},
+    "plain": {"images": image_set(n=45)},
+}
 
 
-def test_random_boxes_are_torchvisions():
-    aspect = np.full(20_000, 1.5)
-    left, top, width, height = random_boxes(aspect, np.random.default_rng(0)).T
-    assert left.min() >= 0 and top.min() >= 0
-    assert (left + width).max() <= 1 + 1e-9 and (top + height).max() <= 1 + 1e-9
-    area, ratio = width * height, width * aspect / height
-    assert 0.08 - 1e-9 <= area.min() < 0.1 and area.max() > 0.8
-    assert ratio.min() >= 3 / 4 - 1e-9 and ratio.max() <= 4 / 3 + 1e-9
-    assert abs(np.log(ratio).mean()) < 0.05  # no ratio is favoured, but for the largest areas
+def loaders(kind, train=True):
+    """A loader whose images are on its device, and one that streams them, both on a CPU."""
+    both = []
+    for on_device in (True, False):
+        loader = Loader(
+            **KINDS[kind], batch_size=10, size=8, train=train, flip=True, on_device=on_device
+        )
+        loader.crops_each = False  # as on an accelerator
+        both.append(loader)
+    return both
 
 
-def test_random_boxes_of_extreme_images_fall_back_to_the_centre():
-    left, top, width, height = random_boxes(
-        np.array([50.0, 0.02]), np.random.default_rng(0), tries=1
-    ).T
-    assert width[0] * 50 / height[0] == pytest.approx(4 / 3) and left[0] == pytest.approx(
-        (1 - width[0]) / 2
-    )
-    assert width[1] * 0.02 / height[1] == pytest.approx(3 / 4) and top[1] == pytest.approx(
-        (1 - height[1]) / 2
-    )
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_streamed_batches_have_the_same_bits(kind, train):
+    held, streamed = loaders(kind, train)
+    for start in (0, 3):
+        for due, batch in zip(held.epoch(1, start), streamed.epoch(1, start), strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(due, batch, strict=True))
+    due, batch = held.take([7, 2]), streamed.take([7, 2])
+    assert all(torch.equal(a, b) for a, b in zip(due, batch, strict=True))
 
 
-def test_centre_boxes_are_square_in_the_photograph():
-    left, top, width, height = centre_boxes(np.array([2.0, 0.5, 1.0])).T
-    assert width * np.array([2, 0.5, 1]) == pytest.approx(height)
-    assert left + width / 2 == pytest.approx([0.5] * 3) and top + height / 2 == pytest.approx(
-        [0.5] * 3
-    )
-    assert max(width[2], height[2]) == pytest.approx(224 / 256)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loader_copies_no_images_of_a_set_that_is_streamed(kind):
+    """A memory map larger than the memory: not even padding may copy it."""
+    _, streamed = loaders(kind)
+    assert streamed.stored is KINDS[kind]["images"].images
 
 
 def test_what_cannot_be_batched():

@@ -5,11 +5,11 @@ from itertools import product
 import pytest
 import torch
 from conftest import image_set
-from helpers import break_off, quiet, tiny, tiny_run
+from helpers import break_off, quiet, tiny, tiny_run, weights
 from torch.testing import assert_close
 
 from kdnb import METHODS, Distiller, Run, create_model, train
-from kdnb.data.loader import Loader, resample
+from kdnb.data.loader import Loader
 from kdnb.training.step import Engine
 
 # Compiling each method would take many minutes.
@@ -29,11 +29,45 @@ def test_batches_are_those_of_the_cpu():
         assert torch.equal(on_cpu.index, on_gpu.index.cpu())
 
 
-def test_crops_are_those_of_the_cpu():
-    images, index = image_set(n=6, size=32).images, torch.tensor([4, 1, 1])
-    boxes = torch.tensor([[0, 0, 1, 1], [0.1, 0.2, 0.5, 0.7], [0.4, 0.3, 0.3, 0.3]])
-    there = resample(images.cuda(), index.cuda(), boxes.cuda(), 24)
-    assert_close(there.cpu(), resample(images, index, boxes, 24), atol=0.1, rtol=0)
+def photograph_loader(device, on_device=True, train=True):
+    images = image_set(n=45, size=40, aspect=torch.linspace(0.4, 2.5, 45))
+    how = {"train": train, "flip": True, "device": device, "on_device": on_device}
+    return Loader(images, 10, 32, **how)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_crops_are_those_of_the_cpu(train):
+    loaders = (photograph_loader(device, train=train) for device in ("cpu", "cuda"))
+    for on_cpu, on_gpu in zip(*(loader.epoch(3) for loader in loaders), strict=True):
+        # A CPU rounds to bytes, and images have a standard deviation of 1/4.
+        assert_close(on_cpu.images, on_gpu.images.cpu(), atol=4.1 / 255, rtol=0)
+        assert torch.equal(on_cpu.index, on_gpu.index.cpu())
+
+
+@pytest.mark.parametrize("kind", ["photographs", "padded"])
+def test_streamed_batches_have_the_bits_of_those_on_the_gpu(kind):
+    if kind == "photographs":
+        held, streamed = (photograph_loader("cuda", on_device) for on_device in (True, False))
+    else:
+        how = {"train": True, "padding": 2, "flip": True, "device": "cuda"}
+        held, streamed = (
+            Loader(image_set(n=200, size=32), 20, 32, on_device=on_device, **how)
+            for on_device in (True, False)
+        )
+    assert streamed.stored is streamed.images.images
+    for due, batch in zip(held.epoch(1, 1), streamed.epoch(1, 1), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(due, batch, strict=True))
+
+
+@pytest.mark.filterwarnings("error:.*not (replayed|compiled)")
+def test_a_run_on_streamed_images_has_the_same_bits(tmp_path):
+    """Its step is captured as a graph while the thread allocates memory."""
+    runs = [
+        tiny_run(tmp_path / on, device="cuda", compile="auto", method="none", data_on_device=on)
+        for on in ("yes", "no")
+    ]
+    held, streamed = (train(run, log=quiet) for run in runs)
+    assert weights(held) == weights(streamed)
 
 
 @pytest.mark.filterwarnings("error:.*not (replayed|compiled)")

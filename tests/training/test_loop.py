@@ -1,5 +1,6 @@
 """kdnb.training.loop: what a run computes, records and refuses; test_resume.py interrupts it."""
 
+import json
 import re
 import shutil
 import sys
@@ -25,6 +26,7 @@ from helpers import (
 from kdnb import InputError, Run, create_model, train
 from kdnb.__main__ import main
 from kdnb.data import DATASETS
+from kdnb.data.image_file import VERSION
 from kdnb.data.loader import Loader
 from kdnb.models import read_metadata
 from kdnb.training.step import Engine, evaluate
@@ -192,6 +194,26 @@ def test_other_images_and_another_teacher_are_refused_on_resuming(run, tmp_path,
     save_teacher(file, None)
     with pytest.raises(InputError, match=r"t\.safetensors does not hold the weights that teach"):
         train(Run.open(run.folder), log=quiet)
+
+
+def test_a_checkpoint_of_otherwise_decoded_photographs_is_refused(run, monkeypatch):
+    """Before version 2 photographs were squashed to squares, and config.json said nothing."""
+    splits = [image_set(n, 10, aspect=torch.linspace(0.5, 2, n), seed=n) for n in (70, 40)]
+    load = DATASETS["tiny"]._replace(load=lambda root, size, **_: tuple(splits))
+    monkeypatch.setitem(DATASETS, "tiny", load)
+    run = replace(run, method="none")
+    break_off(run, 7, press_stop)
+    path = run.folder / "config.json"
+    new = json.loads(path.read_text())
+    assert new.pop("decoding") == VERSION
+    old = path.read_text()
+    path.write_text(json.dumps(new))
+    with pytest.raises(InputError, match=f"decoding was 1 and is now {VERSION}"):
+        train(run, log=quiet)
+    path.write_text(old)
+    train(run, log=quiet)
+    path.write_text(json.dumps(new))
+    assert train(run, log=quiet).done  # a finished run is only read
 
 
 # Machines

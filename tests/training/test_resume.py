@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from helpers import (
 from kdnb import METHODS, InputError, train
 from kdnb.progress import StopButton
 from kdnb.runs.checkpoint import CHECKPOINT, load_checkpoint
+from kdnb.training import setup
 from kdnb.training.loop import Interrupted
 from kdnb.training.step import Engine, evaluate
 
@@ -50,6 +52,15 @@ def undisturbed(teacher, tmp_path_factory):
 def run(teacher, tmp_path):
     """The same run, not yet started."""
     return tiny_run(tmp_path, teacher_weights=teacher)
+
+
+def test_a_run_on_streamed_images_resumes_and_leaves_no_thread(run, undisturbed, monkeypatch):
+    """On a CPU only for this test: there a memory map needs no thread."""
+    monkeypatch.setattr(setup, "holds_data", lambda *_: False)
+    break_off(run, MIDDLE, kill)
+    resume(run)
+    assert equal_runs(run, undisturbed)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("stream")]
 
 
 def resume(run):

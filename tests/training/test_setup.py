@@ -11,7 +11,7 @@ from helpers import TINY, quiet, save_teacher, tiny, tiny_run
 from kdnb import InputError, Run, create_model, train
 from kdnb.data import DATASETS
 from kdnb.models import base, load_weights
-from kdnb.training.setup import build_setup, check_tensors_are_separate
+from kdnb.training.setup import build_setup, check_tensors_are_separate, holds_data, load_images
 
 CLASSES = [f"class {i}" for i in range(4)]
 
@@ -24,6 +24,22 @@ def test_a_student_starts_from_its_seed_whatever_teaches_it(tmp_path):
     )
     assert all(torch.equal(value, alone[name]) for name, value in distilled.items())
     assert not torch.equal(distilled["conv1.weight"], other_seed["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("data_on_device", "free", "is_held"),
+    [("auto", 55_000, True), ("auto", 40_000, False), ("yes", 0, True), ("no", 10**9, False)],
+)
+def test_images_are_held_by_a_gpu_if_they_take_half_of_its_free_memory(
+    tmp_path, monkeypatch, data_on_device, free, is_held
+):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
+    run = tiny_run(tmp_path, data_on_device=data_on_device)
+    images = load_images(run)  # 110 of 3 x 8 x 8 bytes
+    assert holds_data(run, torch.device("cuda"), *images) == is_held
+    assert holds_data(run, torch.device("cpu"), *images)
+    with pytest.raises(InputError, match=r"data_on_device 'disk'.*auto, no, yes"):
+        tiny_run(tmp_path, data_on_device="disk")
 
 
 # Teachers

@@ -1,0 +1,57 @@
+"""Batches that are read by a thread, ahead of the training loop, and sent to its device."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+AHEAD = 2  # batches that are read and sent before they are asked for
+
+Tensors = dict[str, Tensor]
+
+
+def stream(
+    read: Callable[[Tensors], Tensors], plans: Iterable[Tensors], device: torch.device
+) -> Iterator[Tensors]:
+    """Yields `read(plan)` for each plan, on the device.
+
+    A thread reads, pins and sends AHEAD results before they are asked for. It ends with the
+    iterator. An error in it is raised by the iterator, in place of the result.
+
+    Args:
+        read: returns tensors on the CPU.
+        plans: its arguments.
+        device: CUDA copies on a stream of its own, while the current stream computes.
+    """
+    copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def send(plan: Tensors) -> tuple[Tensors, torch.cuda.Event | None]:
+        tensors = read(plan)
+        if copies is None:
+            return {name: tensor.to(device) for name, tensor in tensors.items()}, None
+        with torch.cuda.stream(copies):
+            sent = {
+                name: tensor.pin_memory().to(device, non_blocking=True)
+                for name, tensor in tensors.items()
+            }
+            return sent, copies.record_event()
+
+    plans = iter(plans)
+    with ThreadPoolExecutor(1, thread_name_prefix="stream") as pool:
+        queue = deque(pool.submit(send, plan) for plan in islice(plans, AHEAD))
+        try:
+            while queue:
+                tensors, is_sent = queue.popleft().result()
+                queue.extend(pool.submit(send, plan) for plan in islice(plans, 1))
+                if is_sent is not None:
+                    current = torch.cuda.current_stream(device)
+                    current.wait_event(is_sent)
+                    for tensor in tensors.values():
+                        tensor.record_stream(current)  # its memory is in use until then
+                yield tensors
+        finally:
+            for future in queue:
+                future.cancel()
