@@ -4,8 +4,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
+from kdnb.data.ragged import Ragged
 from kdnb.errors import InputError
 
 CHUNK = 1024  # images that are hashed at a time: they may be a memory map
@@ -53,8 +52,14 @@ def digest_of_images(splits) -> str:
     """Returns the start of the SHA-256 of the pixels and labels of some Images."""
     sha256 = hashlib.sha256()
     for images in splits:
-        sha256.update(repr((tuple(images.images.shape), images.classes)).encode())
-        for tensor in (images.labels, images.images):
-            for chunk in torch.split(tensor, CHUNK):
-                sha256.update(chunk.contiguous().numpy())
+        pixels = images.images
+        if isinstance(pixels, Ragged):
+            shape = pixels.sizes.tolist()
+            parts = (pixels[i] for i in range(len(pixels)))
+        else:
+            shape = tuple(pixels.shape)
+            parts = pixels.split(CHUNK)
+        sha256.update(repr((shape, images.classes)).encode())
+        for tensor in (images.labels, *parts):
+            sha256.update(tensor.contiguous().numpy())
     return sha256.hexdigest()[:8]

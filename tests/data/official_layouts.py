@@ -11,8 +11,8 @@ import pickle
 import struct
 from pathlib import Path
 
-import h5py
 import numpy as np
+import pytest
 from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
@@ -138,6 +138,7 @@ def stl10(root, patch):
 
 
 def pcam(root, patch):
+    h5py = pytest.importorskip("h5py")
     (root / "pcam").mkdir()
     for split, labels in (("train", TRAIN), ("test", TEST)):
         start = f"{root}/pcam/camelyonpatch_level_2_split_{split}"

@@ -3,6 +3,7 @@
 import pickle
 from pathlib import Path
 
+import official_layouts as layouts
 import pytest
 import torch
 from torchvision import datasets
@@ -11,7 +12,6 @@ from kdnb import InputError, Run, load_data
 from kdnb.data import DATASETS
 from kdnb.data.torchvision_sets import SOURCES
 
-layouts = pytest.importorskip("official_layouts")  # it needs h5py
 SETS = {name.lower(): source for name, source in SOURCES.items()}
 
 
@@ -21,7 +21,7 @@ def alone(cache_folder):
 
 
 def labels_by_brightness(images):
-    return (images.images.float().mean((1, 2, 3)) > 120).long()
+    return (torch.stack([image.float().mean() for image in images.images]) > 120).long()
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -42,14 +42,14 @@ def test_a_set_is_read_in_its_official_format(name, tmp_path, monkeypatch, capsy
     for images in (train, test):
         is_right = labels_by_brightness(images) == images.labels
         assert (is_right | (images.labels < 0)).all()
-        assert images.size == (source.size or 8)
         assert (images.aspect is None) == (images.files is None) == bool(source.size)
-    assert train.classes == test.classes
+    assert train.classes == test.classes and test.size == (source.size or 8)
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_a_missing_set_is_named_with_what_to_do(name, tmp_path, monkeypatch):
     """The sentence that one gets without a network."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: True)
     monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.setattr("socket.getaddrinfo", refuse)
     with pytest.raises(
@@ -110,3 +110,9 @@ def test_presets_follow_the_size_of_the_images():
 def test_the_documents_list_every_set():
     text = Path(__file__).parents[2].joinpath("docs/own-data-networks-losses.md").read_text()
     assert [name for name in SETS if f"`torch/{name}`" not in text] == []
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
+    with pytest.raises(InputError, match=r"^torch/pcam needs h5py: pip install h5py$"):
+        load_data("torch/pcam", tmp_path)
