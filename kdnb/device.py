@@ -136,7 +136,8 @@ def commit() -> str:
 
     try:
         git("ls-files", "--error-unmatch", "--", Path(__file__).name)
-        changes = git("status", "--porcelain", "--", "*.py")  # new files count, too
+        # New files count, too, even those that a .gitignore hides.
+        changes = git("status", "--porcelain", "--untracked-files=all", "--ignored", "--", "*.py")
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return ""

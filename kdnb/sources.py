@@ -104,8 +104,7 @@ def normalised(text: str, name: str) -> str:
     used, new = set(), {name} & definitions.keys()
     while new:
         used |= new
-        nodes = [node for each in new for root in definitions[each] for node in ast.walk(root)]
-        names = {node.id for node in nodes if isinstance(node, ast.Name)}
+        names = {name for each in new for root in definitions[each] for name in names_used(root)}
         new = (names & definitions.keys()) - used
     return "\n".join(
         repr(syntax(statement)) for each in sorted(used) for statement in definitions[each]
@@ -120,6 +119,15 @@ def names_defined(statement: ast.stmt) -> list[str]:
         names = [node for target in targets for node in ast.walk(target)]
         return [node.id for node in names if isinstance(node, ast.Name)]
     return []
+
+
+def names_used(root: ast.stmt) -> set[str]:
+    """The names that a statement reads, without those of its own variables and arguments."""
+    nodes = list(ast.walk(root))
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    own = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    own |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    return {node.id for node in names} - own
 
 
 def syntax(node) -> object:

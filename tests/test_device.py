@@ -84,3 +84,17 @@ def test_the_commit_of_a_repository_around_an_installed_package_is_not_recorded(
     monkeypatch.setattr(module, "__file__", str(tmp_path / "device.py"))
     (tmp_path / "device.py").touch()
     assert module.commit() == ""
+
+
+def test_files_that_git_does_not_track_are_named_with_the_commit(tmp_path, monkeypatch):
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "device.py"))
+    (tmp_path / "device.py").touch()
+    (tmp_path / ".gitignore").write_text("mine.py\n*.pyc\n")
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "this project"], check=True)
+    (tmp_path / "device.pyc").touch()
+    assert module.commit() and not module.commit().endswith("+changes")
+    (tmp_path / "mine.py").touch()
+    assert module.commit().endswith("+changes")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kdnb.data.digests import digest_of_load
 from kdnb.data.preset import Preset
 from kdnb.errors import InputError, choose
 from kdnb.paths import data_folder
@@ -25,7 +26,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images: normalised pixels, (batch, 3, size, size).
-        labels: int64 (batch,).
+        labels: int64 (batch,); -1 for an image without a label.
         index: positions of the images in their split, int64 (batch,).
         teacher_images: the same crops as the teacher sees them, in its normalisation and size;
             None if it sees `images`.
@@ -60,7 +61,8 @@ class Images:
     Attributes:
         images: pixels 0..255, uint8 (n, 3, size, size). It may be a memory map; writing to it
             never changes the file.
-        labels: indices into `classes`, int64 (n,).
+        labels: indices into `classes`, int64 (n,); -1 for an image without a label, which only
+            training images may be.
         classes: the class names.
         mean: mean of each channel, of pixels scaled to 0..1. Batches are normalised with it.
         std: standard deviation of each channel, likewise.
@@ -82,30 +84,44 @@ class Images:
 
     def __repr__(self) -> str:
         size = f"{self.size} x {self.size} pixels"
-        return f"Images({len(self):,} of {size}, {len(self.classes)} classes)"
+        rest = f", {self.unlabelled:,} without a label" if self.unlabelled else ""
+        return f"Images({len(self):,} of {size}, {len(self.classes)} classes{rest})"
 
     @property
     def size(self) -> int:
         """The side of the stored images in pixels."""
         return self.images.shape[-1]
 
+    @property
+    def unlabelled(self) -> int:
+        """The number of images without a label."""
+        return int((self.labels < 0).sum())
+
+    def labelled(self) -> "Images":
+        """Returns the images that have a label."""
+        return self.take(self.indices(self.labels >= 0)) if self.unlabelled else self
+
     def limit(self, n: int) -> "Images":
-        """Returns n images, taken evenly from all classes; all images for n <= 0.
+        """Returns n labelled images, taken evenly from all classes; all images for n <= 0.
 
-        They are the first image of each class, then the second of each, and so on.
+        They are the first image of each class, then the second of each, and so on. The images
+        without a label follow, all of them: n says how many labels there are.
 
-        Raises InputError if there are fewer than n.
+        Raises InputError if fewer than n have a label.
         """
-        if n > len(self):
-            raise InputError(f"train_limit is {n}: there are only {len(self)} training images")
-        if n <= 0 or n == len(self):
+        labelled = len(self) - self.unlabelled
+        if n > labelled:
+            raise InputError(f"train_limit is {n}: there are only {labelled} training images")
+        if n <= 0 or n == labelled:
             return self
         rounds = zip_longest(*self.indices_by_class())
         order = [index for indices in rounds for index in indices if index is not None]
-        return self.take(order[:n])
+        return self.take(order[:n] + self.indices(self.labels < 0))
 
     def split(self, share: float) -> tuple["Images", "Images"]:
         """Holds out a share of the images of each class, rounded up: the last ones of the class.
+
+        Images without a label remain.
 
         Args:
             share: share of the images that is held out, 0..1.
@@ -115,7 +131,7 @@ class Images:
 
         Raises InputError if a class would have no images left.
         """
-        remaining, held_out = [], []
+        remaining, held_out = self.indices(self.labels < 0), []
         for name, indices in zip(self.classes, self.indices_by_class(), strict=True):
             # Rounded to 6 digits first: 0.07 * 100 is a little more than 7.
             end = len(indices) - math.ceil(round(share * len(indices), 6))
@@ -127,10 +143,12 @@ class Images:
 
     def indices_by_class(self) -> list[list[int]]:
         """Returns the indices of the images of each class."""
-        return [
-            (self.labels == label).nonzero().flatten().tolist()
-            for label in range(len(self.classes))
-        ]
+        return [self.indices(self.labels == label) for label in range(len(self.classes))]
+
+    @staticmethod
+    def indices(mask: Tensor) -> list[int]:
+        """Returns the indices at which a mask, bool (n,), is true."""
+        return mask.nonzero().flatten().tolist()
 
     def take(self, index: list[int]) -> "Images":
         """Returns the images at these indices, in their order."""
@@ -154,13 +172,18 @@ class Dataset(NamedTuple):
     load: Load
     digest: Digest
     test_images: int
+    cited_as: str
 
 
 DATASETS: dict[str, Dataset] = {}
 
 
 def register(
-    name: str, preset: Preset, digest: Digest = lambda root: "", test_images: int = 0
+    name: str,
+    preset: Preset,
+    digest: Digest | None = None,
+    test_images: int = 0,
+    cited_as: str = "",
 ) -> Callable[[Load], Load]:
     """Returns a decorator that registers a load function as a data set.
 
@@ -177,17 +200,29 @@ def register(
         name: name of the data set.
         preset: how it is trained by default.
         digest: function of the root folder that returns eight hex digits, different ones for
-            different images in it, or "" if there are no images. Default: always "", for a data
-            set whose images never differ.
+            different images in it, or "" if there are no images. None: they are computed from what
+            `load` returns, once in a process. `kdnb.data.digests` has others.
         test_images: number of test images of the published data set; 0 if there is no such number.
+        cited_as: name of the data set whose published results tables quote for this one, such as
+            "cifar100" for its images with another preset; by default its own.
     """
 
     def add(load: Load) -> Load:
         claim("data set", name, load, getattr(DATASETS.get(name), "load", None))
-        DATASETS[name] = Dataset(preset, load, digest, test_images)
+        from_load = digest or digest_of_load(load, preset.stored())
+        DATASETS[name] = Dataset(preset, load, from_load, test_images, cited_as)
         return load
 
     return add
+
+
+def dataset_name(name: str) -> str:
+    """Returns the name under which a data set is registered, given in any case.
+
+    Raises InputError for an unknown one.
+    """
+    spellings = {known.lower(): known for known in DATASETS}
+    return choose("dataset", spellings.get(name.lower(), name), DATASETS)
 
 
 def load_data(
@@ -196,8 +231,9 @@ def load_data(
     """Returns the training and the test images of a data set.
 
     Args:
-        name: name in DATASETS: `digits` (part of scikit-learn), `cifar100` or `stanford40`
-            (downloaded if missing), `folder` (your own images, `root/train/CLASS/*.jpg` and
+        name: name in DATASETS: `digits` (part of scikit-learn), `cifar100`, `stanford40`,
+            `tiny_imagenet` or one of torchvision's such as `torch/food101` (downloaded if missing),
+            `imagenet`, `folder` (your own images, `root/train/CLASS/*.jpg` and
             `root/{valid,val,test}/CLASS/*.jpg`), or another that was registered.
         root: folder that holds the data; "": `kdnb.paths.data_folder()`.
         size: side in pixels at which the images are stored; 0: the preset's.
@@ -205,10 +241,16 @@ def load_data(
             If not, they raise InputError.
 
     Raises InputError for an unknown name, a size that the data set does not come in, data that are
-    missing and cannot be downloaded, damaged photographs, and a cache folder without write access.
+    missing and cannot be downloaded, damaged photographs, test images without a label, and a cache
+    folder without write access.
     """
-    dataset = DATASETS[choose("data set", name, DATASETS)]
+    dataset = DATASETS[dataset_name(name)]
     preset = dataset.preset
     if size:
         preset = replace(preset, stored_size=0)  # size already is the size to store
-    return dataset.load(data_folder(root), preset.stored(size), skip_damaged=skip_damaged)
+    train, test = dataset.load(data_folder(root), preset.stored(size), skip_damaged=skip_damaged)
+    if test.unlabelled:
+        raise InputError(
+            f"{test.unlabelled:,} of the {len(test):,} test images of {name} have no label"
+        )
+    return train, test

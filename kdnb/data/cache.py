@@ -15,8 +15,8 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from itertools import repeat
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -32,40 +32,53 @@ from kdnb.progress import bar, is_interactive
 VERSION = 1  # to be raised when the same files give other pixels
 CHUNK = 256  # photographs that are decoded ahead of the writing
 
+Photograph = Path | BinaryIO | Image.Image
+
 
 class CacheFile(NamedTuple):
     """A file of the cache and what has to be in it.
 
     Attributes:
         path: its path.
-        fingerprint: SHA-256 of the names, sizes and times of the photographs.
-        photographs: their paths.
+        fingerprint: SHA-256 of what the photographs are.
+        photographs: a sequence of them.
         size: side of the squares in pixels.
     """
 
     path: Path
     fingerprint: bytes
-    photographs: Sequence[Path]
+    photographs: Sequence[Photograph]
     size: int
 
 
 def load_or_build(
-    kind: str, folder: Path, names: Sequence[str], size: int
-) -> tuple[np.ndarray, torch.Tensor]:
+    kind: str, folder: Path, facts: object, photographs: Sequence[Photograph], size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the decoded photographs, and builds the cache file first if it is not there.
+
+    Args:
+        kind: name of the data set, which the name of the cache file starts with.
+        folder: the folder of the data set. Another folder has another cache file.
+        facts: JSON-able description of the photographs, such as the names, sizes and times of
+            files. When it changes, the file is built anew.
+        photographs: a sequence of files or images. Several threads index it when the file is
+            built; later only damaged photographs are asked for again. OSError from indexing marks
+            a damaged photograph, as an unreadable file does.
+        size: side of the squares in pixels.
 
     Returns:
         The pixels of those that can be decoded, uint8 (m, 3, size, size), a memory map.
         The aspect ratios of all, float32 (n,), 0 for a damaged photograph.
+
+    Raises InputError if the file cannot be written.
     """
     root = os.environ.get("KDNB_CACHE")
     if not root:
         root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "kdnb"
     source = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
     path = Path(root).expanduser() / f"{kind}-{size}-{source}.images"
-    made_from = VERSION, size, [(name, *size_and_time(folder, name)) for name in names]
-    fingerprint = hashlib.sha256(json.dumps(made_from).encode()).digest()
-    file = CacheFile(path, fingerprint, [folder / name for name in names], size)
+    fingerprint = hashlib.sha256(json.dumps([VERSION, size, facts]).encode()).digest()
+    file = CacheFile(path, fingerprint, photographs, size)
     decoded = open_cache(file)  # without the lock, which a read-only folder would refuse
     try:
         if not decoded:
@@ -93,7 +106,7 @@ def size_and_time(folder: Path, name: str) -> tuple[int, int]:
     return -1, 0
 
 
-def open_cache(cache: CacheFile) -> tuple[np.ndarray, torch.Tensor] | None:
+def open_cache(cache: CacheFile) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Returns what `load_or_build` does; None if the file is missing, truncated or outdated."""
     # ValueError: the file is shorter than the pixels in it.
     with suppress(OSError, ValueError), open(cache.path, "rb") as file:
@@ -103,10 +116,9 @@ def open_cache(cache: CacheFile) -> tuple[np.ndarray, torch.Tensor] | None:
         shape = np.count_nonzero(aspect), 3, cache.size, cache.size
         pixels = np.memmap(file, np.uint8, "c", file.tell(), shape)
         # A photograph that could not be read then, without permission or network, may be by now.
-        damaged = [cache.photographs[i] for i in np.flatnonzero(aspect == 0)]
-        if any(read_image(path, cache.size) for path in damaged):
+        if any(decode_one(cache, i) for i in np.flatnonzero(aspect == 0).tolist()):
             return None
-        return pixels, torch.from_numpy(aspect)
+        return torch.from_numpy(pixels), torch.from_numpy(aspect)
     return None
 
 
@@ -127,12 +139,9 @@ def build_cache(cache: CacheFile) -> None:
         ):
             file.seek(32 + aspect.nbytes)
             # In chunks, so that results do not pile up in memory if the disk is slow.
-            chunks = (cache.photographs[i : i + CHUNK] for i in range(0, total, CHUNK))
-            squares = (
-                square
-                for chunk in chunks
-                for square in pool.map(read_image, chunk, repeat(cache.size))
-            )
+            chunks = (range(total)[i : i + CHUNK] for i in range(0, total, CHUNK))
+            decode = partial(decode_one, cache)
+            squares = (square for chunk in chunks for square in pool.map(decode, chunk))
             for i, square in enumerate(squares):
                 if square is not None:
                     # On a full disk a write raises; a memory map would kill the process (SIGBUS).
@@ -151,15 +160,24 @@ def build_cache(cache: CacheFile) -> None:
         print(f"{label}: {total:,} images in {seconds:.1f} s", flush=True)
 
 
-def read_image(path: Path | BinaryIO, size: int) -> tuple[np.ndarray, float] | None:
-    """Reads an image file, turns it upright and squashes it to a square.
+def decode_one(cache: CacheFile, index: int) -> tuple[np.ndarray, float] | None:
+    """Returns `read_image` of one of the photographs; None also if indexing raises OSError."""
+    try:
+        photograph = cache.photographs[index]
+    except OSError:
+        return None
+    return read_image(photograph, cache.size)
+
+
+def read_image(photograph: Photograph, size: int) -> tuple[np.ndarray, float] | None:
+    """Reads a photograph, turns it upright and squashes it to a square.
 
     It is resized by PIL's antialiased bilinear filter, the default of torchvision's Resize and
     RandomResizedCrop. Unlike there, the EXIF orientation is applied: cameras store portraits
     sideways.
 
     Args:
-        path: the file, or an open one.
+        photograph: a path, an open file or a PIL image.
         size: side of the square in pixels.
 
     Returns:
@@ -168,7 +186,9 @@ def read_image(path: Path | BinaryIO, size: int) -> tuple[np.ndarray, float] | N
         white) or of more than `PIL.Image.MAX_IMAGE_PIXELS` pixels (a decompression bomb).
     """
     try:
-        with Image.open(path) as image:
+        with ExitStack() as files:
+            is_open = isinstance(photograph, Image.Image)
+            image = photograph if is_open else files.enter_context(Image.open(photograph))
             width, height = image.size
             # Up to twice the limit PIL itself only warns.
             if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
@@ -177,8 +197,8 @@ def read_image(path: Path | BinaryIO, size: int) -> tuple[np.ndarray, float] | N
                 return None
             # A large JPEG decodes several times faster at 1/2, 1/4 or 1/8 of its size. Twice the
             # final size leaves the rest to the antialiased resize. The box cuts off the pixels that
-            # rounding up adds at the right and the bottom.
-            reduced = image.draft(None, (2 * size, 2 * size))
+            # rounding up adds at the right and the bottom. An image of somebody else's stays as is.
+            reduced = None if is_open else image.draft(None, (2 * size, 2 * size))
             box = reduced and reduced[1]
             rgb = image.convert("RGB")
             square = rgb.resize((size, size), Image.Resampling.BILINEAR, box=box)

@@ -6,6 +6,7 @@ import torch
 from torchvision.datasets import CIFAR100
 
 from kdnb.data.base import Images, Preset, register
+from kdnb.data.digests import no_digest
 from kdnb.data.download import downloading
 
 # The official recipe: the learning rate is multiplied by 0.1 after epochs 150, 180 and 210.
@@ -22,7 +23,7 @@ PRESET = Preset(student="wrn_16_2", teacher="wrn_40_2", lrs=LRS, **IMAGES, **SCH
 STATS = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # mean and std
 
 
-@register("cifar100", PRESET, test_images=10_000)
+@register("cifar100", PRESET, digest=no_digest, test_images=10_000)
 def load(root: Path, size: int, **_) -> tuple[Images, Images]:
     """Returns 50,000 training and 10,000 test images of 32 x 32 pixels in 100 classes.
 

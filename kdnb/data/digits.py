@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from kdnb.data.base import Images, Preset, register
+from kdnb.data.digests import no_digest
 
 # The student gets 10 training images of each digit and the teacher all 1,437, so that the teacher
 # has something to teach. At 16 pixels the last maps are 4 x 4. No flips: a mirrored digit is none.
@@ -24,7 +25,7 @@ PRESET = Preset(
 TEST_IMAGES = 360
 
 
-@register("digits", PRESET, test_images=TEST_IMAGES)
+@register("digits", PRESET, digest=no_digest, test_images=TEST_IMAGES)
 def load(root: Path, size: int, **_) -> tuple[Images, Images]:
     """Returns 1,437 training and 360 test images, grey in all channels.
 

@@ -1,6 +1,10 @@
-"""The user's own photographs: `root/train/CLASS/*.jpg`, and valid/, val/ or test/ next to it."""
+"""The user's own photographs: `root/train/CLASS/*.jpg`, and valid/, val/ or test/ next to it.
+
+Photographs without a label may lie in `root/unlabelled`.
+"""
 
 import os
+import unicodedata
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +19,8 @@ from kdnb.errors import InputError
 
 def files(root: Path) -> Files:
     """Lists the images of `root/train` and of the first of `root/valid`, `root/val`, `root/test`.
+
+    Those of `root/unlabelled`, in folders of any depth, follow the training images, with label -1.
 
     Raises InputError if folders or images are missing, or if the classes of the splits differ.
     """
@@ -41,14 +47,32 @@ def files(root: Path) -> Files:
             raise InputError(
                 f"there are no images in these class folders of {split}: {shorten_list(empty)}"
             )
+    unlabelled = sorted(
+        path.relative_to(root).as_posix()
+        for path in (root / "unlabelled").rglob("*")
+        if is_visible_image(str(path))
+    )
+    names[0] += unlabelled
+    labels[0] += [-1] * len(unlabelled)
     return Files(root, classes, names, labels)
 
 
 def class_folders(split: Path) -> list[str]:
-    """Returns the names of the visible folders; hidden ones are Jupyter's .ipynb_checkpoints."""
-    return sorted(
+    """Returns the names of the visible folders; hidden ones are Jupyter's .ipynb_checkpoints.
+
+    Raises InputError for a name that cannot stand in a line of a table.
+    """
+    names = sorted(
         entry.name for entry in split.iterdir() if entry.is_dir() and entry.name[0] != "."
     )
+    for name in names:
+        # Control characters, bytes that are no UTF-8, and line and paragraph separators.
+        if {unicodedata.category(character) for character in name} & {"Cc", "Cs", "Zl", "Zp"}:
+            raise InputError(
+                f"{split} has a class folder named {name!r}: rename it, without line breaks, "
+                "control characters and bytes that are no UTF-8"
+            )
+    return names
 
 
 def is_visible_image(path: str) -> bool:

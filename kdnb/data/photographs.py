@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from kdnb.data.base import Images
-from kdnb.data.cache import load_or_build, size_and_time
+from kdnb.data.cache import Photograph, load_or_build, size_and_time
 from kdnb.data.download import shorten_list
 from kdnb.errors import InputError
 
@@ -25,13 +25,18 @@ class Files(NamedTuple):
         folder: the folder that the names are relative to.
         classes: the class names.
         names: paths of the training images and of the test images.
-        labels: indices into `classes`, likewise.
+        labels: indices into `classes`, likewise; -1 for a training image without a label.
+        photographs: the images themselves, training images first, as `load_or_build` takes them;
+            None: the files at `names`.
+        facts: what the cache is made from if there are no files, as `load_or_build` takes it.
     """
 
     folder: Path
     classes: Sequence[str]
     names: Sequence[Sequence[str]]
     labels: Sequence[Sequence[int]]
+    photographs: Sequence[Photograph] | None = None
+    facts: object = None
 
 
 def digest(files: Callable[[Path], Files], root: Path) -> str:
@@ -44,7 +49,7 @@ def digest(files: Callable[[Path], Files], root: Path) -> str:
         root: the folder. If it cannot be listed, "" is returned.
     """
     try:
-        folder, _, names, labels = files(root)
+        folder, _, names, labels, *_ = files(root)
     except (InputError, OSError):
         return ""
     sizes = [[(name, size_and_time(folder, name)[0]) for name in split] for split in names]
@@ -65,22 +70,26 @@ def decode(kind: str, files: Files, size: int, skip_damaged: bool) -> tuple[Imag
     """
     # Both splits at once, so that one error names all damaged photographs.
     names = [*files.names[0], *files.names[1]]
-    pixels, aspect = load_or_build(kind, files.folder, names, size)
+    facts, photographs = files.facts, files.photographs
+    if photographs is None:
+        facts = [(name, *size_and_time(files.folder, name)) for name in names]
+        photographs = [files.folder / name for name in names]
+    pixels, aspect = load_or_build(kind, files.folder, facts, photographs, size)
     is_readable = aspect > 0
     if damaged := [name for name, ok in zip(names, is_readable, strict=True) if not ok]:
         report_damaged(damaged, len(names), files.folder, skip_damaged)
     labels = torch.tensor([*files.labels[0], *files.labels[1]], dtype=torch.int64)[is_readable]
     aspect = aspect[is_readable]
-    paths = [files.folder / name for name in compress(names, is_readable)]
+    paths = list(compress(photographs, is_readable)) if files.photographs is None else None
     train_count = int(is_readable[: len(files.names[0])].sum())
     train, test = (
         Images(
-            torch.from_numpy(pixels[part]),
+            pixels[part],
             labels[part],
             tuple(files.classes),
             *IMAGENET_STATS,
             aspect[part],
-            paths[part],
+            paths and paths[part],
         )
         for part in (slice(train_count), slice(train_count, None))
     )

@@ -49,6 +49,9 @@ class Loss(nn.Module):
         needs_teacher: whether the loss reads the teacher's Output, which may be None if not.
         same_classes: whether the loss compares predictions, so that student and teacher have to
             predict the same classes.
+        needs_labels: whether the loss reads the labels. The label of an image without one is -1;
+            such a loss has to leave the image out, by `labelled_mean`. Images without a label are
+            used only by a method with a loss that does not need labels.
         warmup: number of epochs over which the weight of the loss rises linearly, from 1 / warmup
             of it in the first epoch; 0 for the full weight from the start.
         may_be_zero: the options that may be 0, such as the weight of one part of the loss.
@@ -57,6 +60,7 @@ class Loss(nn.Module):
 
     needs_teacher: ClassVar[bool] = True
     same_classes: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
     warmup: ClassVar[int] = 0
     may_be_zero: ClassVar[frozenset[str]] = frozenset()
     running_names: tuple[str, ...] = ()
@@ -79,7 +83,7 @@ class Loss(nn.Module):
             student: the student's Output of `batch.images`.
             teacher: the teacher's Output of the same images; None if `needs_teacher` is False and
                 the run has no teacher.
-            batch: the images, their labels and their indices in the training set.
+            batch: the images, their labels (-1 for none) and their indices in the training set.
         """
         raise NotImplementedError
 
@@ -87,7 +91,8 @@ class Loss(nn.Module):
         """Prepares the loss for a training set; called once before training. Does nothing here.
 
         Args:
-            labels: the labels of all training images, int64 (n,). `batch.index` counts in them.
+            labels: the labels of all training images, int64 (n,), -1 for none. `batch.index` counts
+                in them.
         """
 
     def register_running_mean(self, name: str, shape: tuple[int, ...]) -> None:
@@ -126,6 +131,18 @@ class Loss(nn.Module):
             name: getattr(self, f"{name}_sum") / getattr(self, f"{name}_count")
             for name in self.running_names
         }
+
+
+def labelled_mean(values: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the images that have a label; 0 if none of the batch has.
+
+    Args:
+        values: one per image, (batch,). Those of images without a label are not used.
+        labels: int64 (batch,), -1 for none.
+    """
+    # A mask: selecting the images would give tensors whose shape depends on the data.
+    is_labelled = labels >= 0
+    return torch.where(is_labelled, values, 0).sum() / is_labelled.sum().clamp(min=1)
 
 
 def align_from_deepest(

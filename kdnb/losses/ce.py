@@ -3,13 +3,16 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.losses.base import Batch, Loss, Output
+from kdnb.losses.base import Batch, Loss, Output, labelled_mean
 
 
 class CE(Loss, name="ce"):
-    """Cross-entropy of the student's predictions with the labels: batch mean, in nats."""
+    """Cross-entropy of the student's predictions with the labels: mean of the batch, in nats."""
 
     needs_teacher = False
+    needs_labels = True
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Tensor:
-        return F.cross_entropy(student.logits.float(), batch.labels)
+        logits = student.logits.float()
+        values = F.cross_entropy(logits, batch.labels, ignore_index=-1, reduction="none")  # b
+        return labelled_mean(values, batch.labels)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnb.errors import InputError
-from kdnb.losses.base import Batch, Loss, Output
+from kdnb.losses.base import Batch, Loss, Output, labelled_mean
 
 EPS = 1e-7
 
@@ -17,7 +17,8 @@ class CRD(Loss, name="crd", method="ce + crd:0.8"):
 
     Both networks' features are embedded and normalised. Each network has a memory of the embeddings
     of all training images. An image's embedding from one network has to be closer to the image's
-    row in the other network's memory than to the rows of K images of other classes.
+    row in the other network's memory than to the rows of K images of other classes. An image
+    without a label is neither compared nor a negative.
 
     Args:
         dim: size of the embeddings.
@@ -27,6 +28,7 @@ class CRD(Loss, name="crd", method="ce + crd:0.8"):
         momentum: share of the old value in a memory row when its image is seen again.
     """
 
+    needs_labels = True
     may_be_zero = frozenset({"momentum"})
 
     def __init__(
@@ -47,13 +49,15 @@ class CRD(Loss, name="crd", method="ce + crd:0.8"):
 
     def setup(self, labels: Tensor) -> None:
         """Fills the memories with random rows. Raises InputError if there is only one class."""
-        fewest_negatives = len(labels) - int(labels.bincount().max())
+        labels_given = labels[labels >= 0]
+        fewest_negatives = len(labels_given) - int(labels_given.bincount(minlength=1).max())
         if not fewest_negatives:
             raise InputError(
                 "crd contrasts images of different classes, and all training images are of one: "
                 "choose another loss"
             )
         self.replacement = fewest_negatives < self.K
+        self.n = len(labels_given)  # images that a negative may be
         self.register_buffer("labels", labels.clone())
         bound = 1 / math.sqrt(self.dim / 3)
         for network in "st":
@@ -73,7 +77,7 @@ class CRD(Loss, name="crd", method="ce + crd:0.8"):
 
     def negatives(self, labels: Tensor) -> Tensor:
         """Draws indices of training images of other classes: labels (batch,) -> (batch, K)."""
-        is_negative = self.labels != labels[:, None]  # b n
+        is_negative = (self.labels != labels[:, None]) & (self.labels >= 0)  # b n
         if self.replacement:
             counts = is_negative.cumsum(1, dtype=torch.float32)
             draws = torch.rand(len(labels), self.K, device=labels.device) * counts[:, -1:]
@@ -93,15 +97,16 @@ class CRD(Loss, name="crd", method="ce + crd:0.8"):
         with torch.autocast(student.device.type, enabled=False):
             e_s = F.normalize(self.embed_s(student.float()))  # b d
             e_t = F.normalize(self.embed_t(teacher.float()))  # b d
-            loss_s = self.nce(e_s, self.memory_t, self.Z_s, indices)
-            loss_t = self.nce(e_t, self.memory_s, self.Z_t, indices)
+            labels = self.labels[index]
+            loss_s = self.nce(e_s, self.memory_t, self.Z_s, indices, labels)
+            loss_t = self.nce(e_t, self.memory_s, self.Z_t, indices, labels)
         if self.training:
             for memory, e in ((self.memory_s, e_s), (self.memory_t, e_t)):
                 rows = self.momentum * memory[index] + (1 - self.momentum) * e.detach()
                 memory.index_copy_(0, index, F.normalize(rows))
         return loss_s + loss_t
 
-    def nce(self, e: Tensor, memory: Tensor, Z: Tensor, indices: Tensor) -> Tensor:
+    def nce(self, e: Tensor, memory: Tensor, Z: Tensor, indices: Tensor, labels: Tensor) -> Tensor:
         """Noise-contrastive estimation of one network's embeddings against the other's memory.
 
         Args:
@@ -109,16 +114,18 @@ class CRD(Loss, name="crd", method="ce + crd:0.8"):
             memory: the other network's memory, (n, dim).
             Z: normalisation constant, a scalar buffer; it is set in the first training step.
             indices: rows of the memory to compare with, (batch, 1 + K), the positive one first.
+            labels: the labels of the batch, (batch,).
         """
-        n = len(memory)
-        noise = (indices.shape[1] - 1) / n
+        noise = (indices.shape[1] - 1) / self.n
         # All n products cost less than a copy of K + 1 rows per image. The memory itself is copied
         # because its rows change before the backward pass.
         u = (e @ memory.clone().T / self.T).gather(1, indices).exp()  # b 1+k
-        constant = torch.where(Z < 0, u.detach().mean() * n, Z)
+        constant = torch.where(Z < 0, u.detach().mean() * self.n, Z)
         if self.training:
             Z.copy_(constant)
         u = u / constant
         positive = u[:, 0] / (u[:, 0] + noise + EPS)
         negative = noise / (u[:, 1:] + noise + EPS)
-        return -(positive.log().mean() + negative.log().sum(1).mean())
+        return -(
+            labelled_mean(positive.log(), labels) + labelled_mean(negative.log().sum(1), labels)
+        )

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.losses.base import Batch, Loss, Output
+from kdnb.losses.base import Batch, Loss, Output, labelled_mean
 from kdnb.losses.lskd import standardise
 
 
@@ -31,6 +31,7 @@ class DKD(Loss, name="dkd", method="ce + dkd"):
     """
 
     same_classes = True
+    needs_labels = True
     warmup = 20
     may_be_zero = frozenset({"alpha", "beta"})
 
@@ -52,10 +53,12 @@ class DKD(Loss, name="dkd", method="ce + dkd"):
         if self.standardise:
             student = standardise(student)
             teacher = standardise(teacher)
-        binary_s, others_s = self.decoupled(student.logits, batch.labels)
-        binary_t, others_t = self.decoupled(teacher.logits, batch.labels)
-        tckd = F.kl_div(binary_s, binary_t, reduction="batchmean", log_target=True)
-        nckd = F.kl_div(others_s, others_t, reduction="batchmean", log_target=True)
+        labels = batch.labels.clamp(min=0)  # for indexing; images without a label do not count
+        binary_s, others_s = self.decoupled(student.logits, labels)
+        binary_t, others_t = self.decoupled(teacher.logits, labels)
+        tckd = F.kl_div(binary_s, binary_t, reduction="none", log_target=True).sum(1)  # b
+        nckd = F.kl_div(others_s, others_t, reduction="none", log_target=True).sum(1)  # b
+        tckd, nckd = (labelled_mean(values, batch.labels) for values in (tckd, nckd))
         return (self.alpha * tckd + self.beta * nckd) * self.T**2
 
     def decoupled(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

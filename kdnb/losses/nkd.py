@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.losses.base import Batch, Loss, Output
+from kdnb.losses.base import Batch, Loss, Output, labelled_mean
 from kdnb.losses.dkd import non_target
 
 
@@ -20,6 +20,7 @@ class NKD(Loss, name="nkd", method="ce + nkd"):
     """
 
     same_classes = True
+    needs_labels = True
     may_be_zero = frozenset({"gamma"})
 
     def __init__(self, student: Output, teacher: Output, *, T: float = 3.0, gamma: float = 3.5):
@@ -30,10 +31,11 @@ class NKD(Loss, name="nkd", method="ce + nkd"):
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         z_s = student.logits.float()  # b c
         z_t = teacher.logits.float()  # b c
-        label = batch.labels[:, None]
-        log_p_s = F.log_softmax(z_s, dim=1).gather(1, label)  # b 1
-        p_t = F.softmax(z_t, dim=1).gather(1, label)  # b 1
-        others_s = non_target(z_s / self.T, batch.labels)  # b c
-        others_t = non_target(z_t / self.T, batch.labels)  # b c
-        others = F.cross_entropy(others_s, F.softmax(others_t, dim=1))
-        return self.gamma * self.T**2 * others - (p_t * log_p_s).mean()
+        labels = batch.labels.clamp(min=0)  # for indexing; images without a label do not count
+        log_p_s = F.log_softmax(z_s, dim=1).gather(1, labels[:, None])  # b 1
+        p_t = F.softmax(z_t, dim=1).gather(1, labels[:, None])  # b 1
+        others_s = non_target(z_s / self.T, labels)  # b c
+        others_t = non_target(z_t / self.T, labels)  # b c
+        others = F.cross_entropy(others_s, F.softmax(others_t, dim=1), reduction="none")  # b
+        target = labelled_mean((p_t * log_p_s)[:, 0], batch.labels)
+        return self.gamma * self.T**2 * labelled_mean(others, batch.labels) - target

@@ -44,19 +44,24 @@ def class_balance(train, test, title: str = "") -> Figure:
     n_classes = len(train.classes)
     classes = [drawable_text(name) for name in train.classes]
     has_many = n_classes > 12
-    counts = [
-        np.bincount(np.asarray(images.labels), minlength=n_classes) for images in (train, test)
-    ]
+    counts, unlabelled = [], []
+    for images in (train, test):
+        labels = np.asarray(images.labels)
+        counts.append(np.bincount(labels[labels >= 0], minlength=n_classes))
+        unlabelled.append((labels < 0).sum())
     has_bars = [not has_many or count.min() < count.max() for count in counts]
     name_height = 0.06 * max(map(len, classes)) if has_many else 0.1
     heights = [1.5 if bars else 0.3 for bars in has_bars]
     height = 0.4 + name_height * any(has_bars) + sum(heights)
     fig, axes = figure("Images per class", title, height, nrows=2, height_ratios=heights)
-    for ax, split, count, bars in zip(axes, ("train", "test"), counts, has_bars, strict=True):
+    splits = zip(axes, ("train", "test"), counts, unlabelled, has_bars, strict=True)
+    for ax, split, count, without, bars in splits:
         per_class = f"{count.min()}"
         if count.min() < count.max():
             per_class = f"{count.min()} to {count.max()}"
         sentence = f"{split}: {count.sum():,} images in {n_classes} classes, {per_class} in each"
+        if without:
+            sentence += f", and {without:,} without a label"
         ax.set_title(sentence, fontsize=8, loc="left")
         ax.set_axis_off()
         if bars:
@@ -119,7 +124,9 @@ def augmentations(loader, title: str = "", columns: int = 9, rows: int = 3) -> F
     steps.append("flipped with probability ½" if "flip" in plans[0] else "never flipped")
     size = f"{loader.size} × {loader.size} pixels"
     heading = f"Training images as the network sees them, {size}: {', '.join(steps)}"
-    indices = [np.flatnonzero(labels == label)[0] for label in np.unique(labels)[:rows]]
+    indices = [
+        np.flatnonzero(labels == label)[0] for label in np.unique(labels[labels >= 0])[:rows]
+    ]
     fig, axes = image_axes(len(indices), columns, heading, title, gap=0.1)
     for row, index in zip(axes, indices, strict=True):
         row[0].set_ylabel(wrap(loader.images.classes[labels[index]]), fontsize=8)

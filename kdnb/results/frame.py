@@ -34,6 +34,7 @@ COLUMNS = [
     "teacher_overrides",
     "left_out",
     "train_images",
+    "unlabelled_images",
     "test_images",
     "parameters",
     "teacher_parameters",
@@ -98,9 +99,9 @@ def load_frame(*places: str | Path) -> pd.DataFrame:
     """The finished runs in some folders, a row each, sorted by name.
 
     Of two runs with one name, the one in the later folder counts. A damaged run is left out, with a
-    warning. Accuracies are in percent, times in seconds. `override_values` is {field: [value, the
-    preset's]}; `overrides` says the same in words and is empty for a run that follows its preset,
-    as is `teacher_overrides` for its teacher.
+    warning. Accuracies are in percent, times in seconds; `train_images` are those with a label.
+    `override_values` is {field: [value, the preset's]}; `overrides` says the same in words and is
+    empty for a run that follows its preset, as is `teacher_overrides` for its teacher.
     """
     folders = {
         path.parent.name: path.parent
@@ -124,6 +125,7 @@ def run_row(run: RunFolder) -> dict[str, object]:
                 name: stored[name]
                 for name in ("dataset", "seed", "epochs", "precision", "data_hash")
             },
+            "unlabelled_images": 0,  # in runs of before there were any
             **result,
             "folder": str(run.folder),
             "network": stored["student"],

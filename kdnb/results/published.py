@@ -1,11 +1,14 @@
 """Published results, published.csv with its sources.csv, and the runs they are compared with."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
+from kdnb.data import DATASETS
 from kdnb.results.curves import split_by_student
 from kdnb.results.frame import CITATION_KEY, is_full_recipe
+from kdnb.runs.identity import WITHOUT_EFFECT, describe_overrides
 
 QUOTED = "quoted (%)"
 
@@ -29,12 +32,32 @@ def read_published() -> pd.DataFrame:
     return rows.assign(study=study, **{QUOTED: quoted})
 
 
+def as_cited(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs under the data sets that theirs are cited as, see `kdnb.data.register`."""
+    cited = {name: entry.cited_as for name, entry in DATASETS.items() if entry.cited_as}
+    teacher = runs["teacher"]
+    for name, other in cited.items():
+        teacher = teacher.str.replace(f" ({name})", f" ({other})", regex=False)
+    return runs.assign(dataset=runs["dataset"].replace(cited), teacher=teacher)
+
+
+def preset_differences(dataset: str) -> str:
+    """How a data set's preset differs from that of the one it is cited as, in words; "" for not."""
+    entry = DATASETS.get(dataset)
+    if entry is None or not entry.cited_as:
+        return ""
+    other = asdict(DATASETS[entry.cited_as].preset)
+    values = {n: [v, other[n]] for n, v in asdict(entry.preset).items() if n not in WITHOUT_EFFECT}
+    differences = {name: pair for name, pair in values.items() if pair[0] != pair[1]}
+    return f"preset: {describe_overrides(differences)}" if differences else ""
+
+
 def append_published(runs: pd.DataFrame) -> pd.DataFrame:
     """Runs of the full recipe, and below them a row per published result of the same training.
 
     runs: with the columns line and order, as plots expect them.
     """
-    keys = runs[[*CITATION_KEY, "line", "order"]].drop_duplicates()
+    keys = as_cited(runs)[[*CITATION_KEY, "line", "order"]].drop_duplicates()
     published = read_published().query("top1 != ''").merge(keys, on=CITATION_KEY)
     ours = runs.assign(study="this study")
     return pd.concat([ours, published.astype({"top1": float})], ignore_index=True)

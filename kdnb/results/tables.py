@@ -14,7 +14,7 @@ from kdnb.results.frame import (
     run_row,
 )
 from kdnb.results.intervals import interval, mean_sd
-from kdnb.results.published import QUOTED, read_published
+from kdnb.results.published import QUOTED, as_cited, preset_differences, read_published
 from kdnb.runs.folder import RunFolder
 
 DATASET_ORDER = {"digits": 0, "cifar100": 1, "stanford40": 2}  # on a page; others come last
@@ -101,14 +101,18 @@ def summary_row(seeds: pd.DataFrame, runs: pd.DataFrame, published: pd.DataFrame
     is_one_device = timed["device"].nunique() == 1
     environment = seeds["device"] + ", " + seeds["precision"] + ", torch " + seeds["torch"]
     environment += ", commit " + seeds["commit"].replace("", "unknown")
-    remarks = [first["distinction"], first["teacher_overrides"]]
+    remarks = [first["distinction"], preset_differences(first["dataset"])]
+    remarks.append(first["teacher_overrides"])
+    if first["unlabelled_images"]:
+        remarks.append(f"and {first['unlabelled_images']:,} images without a label")
     if first["left_out"]:
         remarks.append(f"{first['left_out']} left out")
     if first["same_classes_assumed"]:
         remarks.append("its teacher's training is unknown, its classes are assumed to be these")
     quoted = []
     if is_full_recipe(seeds).all():
-        is_cited = (published[CITATION_KEY] == first[CITATION_KEY]).all(axis=1)
+        cited = as_cited(seeds[:1]).iloc[0]
+        is_cited = (published[CITATION_KEY] == cited[CITATION_KEY]).all(axis=1)
         quoted = list(published[is_cited][QUOTED])
     return first[CITATION_KEY].to_dict() | {
         TOP1: mean_sd(seeds["top1"]),

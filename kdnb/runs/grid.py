@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from copy import copy
 from itertools import product
 
-from kdnb.data import DATASETS
+from kdnb.data import DATASETS, dataset_name
 from kdnb.errors import InputError, choose
 from kdnb.losses.mix import parse
 from kdnb.models import PAIRS
@@ -97,7 +97,8 @@ def applicable_methods(methods: Sequence[str], **parameters) -> list[str]:
             applicable.append(method)
         except InputError as error:
             grid(method="afd", **fixed)  # raises if it is a parameter that is wrong
-            parse(method, DATASETS[fixed["dataset"]].preset.methods)  # raises if it is misspelt
+            preset = DATASETS[dataset_name(fixed["dataset"])].preset
+            parse(method, preset.methods)  # raises if it is misspelt
             print(f"left out: {fixed['dataset']}, {method}: {error}")
     return applicable
 

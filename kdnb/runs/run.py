@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from kdnb.data import DATASETS, Preset
+from kdnb.data import DATASETS, Preset, dataset_name
 from kdnb.device import pick_device, pick_precision
 from kdnb.errors import InputError, choose
 from kdnb.losses.mix import Term, applicable_terms, canonical, label, needs_teacher, parse
@@ -72,6 +72,7 @@ class Run(Identity):
             }
         )
         self._set(plugins=load_plugins(self.plugins))
+        self._set(dataset=dataset_name(self.dataset))
         preset = self.preset
         terms = parse(self.method, preset.methods)
         # The teacher's name is checked even if the method needs none: a misspelt name is an error.
@@ -125,7 +126,8 @@ class Run(Identity):
             )
         if self.teacher_size == self.image_size and not input_size(self.teacher):
             self._set(teacher_size=0)  # it says the same
-        if self.teacher_weights_hash in ("imagenet", "pretrained"):  # they know other classes
+        knows_other_classes = self.teacher_weights_hash in ("imagenet", "pretrained")
+        if knows_other_classes and self.dataset != "imagenet":
             applicable_terms(terms, same_classes=False, allow_partial=self.has_named_method)
 
     def _set(self, **values) -> None:
@@ -172,7 +174,7 @@ class Run(Identity):
 
     @property
     def preset(self) -> Preset:
-        return DATASETS[choose("dataset", self.dataset, DATASETS)].preset
+        return DATASETS[self.dataset].preset
 
     @property
     def terms(self) -> tuple[Term, ...]:

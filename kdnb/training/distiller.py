@@ -114,7 +114,7 @@ class Distiller(nn.Module):
 
         Args:
             images: (batch, 3, height, width), normalised.
-            labels: (batch,).
+            labels: (batch,); -1 for an image without one.
             index: (batch,), the images' positions in the training set, for losses that remember
                 them.
             teacher_images: the images as the teacher sees them; None: as the student does.
@@ -134,6 +134,11 @@ class Distiller(nn.Module):
     def trainable(self) -> nn.ModuleDict:
         """What is trained and saved in checkpoints: the student and the losses' parameters."""
         return nn.ModuleDict({"student": self.student, "losses": self.losses})
+
+    @property
+    def label_losses(self) -> tuple[str, ...]:
+        """The names of the losses that need labels."""
+        return tuple(name for name, loss in self.losses.items() if loss.needs_labels)
 
     def running_buffers(self) -> dict[str, Tensor]:
         """The buffers of the losses' running means, by "loss.buffer"."""

@@ -81,6 +81,10 @@ def log_setup(run: Run, setup: TrainingSetup, log: Callable[[str], None]) -> Non
     """Log what is not visible in a run's parameters: which teacher, and what it cannot serve."""
     if setup.distiller.teacher is not None and run.teacher_weights_hash != "trained":
         log(f"its teacher: {setup.teacher}; it sees {setup.teacher_images}")
+    images = setup.train.images
+    if images.unlabelled:
+        names = ", ".join(setup.distiller.label_losses) or "no loss"
+        log(f"{images.unlabelled:,} of {len(images):,} images have no label: left out by {names}")
     if left_out := setup.distiller.left_out:
         names = ", ".join(left_out)
         log(f"left out: {names}, which compares predictions; the teacher has not these classes")

@@ -27,6 +27,7 @@ def training_config(run: Run, setup: TrainingSetup) -> dict:
         "terms": [term._asdict() for term in setup.distiller.terms],
         "left_out": list(setup.distiller.left_out),
         "classes": list(setup.train.images.classes),
+        "unlabelled_images": setup.train.images.unlabelled,
         "same_classes_assumed": setup.same_classes_assumed,
         "teacher": describe_teacher(setup),
     }
@@ -114,6 +115,7 @@ def make_result(rows: list[dict], setup: TrainingSetup) -> dict:
         "total_seconds": sum(seconds),
         "parameters": parameter_count(setup.distiller.student),
         "teacher_parameters": parameter_count(teacher) if teacher is not None else None,
-        "train_images": len(setup.train.images),
+        "train_images": len(setup.train.images) - setup.train.images.unlabelled,
+        "unlabelled_images": setup.train.images.unlabelled,
         "test_images": len(setup.test.images),
     }

@@ -12,6 +12,7 @@ from kdnb.data.loader import Loader
 from kdnb.data.stanford40 import Stanford40
 from kdnb.device import PRECISIONS, pick_device
 from kdnb.errors import InputError
+from kdnb.losses import LOSSES
 from kdnb.models import create_model, imagenet_model, load_weights, read_metadata, timm_model
 from kdnb.paths import data_folder
 from kdnb.runs.run import Run
@@ -37,8 +38,10 @@ class TrainingSetup(NamedTuple):
 def load_images(run: Run) -> tuple[Images, Images]:
     """The images that a run is trained on, and those that it is tested on.
 
-    Photographs are stored for the larger of both networks' images. Raises InputError if they are
-    missing.
+    Images without a label are left out if all of its losses need labels, as a baseline's do.
+    Photographs are stored for the larger of both networks' images.
+
+    Raises InputError if they are missing.
     """
     preset = run.preset
     is_resized = bool(preset.stored_size)
@@ -46,6 +49,8 @@ def load_images(run: Run) -> tuple[Images, Images]:
     train, test = load_data(run.dataset, run.data_root, size, run.skip_damaged)
     if run.validation:
         train, test = train.split(run.validation)
+    if all(LOSSES[term.loss].needs_labels for term in run.terms):
+        train = train.labelled()
     return train.limit(run.train_limit), test
 
 

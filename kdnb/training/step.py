@@ -1,6 +1,7 @@
 """One training step, eager, compiled or as a CUDA graph; and the evaluation of a network."""
 
 import copy
+import math
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -60,10 +61,13 @@ class Engine:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         torch.backends.cudnn.benchmark = True  # all steps have the same shapes
         self.names = ["total", *(term.loss for term in distiller.terms)]
+        # The losses that are means over the labelled images of a batch, not over all.
+        self.of_labelled = set(distiller.label_losses)
         # Losses summed over images, correct predictions, images, and how many of these had been
         # seen when the loss was first not finite (0: it always was).
         dtype = torch.float64 if device.type != "mps" else None
         self.sums = torch.zeros(len(self.names) + 3, device=device, dtype=dtype)
+        self.labelled = torch.zeros((), device=device, dtype=dtype)  # images with a label
 
     def __call__(self, batch: Batch) -> None:
         is_full = len(batch.labels) == self.batch_size
@@ -79,8 +83,10 @@ class Engine:
         """
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             terms, logits = self.distiller(images, labels, *others)
-        correct = (logits.detach().argmax(1) == labels).sum()
-        losses = [terms[name].detach() * len(labels) for name in self.names]
+        correct = (logits.detach().argmax(1) == labels).sum()  # never without a label, -1
+        labelled = (labels >= 0).sum()
+        counts = [labelled if name in self.of_labelled else len(labels) for name in self.names]
+        losses = [terms[name].detach() * n for name, n in zip(self.names, counts, strict=True)]
         return terms["total"], torch.stack([*losses, correct])
 
     def _compiled_step(self, *batch: Tensor) -> None:
@@ -112,6 +118,7 @@ class Engine:
         self.optimizer.step()
         self.sums[:-2] += sums
         self.sums[-2] += len(labels)
+        self.labelled += (labels >= 0).sum()
         is_first_nonfinite = (self.sums[-1] == 0) & ~torch.isfinite(sums[0])
         self.sums[-1] += is_first_nonfinite * self.sums[-2]
 
@@ -125,15 +132,21 @@ class Engine:
 
     def start_epoch(self, epoch: int) -> None:
         """Zero the sums and running means, and set the losses' weights; epoch: counted from 0."""
-        for value in (self.sums, *self.distiller.running_buffers().values()):
+        for value in (self.sums, self.labelled, *self.distiller.running_buffers().values()):
             value.zero_()
         self.distiller.start_epoch(epoch)
 
     def epoch_means(self) -> dict[str, float]:
-        """Means over the images of the epoch so far: the loss and its terms; "top1" in percent."""
+        """Means over the images of the epoch so far: the loss and its terms; "top1" in percent.
+
+        The accuracy, and losses that need labels, are means over the images with a label: nan if
+        there are none.
+        """
         *losses, correct, images, _ = self.sums.tolist()
-        means = {name: loss / images for name, loss in zip(self.names, losses, strict=True)}
-        return {"top1": 100 * correct / images} | means
+        labelled = self.labelled.item() or math.nan
+        counts = [labelled if name in self.of_labelled else images for name in self.names]
+        means = {name: loss / n for name, loss, n in zip(self.names, losses, counts, strict=True)}
+        return {"top1": 100 * correct / labelled} | means
 
     def first_nonfinite_step(self) -> int:
         """The first step of this epoch, from 1, whose loss is not finite; 0 if all are finite.
@@ -152,6 +165,7 @@ class Engine:
             "trained": self.trainable.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "sums": self.sums,
+            "labelled": self.labelled,
             "running": self.distiller.running_buffers(),
             "rng": torch.get_rng_state(),
         }
@@ -166,6 +180,7 @@ class Engine:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
         self.sums.copy_(state["sums"])
+        self.labelled.copy_(state.get("labelled", self.sums[-2]))  # before 0.2 all images had one
         for name, buffer in self.distiller.running_buffers().items():
             buffer.copy_(state["running"][name])
         torch.set_rng_state(state["rng"])

@@ -2,6 +2,7 @@
 file is called."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from helpers import quiet, tiny, tiny_run
 
 from kdnb import Run, create_model, results, train
+from kdnb.data import DATASETS, register
 from kdnb.results import tables
 from kdnb.results.frame import run_row
 from kdnb.results.pages import make_pages
@@ -118,3 +120,25 @@ def test_a_baseline_of_another_schedule_gives_no_gain(frame):
     changed = results.load_frame(Path(frame["folder"][0]).parent)
     assert any(tables.summary_table(frame)[tables.GAIN])
     assert not any(tables.summary_table(changed)[tables.GAIN])
+
+
+def test_a_data_set_of_a_plug_in_keeps_the_published_results_of_its_images(tmp_path, monkeypatch):
+    """And the row says how its preset differs."""
+    monkeypatch.setitem(DATASETS, "longer", None)
+    cifar100 = DATASETS["cifar100"]
+    register("longer", replace(cifar100.preset, epochs=480), cited_as="cifar100")(cifar100.load)
+    for dataset in ("cifar100", "longer"):
+        weights = {"teacher_weights_hash": "trained", "data_hash": "0123abcd"}
+        write_folder(Run(dataset=dataset, method="dkd", outputs=str(tmp_path), **weights), 76.0)
+    for path in tmp_path.glob("runs/*/config.json"):
+        config = json.loads(path.read_text())
+        config["teacher"] |= {"network": "wrn_40_2", "dataset": config["run"]["dataset"]}
+        path.write_text(json.dumps(config))
+        result = json.loads(path.with_name("result.json").read_text()) | {"test_images": 10_000}
+        path.with_name("result.json").write_text(json.dumps(result))
+    table = tables.summary_table(results.load_frame(tmp_path / "runs"))
+    assert table[tables.QUOTED].str.startswith("76.24 (Zhao 2022").tolist() == [True, True]
+    assert table[tables.REMARK].str.contains("preset: epochs 480 instead of 240").tolist() == [
+        False,
+        True,
+    ]

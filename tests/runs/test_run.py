@@ -47,7 +47,7 @@ def teacher_file(folder, content, name="student.safetensors"):
     [
         (
             {"dataset": "mnist"},
-            "unknown dataset 'mnist': choose one of cifar100, digits, folder, s",
+            "unknown dataset 'mnist': choose one of cifar100, digits, folder, imagenet, s",
         ),
         ({"student": "vgg12"}, "unknown model 'vgg12'"),
         ({"method": ""}, "unknown method ''"),
