@@ -41,7 +41,7 @@ def grid(**parameters) -> list[Run]:
             resolved[str(fixed)] = resolve(fixed, choices.get("method", ()))
         first = resolved[str(fixed)]
         run = copy(first)
-        run._set(seed=check("seed", seed, Run.seed), teacher_run=first.teacher_run)
+        run.set_fields(seed=check("seed", seed, Run.seed), teacher_run=first.teacher_run)
         runs[run] = None
     return list(runs)
 

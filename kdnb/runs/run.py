@@ -6,17 +6,15 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from kdnb.data import DATASETS, Preset, dataset_name
-from kdnb.device import pick_device, pick_precision
-from kdnb.errors import InputError, choose
-from kdnb.losses.mix import Term, applicable_terms, canonical, label, needs_teacher, parse
-from kdnb.models import input_size, model_name
-from kdnb.paths import data_folder, file_name, output_folder, run_folder
-from kdnb.plugins import PluginError, load_plugins
+from kdnb.data import DATASETS, Preset
+from kdnb.errors import InputError
+from kdnb.losses.mix import Term, label, parse
+from kdnb.paths import file_name, output_folder, run_folder
+from kdnb.plugins import PluginError
 from kdnb.runs import parameters
 from kdnb.runs.folder import RunFolder
 from kdnb.runs.identity import Identity
-from kdnb.runs.weights import student_source, teacher_source
+from kdnb.runs.resolve import resolve
 
 where = partial(field, compare=False)  # a field that says where or how, not what, is trained
 derived = partial(field, default="", metadata={"derived": True})  # a field that is no parameter
@@ -66,73 +64,10 @@ class Run(Identity):
     folder_override: str = derived(compare=False)  # the folder, if it does not follow from the rest
 
     def __post_init__(self):
-        self._set(
-            **{
-                f.name: parameters.check(f.name, getattr(self, f.name), f.default)
-                for f in fields(self)
-            }
-        )
-        self._set(plugins=load_plugins(self.plugins))
-        self._set(dataset=dataset_name(self.dataset))
-        preset = self.preset
-        terms = parse(self.method, preset.methods)
-        # The teacher's name is checked even if the method needs none: a misspelt name is an error.
-        self._set(
-            method=canonical(terms),
-            student=model_name(self.student or preset.student),
-            teacher=model_name(self.teacher or preset.teacher),
-        )
-        self._set(**{name: getattr(self, name) or value for name, value in self.defaults.items()})
-        self._set(precision=pick_precision(self.precision, pick_device(self.device)))
-        self._check_values()
-        if not self.student_weights_hash:
-            source, digest = student_source(self.student_weights, self.student)
-            self._set(student_weights=source, student_weights_hash=digest)
-        if not self.data_hash:
-            self._set(data_hash=DATASETS[self.dataset].digest(data_folder(self.data_root)))
-        if needs_teacher(terms):
-            self._resolve_teacher(terms)
-        else:
-            self._set(
-                teacher="",
-                teacher_weights="",
-                teacher_seed=0,
-                teacher_epochs=0,
-                teacher_size=0,
-                teacher_weights_hash="",
-            )
+        resolve(self)
 
-    def _check_values(self) -> None:
-        self.preset.stored(self.image_size)  # raises for a size that the data set does not have
-        choose("compile", self.compile, ["auto", "on", "off"])
-        choose("data_on_device", self.data_on_device, ["auto", "yes", "no"])
-        if self.batch_size == 1:
-            raise InputError("batch_size is 1: batch norm needs at least 2 images")
-        if self.validation >= 1:
-            raise InputError(f"validation is {self.validation}: it must be a share below 1")
-
-    def _resolve_teacher(self, terms: tuple[Term, ...]) -> None:
-        preset = self.preset
-        if not self.teacher_weights_hash:
-            source, digest = teacher_source(
-                self.teacher_weights, self.teacher, preset.teacher_weights, self.short_teacher
-            )
-            self._set(teacher_weights=source, teacher_weights_hash=digest)
-        if self.teacher_weights_hash == "trained":
-            default = preset.defaults(self.teacher, teacher=True)["epochs"]
-            self._set(teacher_epochs=self.teacher_epochs or default)
-        elif self.teacher_seed or self.teacher_epochs:
-            raise InputError(
-                "teacher_seed and teacher_epochs apply to a teacher that is trained first "
-                "(teacher_weights 'none')"
-            )
-        if self.teacher_size == self.image_size and not input_size(self.teacher):
-            self._set(teacher_size=0)  # it says the same
-        knows_other_classes = self.teacher_weights_hash in ("imagenet", "pretrained")
-        if knows_other_classes and self.dataset != "imagenet":
-            applicable_terms(terms, same_classes=False, allow_partial=self.has_named_method)
-
-    def _set(self, **values) -> None:
+    def set_fields(self, **values) -> None:
+        """Set fields of this frozen dataclass, while it is described."""
         for name, value in values.items():
             object.__setattr__(self, name, value)  # as frozen dataclasses themselves do
 

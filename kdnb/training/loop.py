@@ -80,8 +80,7 @@ def train(run: Run, log: Callable[[str], None] = print, deadline: float = math.i
 def log_setup(run: Run, setup: TrainingSetup, log: Callable[[str], None]) -> None:
     """Log what is not visible in a run's parameters: which teacher, and what it cannot serve."""
     if setup.distiller.teacher is not None and run.teacher_weights_hash != "trained":
-        log(f"its teacher: {setup.teacher}")
-        log(f"its teacher sees {setup.teacher_images}")
+        log(f"its teacher: {setup.teacher}; it sees {setup.teacher_images}")
     images = setup.train.images
     if images.unlabelled:
         names = ", ".join(setup.distiller.label_losses) or "no loss"

@@ -45,14 +45,13 @@ def blocks_of(*sides):
 
 def test_a_survey_in_batches_equals_one_pass_over_all_images(networks):
     survey = analysis.survey_images(networks)
-    images, labels, index = Loader(networks.loader.images, 22, 8).make({"index": torch.arange(22)})
+    batch = Loader(networks.loader.images, 22, 8).make({"index": torch.arange(22)})
     with torch.no_grad():
-        outputs = {role: model(images) for role, model in networks.models.items()}
+        outputs = {role: model(batch.images) for role, model in networks.models.items()}
         links = networks.afd.attention(outputs["distilled"], outputs["teacher"])
-        batch = Batch(images, labels, index)
         loss = networks.afd(outputs["distilled"], outputs["teacher"], batch)
     predictions = survey.predictions
-    assert (predictions.labels == labels.numpy()).all()
+    assert (predictions.labels == batch.labels.numpy()).all()
     np.testing.assert_allclose(survey.links, links, rtol=1e-4, atol=1e-6)
     for role, output in outputs.items():
         np.testing.assert_allclose(predictions.logits[role], output.logits, rtol=1e-4, atol=1e-5)
