@@ -69,18 +69,15 @@ def decode(kind: str, files: Files, size: int, skip_damaged: bool) -> tuple[Imag
     Raises InputError as `kdnb.data.load_data` does.
     """
     folder, classes, names, labels = files
-    stored = []
+    splits = []
     damaged = []
-    for split, split_names in zip(("train", "test"), names, strict=True):
+    for split, side, enlarge in (("train", TRAIN_SCALE * size, False), ("test", size, True)):
+        split_names = names[len(splits)]
         facts = [(name, *size_and_time(folder, name)) for name in split_names]
         paths = [folder / name for name in split_names]
-        is_train = split == "train"
-        side = TRAIN_SCALE * size if is_train else size
-        # Training images are not enlarged: their crops are resized in any case.
-        images, is_readable = load_or_build(
-            f"{kind}-{split}", folder, facts, paths, side, enlarge=not is_train
-        )
-        stored.append((images, is_readable, list(compress(paths, is_readable))))
+        kind_of_split = f"{kind}-{split}"
+        images, is_readable = load_or_build(kind_of_split, folder, facts, paths, side, enlarge)
+        splits.append((images, is_readable, list(compress(paths, is_readable))))
         damaged += compress(split_names, ~is_readable)
     if damaged:  # of both splits, so that one error names all
         report_damaged(damaged, sum(map(len, names)), folder, skip_damaged)
@@ -92,7 +89,7 @@ def decode(kind: str, files: Files, size: int, skip_damaged: bool) -> tuple[Imag
             *IMAGENET_STATS,
             paths,
         )
-        for (images, is_readable, paths), split_labels in zip(stored, labels, strict=True)
+        for (images, is_readable, paths), split_labels in zip(splits, labels, strict=True)
     )
     missing = [
         f"training images of {name}"
