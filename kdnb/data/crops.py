@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+CENTRE_SHARE = 224 / 256  # of the shorter side: "resize to 256, crop 224"
+
 
 def resample(images: Tensor, index: Tensor, boxes: Tensor, size: int) -> Tensor:
     """Cuts a box out of each image and resizes it, bilinear with antialiasing.
@@ -96,7 +98,7 @@ def random_boxes(aspect: np.ndarray, rng: np.random.Generator, tries: int = 10) 
     return np.stack([position[0] * (1 - width), position[1] * (1 - height), width, height], 1)
 
 
-def centre_boxes(aspect: np.ndarray, share: float = 224 / 256) -> np.ndarray:
+def centre_boxes(aspect: np.ndarray, share: float = CENTRE_SHARE) -> np.ndarray:
     """Returns the centre squares that networks are tested on: "resize to 256, crop 224".
 
     Args:

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from safetensors.torch import save
 from torch import nn
 
+from kdnb.data.crops import CENTRE_SHARE
 from kdnb.device import has_compiler
 from kdnb.errors import InputError
-from kdnb.models import parameter_count
+from kdnb.models import Preprocessing, parameter_count
 from kdnb.runs.files import damaged, write_atomically
 from kdnb.runs.folder import FORMAT
 from kdnb.runs.identity import training_facts
@@ -102,13 +103,19 @@ def write_weights(run: Run, setup: TrainingSetup, trainable: nn.ModuleDict, top1
     top1: the accuracy after the last epoch, in percent. A method whose losses have no parameters
     has no second file.
     """
-    metadata = {
+    images = setup.train.images
+    crop = 1.0 if images.aspect is None else CENTRE_SHARE
+    preprocessing = Preprocessing(images.mean, images.std, run.image_size, crop)
+    metadata = preprocessing._asdict() | {
         "network": run.student,
         "dataset": run.dataset,
-        "classes": setup.train.images.classes,
+        "classes": images.classes,
         "top1": top1,
         "overrides": run.reported_overrides,
         "method": run.label,
+        "teacher": run.teacher,
+        "run": run.name,
+        "commit": run.config["machines"][-1]["commit"],
     }
     for name, module in trainable.items():
         state = {key: value.cpu().contiguous() for key, value in module.state_dict().items()}
