@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 
 from kdnb.plots.style import NEUTRAL, PALE, NotebookFigure, figure
-from kdnb.plots.text import wrap
 
 
 def gains(table: pd.DataFrame, title: str = "") -> NotebookFigure | None:
@@ -25,7 +24,7 @@ def gains(table: pd.DataFrame, title: str = "") -> NotebookFigure | None:
     ax.errorbar(rows["gain"], rows.index, xerr=errors, fmt="none", color=PALE, linewidth=2)
     ax.scatter(rows["gain"], rows.index, color=colours, s=22, zorder=3)
     ax.axvline(0, color="0.5", linestyle="--", linewidth=1)
-    ax.set_yticks(rows.index, [wrap(name, 50) for name in rows["training"]], fontsize=7)
+    ax.set_yticks(rows.index, rows["training"], fontsize=7)
     ax.invert_yaxis()
     ax.set_xlabel(
         "percentage points, with 95 % intervals of each row\n"

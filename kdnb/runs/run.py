@@ -19,6 +19,8 @@ from kdnb.runs.weights import student_source, teacher_source
 where = partial(field, compare=False)  # a field that says where or how, not what, is trained
 derived = partial(field, default="", metadata={"derived": True})  # a field that is no parameter
 
+LOGS = ("", "tensorboard", "wandb", "mlflow")  # kdnb.training.tracking has one class each
+
 
 @dataclass(frozen=True)
 class Run(Identity):
@@ -52,6 +54,7 @@ class Run(Identity):
     device: str = where(default="auto")  # auto, cpu, cuda, cuda:1, mps
     compile: str = where(default="auto")  # on; auto: where it saves time; off: no CUDA graph either
     threads: int = where(default=0)  # CPU threads; 0: torch's default
+    log: str = where(default="")  # tensorboard, wandb, mlflow: every epoch there, too; "": none
     data_root: str = where(default="")  # folder of the data; "": $KDNB_DATA or data/
     outputs: str = where(default="")  # folder of the runs, tables and figures; "": outputs/
     teacher_weights_hash: str = derived()  # "trained", "imagenet", or the start of a SHA-256
@@ -96,6 +99,7 @@ class Run(Identity):
     def _check_values(self) -> None:
         self.preset.stored(self.image_size)  # raises for a size that the data set does not have
         choose("compile", self.compile, ["auto", "on", "off"])
+        choose("log", self.log, LOGS)
         if self.batch_size == 1:
             raise InputError("batch_size is 1: batch norm needs at least 2 images")
         if self.validation >= 1:
