@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 from kdnb.deploy import FORMATS, Classifier, export, load
-from kdnb.deploy.export import check_exported
+from kdnb.deploy.formats import check_exported
 from kdnb.deploy.images import run_loaders
 from kdnb.deploy.metadata import find_weights
-from kdnb.deploy.quantise import quantise
+from kdnb.deploy.quantisation import quantise
 from kdnb.errors import InputError
 
 

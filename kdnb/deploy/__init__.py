@@ -5,4 +5,4 @@ NumPy, safetensors, Pillow and lazy-loader alone.
 """
 
 from kdnb.deploy.classifier import Classifier, load
-from kdnb.deploy.export import FORMATS, Exported, export
+from kdnb.deploy.formats import FORMATS, Exported, export

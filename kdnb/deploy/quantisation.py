@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from kdnb.deploy.export import Exported, open_exported, require_packages
+from kdnb.deploy.formats import Exported, open_exported, require_packages
 from kdnb.runs.files import write_atomically
 
 
@@ -31,7 +31,7 @@ def quantise(
     calibration images set.
 
     Args:
-        exported: of `kdnb.deploy.export`, in ONNX.
+        exported: of `kdnb.deploy.formats`, in ONNX.
         path: the new file.
         batches: normalised training images for calibration, as `check_exported` takes them.
 
