@@ -10,12 +10,16 @@ TEACHER_KEY = ["dataset", "teacher", "teacher_overrides", "recipe"]
 def group_teachers(frame: pd.DataFrame) -> pd.DataFrame:
     """A frame whose column teacher_group is equal for teachers that differ in their seeds alone.
 
-    It holds the SHA-256 of one of them. That of a run with the same weights from a file is the
-    same; every other teacher from a file is a group of its own.
+    It holds the SHA-256 of the one with the lowest seed. That of a run with the same weights from a
+    file is the same. Every other teacher is a group of its own: one from another file, and one that
+    was trained with the same seed and has other weights, of which the rarer one is meant.
     """
-    trained = frame[frame["teacher_is_trained"].astype(bool)].sort_values("teacher_seed")
-    first = trained.groupby(TEACHER_KEY)["teacher_sha256"].transform("first")
-    groups = dict(zip(trained["teacher_sha256"], first, strict=True))
+    trained = frame[frame["teacher_is_trained"].astype(bool)]
+    counts = trained.groupby([*TEACHER_KEY, "teacher_seed", "teacher_sha256"]).size()
+    by_count = counts.sort_values(ascending=False, kind="stable").reset_index()
+    teachers = by_count.drop_duplicates([*TEACHER_KEY, "teacher_seed"]).sort_values("teacher_seed")
+    first = teachers.groupby(TEACHER_KEY)["teacher_sha256"].transform("first")
+    groups = dict(zip(teachers["teacher_sha256"], first, strict=True))
     return frame.assign(teacher_group=frame["teacher_sha256"].map(lambda sha: groups.get(sha, sha)))
 
 

@@ -5,12 +5,29 @@ hyper-parameters. What they write lies in the run's folder; a run that continues
 """
 
 import hashlib
+import io
 import os
 from importlib import import_module
 from importlib.util import find_spec
 
+import numpy as np
+from PIL import Image
+
 from kdnb.errors import InputError
 from kdnb.runs.run import Run
+
+
+def draw_links(links: tuple, title: str) -> np.ndarray:
+    """The figure of `plots.run_links` as uint8 (height, width, 3)."""
+    import matplotlib.pyplot as plt
+
+    from kdnb import plots
+
+    figure = plots.run_links(links, title)
+    data = io.BytesIO()
+    figure.savefig(data, dpi=100)
+    plt.close(figure)
+    return np.array(Image.open(data).convert("RGB"))
 
 
 class Tracker:
@@ -39,13 +56,7 @@ class Tracker:
             self.is_open = True
         self.write(row["epoch"], {name: row[name] for name in row if name != "epoch"})
         if links := self.run.links_by_epoch:
-            import matplotlib.pyplot as plt
-
-            from kdnb import plots
-
-            figure = plots.run_links(links, title=f"epoch {row['epoch']}")
-            self.write_figure(row["epoch"], figure)
-            plt.close(figure)
+            self.write_image(row["epoch"], draw_links(links, f"epoch {row['epoch']}"))
 
     def close(self) -> None:
         if self.is_open:
@@ -57,8 +68,8 @@ class Tracker:
     def write(self, epoch: int, values: dict[str, float]) -> None:
         """Logs numbers by name."""
 
-    def write_figure(self, epoch: int, figure) -> None:
-        """Logs a figure of the links."""
+    def write_image(self, epoch: int, pixels: np.ndarray) -> None:
+        """Logs an image of the links, uint8 (height, width, 3)."""
 
     def finish(self) -> None:
         """Closes the log."""
@@ -83,8 +94,8 @@ class TensorBoard(Tracker):
         for name, value in values.items():
             self.writer.add_scalar(name, value, epoch)
 
-    def write_figure(self, epoch: int, figure) -> None:
-        self.writer.add_figure("links", figure, epoch, close=False)
+    def write_image(self, epoch: int, pixels: np.ndarray) -> None:
+        self.writer.add_image("links", pixels, epoch, dataformats="HWC")
 
     def finish(self) -> None:
         self.writer.close()
@@ -109,8 +120,8 @@ class WeightsAndBiases(Tracker):
     def write(self, epoch: int, values: dict[str, float]) -> None:
         self.session.log(values, step=epoch)
 
-    def write_figure(self, epoch: int, figure) -> None:
-        image = import_module("wandb").Image(figure)
+    def write_image(self, epoch: int, pixels: np.ndarray) -> None:
+        image = import_module("wandb").Image(pixels)
         self.session.log({"links": image}, step=epoch)
 
     def finish(self) -> None:
@@ -144,8 +155,8 @@ class MLflow(Tracker):
         for name, value in values.items():
             self.client.log_metric(self.run_id, name, value, step=epoch)
 
-    def write_figure(self, epoch: int, figure) -> None:
-        self.client.log_figure(self.run_id, figure, f"links/epoch-{epoch:03}.png")
+    def write_image(self, epoch: int, pixels: np.ndarray) -> None:
+        self.client.log_image(self.run_id, pixels, f"links/epoch-{epoch:03}.png")
 
     def finish(self) -> None:
         self.client.set_terminated(self.run_id)
