@@ -25,7 +25,7 @@ def gains(table: pd.DataFrame, title: str = "") -> NotebookFigure | None:
     ax.scatter(rows["gain"], rows.index, color=colours, s=22, zorder=3)
     ax.axvline(0, color="0.5", linestyle="--", linewidth=1)
     ax.set_yticks(rows.index, rows["training"], fontsize=7)
-    ax.invert_yaxis()
+    ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlabel(
         "percentage points, with 95 % intervals of each row\n"
         "(black: p < 0.05 after Holm's correction for the number of rows)",

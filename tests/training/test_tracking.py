@@ -8,6 +8,8 @@ from helpers import break_off, quiet, teacher, tiny, tiny_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kdnb import InputError, train
+from kdnb.runs.run import LOGS
+from kdnb.training.tracking import TRACKERS
 
 
 def read_events(run):
@@ -42,5 +44,6 @@ def test_a_log_changes_no_name_and_a_missing_package_stops_before_training(tmp_p
     with pytest.raises(InputError, match=r"wandb is not installed; pip install \"kdnb\[wandb\]\""):
         train(run, quiet)
     assert not (run.folder / "config.json").exists()
+    assert tuple(TRACKERS) == LOGS
     with pytest.raises(InputError, match="unknown log 'tensorbord'"):
         tiny_run(tmp_path, log="tensorbord")
