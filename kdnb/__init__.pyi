@@ -2,6 +2,7 @@
 # editors.
 from . import analysis as analysis
 from . import data as data
+from . import deploy as deploy
 from . import losses as losses
 from . import models as models
 from . import plots as plots
@@ -12,6 +13,8 @@ from . import training as training
 from .data import DATASETS as DATASETS
 from .data import load_data as load_data
 from .data.stanford40 import Stanford40 as Stanford40
+from .deploy.classifier import Classifier as Classifier
+from .deploy.classifier import load as load
 from .errors import InputError as InputError
 from .losses import LOSSES as LOSSES
 from .losses import METHODS as METHODS

@@ -11,8 +11,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from tqdm import tqdm
-
 BUSY_PERCENT = 20  # load of the CPU by others from which on threads should not spin
 
 
@@ -42,8 +40,10 @@ def wait_passively_if_busy() -> None:
 
 
 @contextmanager
-def bar(total: int, description: str, unit: str) -> Iterator[tqdm]:
+def bar(total: int, description: str, unit: str) -> Iterator:
     """A tqdm bar that disappears at the end; it is disabled if nobody is watching."""
+    from tqdm import tqdm  # here: a deployed network does not need it
+
     options = {
         "total": total,
         "desc": description,

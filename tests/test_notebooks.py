@@ -35,6 +35,8 @@ OWN_PARAMETERS = {
     "results": {"outputs", "source"},
     "methods": {"methods", "seeds"},
     "attention": {"run", "photograph", "teacher_weights"},
+    "deploy": {"run", "photographs", "teacher_weights"},
+    "probe": {"run", "target", "probe_images", "teacher_weights"},
 }
 
 
@@ -185,6 +187,24 @@ def test_an_exported_page_has_sharp_figures_with_alternative_text(outputs):
     assert output["metadata"][kind]["alt"].startswith(title)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "parameters", "count"),
+    [("deploy", {"photographs": "own"}, 2), ("probe", {"target": "digits"}, 1)],
+)
+def test_a_finished_run_is_deployed_and_probed(outputs, tmp_path, name, parameters, count):
+    (tmp_path / "own").mkdir()
+    picture(40, 30, seed=0).save(tmp_path / "own/photograph.png")
+    if "photographs" in parameters:
+        parameters = {"photographs": tmp_path / "own"}
+    done = papermill(f"{name}.ipynb", tmp_path / "out.ipynb", outputs=outputs, **parameters)
+    assert done.returncode == 0, done.stderr
+    assert count_pictures(tmp_path / "out.ipynb") == count
+    text = (tmp_path / "out.ipynb").read_text()
+    assert all(role in text for role in ("teacher", "baseline", "distilled"))
+    assert ("photograph.png" in text) == (name == "deploy")
+
+
 @pytest.fixture
 def some_records(tmp_path):
     """An outputs folder with the records whose pictures take little time."""
@@ -199,7 +219,7 @@ def some_records(tmp_path):
         ("data", {"image_size": 8}, 4),
         ("methods", QUICK | {"methods": "kd,at", "seeds": 1}, 4),
         ("speed", TINY, 1),
-        ("results", {"source": "records"}, 3),
+        ("results", {"source": "records"}, 4),
     ],
 )
 def test_the_others_draw_their_pictures(some_records, name, parameters, count):

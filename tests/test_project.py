@@ -17,6 +17,8 @@ import pytest
 from papermill.cli import papermill as papermill_command
 
 import kdnb.__main__ as run_command
+import kdnb.export as export_command
+import kdnb.predict as predict_command
 import kdnb.results.__main__ as results_command
 import kdnb.study.__main__ as study_command
 from kdnb import METHODS, results
@@ -92,6 +94,7 @@ def planned(monkeypatch):
     runs = []
     monkeypatch.setattr(run_command, "train", lambda run, *_: runs.append(run))
     monkeypatch.setattr(results_command, "gather", lambda *_: 0)
+    monkeypatch.setattr(results_command, "print_differences", lambda _: None)
     return runs
 
 
@@ -110,6 +113,10 @@ def check_command(words: list[str]) -> None:
             assert study_command.main([*arguments, "--dry-run"]) == 0
         case ["python" | "python3", "-m", "kdnb.results", *arguments]:
             assert results_command.main(arguments) == 0
+        case ["python" | "python3", "-m", "kdnb.predict", *arguments]:
+            predict_command.make_parser().parse_args(arguments)
+        case ["python" | "python3", "-m", "kdnb.export", *arguments]:
+            export_command.make_parser().parse_args(arguments)
         case ["python" | "python3", "-m", "kdnb", *arguments]:
             assert run_command.main(arguments) == 0
         case ["papermill", *arguments]:
@@ -199,6 +206,7 @@ def test_the_commands_of_a_document_can_be_given(name, planned, registries, tmp_
         "python -m kdnb -p datset digits",
         "python -m kdnb.study --seed 1",
         "python -m kdnb.results --tables here",
+        "python -m kdnb.export NAME --to gguf",
         "papermill distill.ipynb out.ipynb -p datset digits",
         "papermill distil.ipynb out.ipynb",
         "pytest tests/nowhere/",

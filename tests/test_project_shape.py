@@ -13,12 +13,13 @@ PACKAGE = Path(__file__).resolve().parent.parent / "kdnb"
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 GROUND = {"errors", "paths", "progress", "device", "plugins", "sources"}
+COMMANDS = {"__main__", "predict", "export"}
 FLOORS = [
     {"models", "data", "plots"},
     {"losses"},
     {"runs"},
     {"training", "study"},
-    {"results"},
+    {"results", "deploy"},
     {"analysis"},
 ]
 FOLDERS = set().union(*FLOORS)
@@ -63,7 +64,7 @@ def floor(name: str) -> int:
 
 def test_every_file_is_in_a_folder_or_on_the_ground_floor():
     top = {name for name in FILES if "/" not in name}
-    assert top == {"__init__.py", "__main__.py", *(f"{name}.py" for name in GROUND)}
+    assert top == {"__init__.py", *(f"{name}.py" for name in GROUND | COMMANDS)}
     assert {name.split("/")[0] for name in FILES if "/" in name} == FOLDERS
 
 

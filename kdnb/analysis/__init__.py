@@ -8,6 +8,7 @@ student, from shallow to deep.
 
 from kdnb.analysis.networks import (
     Networks,
+    has_teacher,
     load_networks,
     load_run,
     run_from_notebook,

@@ -16,6 +16,8 @@ from kdnb.plots.compare import (
     reliability,
 )
 from kdnb.plots.curves import accuracy_over_time, accuracy_vs_published, learning_curves, step_times
+from kdnb.plots.deployment import accuracy_and_latency, predictions, probe_accuracy
+from kdnb.plots.forest import gains
 from kdnb.plots.images import augmentations, class_balance, image_grid, image_sizes, person_boxes
 from kdnb.plots.links import (
     link_entropy,

@@ -104,7 +104,11 @@ class NotebookFigure(Figure):
         from IPython.core.pylabtools import retina_figure
 
         png, size = retina_figure(self)
-        pixels = np.asarray(Image.open(BytesIO(png)).convert("RGB"))
+        image = Image.open(BytesIO(png)).convert("RGBA")
+        # On white, also where the user's matplotlib makes figures transparent: black text on
+        # JupyterLab's dark theme cannot be read.
+        background = Image.new("RGBA", image.size, "white")
+        pixels = np.asarray(Image.alpha_composite(background, image).convert("RGB"))
         display_image(pixels, size["width"], alt_text(self, self.title))
 
 

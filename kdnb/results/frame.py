@@ -12,6 +12,7 @@ from kdnb.data import DATASETS, Preset
 from kdnb.errors import InputError, choose
 from kdnb.paths import output_folder
 from kdnb.plugins import load_plugins
+from kdnb.results.teachers import group_teachers
 from kdnb.runs import code, parameters
 from kdnb.runs.files import damaged
 from kdnb.runs.folder import RunFolder
@@ -53,6 +54,9 @@ COLUMNS = [
     "decoding",
     "teacher_sha256",
     "code",
+    "teacher_seed",
+    "teacher_is_trained",
+    "teacher_group",
 ]
 
 LABELS_ONLY = "labels only"  # in tables and legends, a network that has no teacher
@@ -63,14 +67,14 @@ CITATION_KEY = ["dataset", "network", "method", "teacher"]  # what a run and a c
 DISTINCTIONS = {
     "mix": " ({})",
     "precision": " ({})",
-    "teacher_sha256": " (weights {:.4})",
+    "teacher_group": " (weights {:.4})",
     "data_hash": " (images {:.4})",
     "decoding": " (photographs decoded by version {})",
     "train_images": " ({:,} images)",
     "code": " ({})",
 }
 
-# Runs that are equal in these columns differ in their seed alone, and may be averaged.
+# Runs that are equal in these columns differ in their seeds alone, and may be averaged.
 TRAINING_KEY = [*CITATION_KEY, "left_out", "overrides", "teacher_overrides", *DISTINCTIONS]
 
 # Fields of a run that say how it is taught. The others are the recipe that it shares with its
@@ -112,7 +116,7 @@ def load_frame(*places: str | Path) -> pd.DataFrame:
     }
     rows = (or_warn("the tables", run_row, RunFolder(folders[name])) for name in sorted(folders))
     frame = pd.DataFrame([row for row in rows if row], columns=COLUMNS)
-    return describe_baselines_as_students(frame)
+    return group_teachers(describe_baselines_as_students(frame))
 
 
 def run_row(run: RunFolder) -> dict[str, object]:
@@ -133,6 +137,9 @@ def run_row(run: RunFolder) -> dict[str, object]:
             "network": stored["student"],
             "teacher": teacher_name(teacher, stored["dataset"] if is_assumed else ""),
             "teacher_sha256": teacher.get("sha256", ""),
+            "teacher_group": teacher.get("sha256", ""),
+            "teacher_seed": stored.get("teacher_seed", 0),
+            "teacher_is_trained": stored.get("teacher_weights_hash") == "trained",
             "same_classes_assumed": is_assumed,
             "method": config["label"],
             "mix": stored["method"],
@@ -231,7 +238,8 @@ def is_full_recipe(runs: pd.DataFrame) -> pd.Series:
 
 def drop_duplicate_seeds(runs: pd.DataFrame) -> pd.DataFrame:
     """Each seed of a training once, whether its teacher was trained or the same one from a file."""
-    return runs.sort_values("seed", kind="stable").drop_duplicates([*TRAINING_KEY, "seed"])
+    key = [*TRAINING_KEY, "teacher_sha256", "seed"]
+    return runs.sort_values("seed", kind="stable").drop_duplicates(key)
 
 
 def disambiguate(runs: pd.DataFrame, names: pd.Series) -> pd.Series:

@@ -22,9 +22,15 @@ def interval(values: np.ndarray, form: str = ".3g") -> str:
 
 def share(is_true: np.ndarray) -> str:
     """The share of true values in percent, and its 95 % interval (Wilson's)."""
+    low, high = share_ends(is_true)
+    return f"{100 * is_true.mean():.2f} [{low:.1f}, {high:.1f}]"
+
+
+def share_ends(is_true: np.ndarray) -> tuple[float, float]:
+    """The ends of Wilson's 95 % interval of a share, in percent."""
     test = stats.binomtest(int(is_true.sum()), len(is_true))
     ends = test.proportion_ci(method="wilson")
-    return f"{100 * is_true.mean():.2f} [{100 * ends.low:.1f}, {100 * ends.high:.1f}]"
+    return 100 * ends.low, 100 * ends.high
 
 
 class Difference(NamedTuple):

@@ -114,8 +114,8 @@ def footnote(runs: pd.DataFrame, seeds: str = "") -> str:
     text = f"Last epoch, mean ± standard deviation over {over}"
     if any(runs["teacher"]):
         text += (
-            f"; {GAIN}: mean of the differences seed by seed, in percentage points, "
-            "and its 95 % interval"
+            f"; {GAIN}: mean of the differences seed by seed, in percentage points, and its 95 % "
+            "interval, which is each row's alone: it is not corrected for the number of rows"
         )
     return f"{text}; measured on: {'; '.join(machines)}."
 

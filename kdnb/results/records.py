@@ -29,6 +29,14 @@ def make_record(run: RunFolder, outputs: Path) -> Path:
     return target
 
 
+def run_folders(folders: Sequence[Path]) -> list[Path]:
+    """The folders of runs below some folders, sorted. Raises InputError for one that is missing."""
+    if missing := [folder for folder in folders if not folder.is_dir()]:
+        raise InputError(f"{missing[0]}: no such folder")
+    paths = {path.parent for folder in folders for path in folder.rglob("config.json")}
+    return sorted(path for path in paths if path.parent.name != REPLACED)
+
+
 def gather(folders: Sequence[Path], outputs: Path) -> int:
     """Make records of the finished runs below some folders, then the tables.
 
@@ -37,13 +45,10 @@ def gather(folders: Sequence[Path], outputs: Path) -> int:
     Prints a line for each run that is new, replaces another record, is not finished, or is damaged.
     Raises InputError for a folder that is missing.
     """
-    if missing := [folder for folder in folders if not folder.is_dir()]:
-        raise InputError(f"{missing[0]}: no such folder")
     damaged = 0
-    paths = sorted(path for folder in folders for path in folder.rglob("config.json"))
-    for path in [path for path in paths if path.parent.parent.name != REPLACED]:
+    for path in run_folders(folders):
         try:
-            gather_run(RunFolder(path.parent), outputs)
+            gather_run(RunFolder(path), outputs)
         except InputError as error:
             damaged += 1
             print(f"left out: {error}", file=sys.stderr)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from kdnb.results.differences import paired
 from kdnb.results.frame import (
     CITATION_KEY,
     LABELS_ONLY,
@@ -15,6 +16,7 @@ from kdnb.results.frame import (
 )
 from kdnb.results.intervals import interval, mean_sd
 from kdnb.results.published import QUOTED, as_cited, preset_differences, read_published
+from kdnb.results.teachers import top1_cell
 from kdnb.runs.folder import RunFolder
 
 DATASET_ORDER = {"digits": 0, "cifar100": 1, "stanford40": 2}  # on a page; others come last
@@ -61,13 +63,10 @@ def gain(seeds: pd.DataFrame, runs: pd.DataFrame) -> str:
     The difference is taken seed by seed: runs of a seed and a recipe share initial weights and
     batches. seeds: the rows of one training; runs: among which its baselines are.
     """
-    key = ["recipe", "train_images", "seed"]
-    baselines = runs[runs["method"] == "none"].drop_duplicates(key)
-    students = seeds[seeds["method"] != "none"]
-    pairs = students.merge(baselines[[*key, "top1"]], on=key, suffixes=("", "_baseline"))
-    if len(pairs) < 2:
+    if seeds["method"].iloc[0] == "none":
         return ""
-    return interval((pairs["top1"] - pairs["top1_baseline"]).to_numpy(), "+.2f")
+    differences = paired(seeds, runs[runs["method"] == "none"])
+    return interval(differences.to_numpy(), "+.2f") if len(differences) > 1 else ""
 
 
 def summary_table(runs: pd.DataFrame, all_runs: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -115,8 +114,8 @@ def summary_row(seeds: pd.DataFrame, runs: pd.DataFrame, published: pd.DataFrame
         is_cited = (published[CITATION_KEY] == cited[CITATION_KEY]).all(axis=1)
         quoted = list(published[is_cited][QUOTED])
     return first[CITATION_KEY].to_dict() | {
-        TOP1: mean_sd(seeds["top1"]),
-        "seeds": f"{len(seeds)}",
+        TOP1: top1_cell(seeds),
+        "seeds": f"{seeds['seed'].nunique()}",
         GAIN: gain(seeds, runs),
         REMARK: "; ".join(filter(None, remarks)),
         "best epoch (%)": mean_sd(seeds["best_top1"]),

@@ -17,6 +17,8 @@ from kdnb.runs import parameters
 from kdnb.runs.identity import Identity
 from kdnb.runs.weights import student_source, teacher_source
 
+LOGS = ("", "tensorboard", "wandb", "mlflow")  # kdnb.training.tracking has one class each
+
 
 def resolve(run: Identity) -> None:
     """Set every field of a run to its canonical value. Raises InputError for an impossible one."""
@@ -59,6 +61,7 @@ def check_values(run: Identity) -> None:
     """Raises InputError for values that no data set or device allows."""
     run.preset.stored(run.image_size)  # raises for a size that the data set does not have
     choose("compile", run.compile, ["auto", "on", "off"])
+    choose("log", run.log, LOGS)
     choose("data_on_device", run.data_on_device, ["auto", "yes", "no"])
     if run.batch_size == 1:
         raise InputError("batch_size is 1: batch norm needs at least 2 images")

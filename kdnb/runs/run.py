@@ -53,6 +53,7 @@ class Run(Identity):
     device: str = where(default="auto")  # auto, cpu, cuda, cuda:1, mps
     compile: str = where(default="auto")  # on; auto: where it saves time; off: no CUDA graph either
     threads: int = where(default=0)  # CPU threads; 0: torch's default
+    log: str = where(default="")  # tensorboard, wandb, mlflow: every epoch there, too; "": none
     data_root: str = where(default="")  # folder of the data; "": $KDNB_DATA or data/
     data_on_device: str = where(default="auto")  # yes; no: send each batch; auto: yes if it fits
     outputs: str = where(default="")  # folder of the runs, tables and figures; "": outputs/

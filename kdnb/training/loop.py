@@ -24,6 +24,7 @@ from kdnb.runs.run import Run
 from kdnb.training.outputs import make_result, record_fallback, write_config, write_weights
 from kdnb.training.setup import TrainingSetup, build_setup, check, load_images
 from kdnb.training.step import Engine, evaluate
+from kdnb.training.tracking import TRACKERS
 
 CHECKPOINT_SECONDS = 180  # between checkpoints inside an epoch; every epoch ends with one
 CHECK_SECONDS = 5  # between checks that the loss is finite: each waits for the device
@@ -102,6 +103,7 @@ class Training:
         self.run = run
         self.setup = setup
         self.log = log
+        self.tracker = TRACKERS[run.log](run)
         device = setup.train.device
         machine = environment(str(device)) | {
             "threads": torch.get_num_threads(),
@@ -133,6 +135,7 @@ class Training:
             StopButton(deadline) as stop,
             bar(epochs * steps, "epoch", "step") as progress,
             closing(self.engine),
+            closing(self.tracker),
         ):
             self.resume()
             self.log(f"{self.run.name}: {count(epochs, 'epoch')} of {count(steps, 'step')}")
@@ -141,6 +144,7 @@ class Training:
                 progress.set_description(f"epoch {self.epoch + 1}/{epochs}")
                 self.train_epoch(stop, progress)
                 self.log(epoch_line(self.rows[-1], epochs))
+                self.tracker.epoch(self.rows[-1])
         self.finish()
         if stop.requested:  # while the last epoch was tested
             raise Interrupted(

@@ -7,9 +7,10 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import nn
 
+from kdnb.data.crops import TEST_CROP
 from kdnb.data.image_file import VERSION
 from kdnb.device import has_compiler
-from kdnb.models import parameter_count
+from kdnb.models import Preprocessing, parameter_count
 from kdnb.plugins import LOADED
 from kdnb.runs.code import definitions, has_outside_code
 from kdnb.runs.config import check_config_matches, make_config
@@ -87,13 +88,19 @@ def write_weights(run: Run, setup: TrainingSetup, trainable: nn.ModuleDict, top1
     top1: the accuracy after the last epoch, in percent. A method whose losses have no parameters
     has no second file.
     """
-    metadata = {
+    images = setup.train.images
+    crop = 1.0 if images.aspect is None else TEST_CROP
+    preprocessing = Preprocessing(images.mean, images.std, run.image_size, crop)
+    metadata = preprocessing._asdict() | {
         "network": run.student,
         "dataset": run.dataset,
-        "classes": setup.train.images.classes,
+        "classes": images.classes,
         "top1": top1,
         "overrides": run.reported_overrides,
         "method": run.label,
+        "teacher": run.teacher,
+        "run": run.name,
+        "commit": run.config["machines"][-1]["commit"],
     }
     for name, module in trainable.items():
         state = {key: value.cpu().contiguous() for key, value in module.state_dict().items()}
