@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 import kdnb
 from kdnb import InputError, Run, load, predict, train
 from kdnb.data import DATASETS
-from kdnb.data.crops import CENTRE_SHARE
+from kdnb.data.crops import TEST_CROP
 from kdnb.data.photographs import IMAGENET_STATS
 from kdnb.models import Preprocessing, read_metadata
 from kdnb.training.setup import build_setup
@@ -86,9 +86,9 @@ def test_photographs_are_cropped_like_test_photographs(run, tmp_path, monkeypatc
     other = DATASETS["tiny"]._replace(load=load_photographs)
     monkeypatch.setitem(DATASETS, "tiny", other)
     trained = train(tiny_run(tmp_path, method="none", epochs=1), quiet)
-    assert load(trained.folder).preprocessing.crop == CENTRE_SHARE
+    assert load(trained.folder).preprocessing.crop == TEST_CROP
 
-    classifier = load(run.folder, preprocessing=Preprocessing(*IMAGENET_STATS, 112, CENTRE_SHARE))
+    classifier = load(run.folder, preprocessing=Preprocessing(*IMAGENET_STATS, 112, TEST_CROP))
     photograph = picture(360, 240, 0)
     centre = v2.functional.center_crop(photograph, 210)  # 7/8 of the shorter side
     expected = v2.functional.pil_to_tensor(v2.functional.resize(centre, [112, 112]))
