@@ -1,7 +1,8 @@
 """What distilling is for: teacher, baseline and student as they would be used, for deploy.ipynb."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdnb.analysis.measure import time_alternately
-from kdnb.data.loader import Loader
+from kdnb.data import Images
 from kdnb.deploy import Classifier, export, load
 from kdnb.deploy.formats import Exported, check_exported, open_exported
 from kdnb.deploy.images import plain_loader, run_loaders
@@ -20,10 +21,11 @@ from kdnb.deploy.photographs import list_photographs, read_photographs
 from kdnb.deploy.quantisation import quantise
 from kdnb.device import pick_device, set_threads
 from kdnb.errors import InputError
-from kdnb.models import class_count, parameter_count
+from kdnb.models import Preprocessing, class_count, parameter_count
 from kdnb.runs.run import Run
 from kdnb.training.loop import train
 from kdnb.training.teacher import load_teacher
+from kdnb.training.teacher_images import teacher_images
 
 BATCHES = (1, 32)  # images in the batches that are timed
 MOST_EXAMPLES = 8  # images of one figure
@@ -35,13 +37,13 @@ class Deployed(NamedTuple):
 
     Attributes:
         classifiers: {teacher, baseline, distilled: network}, on the CPU.
-        calibration: loader of some training images.
-        test: loader of the test images.
+        calibration: some training images.
+        test: the test images.
     """
 
     classifiers: dict[str, Classifier]
-    calibration: Loader
-    test: Loader
+    calibration: Images
+    test: Images
 
 
 def load_deployed(run: Run) -> Deployed:
@@ -60,13 +62,18 @@ def load_deployed(run: Run) -> Deployed:
         is_same = teacher.same_classes(tuple(distilled.classes))[0]
         count = class_count(teacher.model)
         classes = distilled.classes if is_same else [str(label) for label in range(count)]
-    about = {"network": run.teacher} | distilled.preprocessing._asdict() | {"classes": classes}
+    calibration, test = run_loaders(run.weights, distilled, run.data_root)
+    seen = teacher_images(run, test.images)
+    preprocessing = Preprocessing(
+        seen.mean, seen.std, seen.image_size, distilled.preprocessing.crop
+    )
+    about = {"network": run.teacher} | preprocessing._asdict() | {"classes": classes}
     classifiers = {
-        "teacher": Classifier(teacher.model, classes, distilled.preprocessing, about).eval(),
+        "teacher": Classifier(teacher.model, classes, preprocessing, about).eval(),
         "baseline": load(baseline.weights),
         "distilled": distilled,
     }
-    return Deployed(classifiers, *run_loaders(run.weights, distilled, run.data_root))
+    return Deployed(classifiers, calibration.images, test.images)
 
 
 class Examples(NamedTuple):
@@ -74,7 +81,7 @@ class Examples(NamedTuple):
 
     Attributes:
         names: (n,), file names, or the true classes of test images.
-        pixels: n arrays (size, size, 3), uint8, as the networks see them.
+        pixels: n arrays (size, size, 3), uint8, as the students see them.
         predictions: a row per image and a column per network: "cat (98 %)".
     """
 
@@ -90,25 +97,33 @@ def examples(deployed: Deployed, photographs: str = "") -> Examples:
     Files that cannot be decoded are left out, with a printed line.
     """
     classifiers = deployed.classifiers
-    transform = classifiers["distilled"].transform
     if photographs:
         read = read_photographs(list_photographs([photographs]), skip_damaged=True)
         names = [path.name for path in read]
-        images = torch.stack([transform(image) for image in read.values()])
+        images = {
+            role: torch.stack([classifier.transform(image) for image in read.values()])
+            for role, classifier in classifiers.items()
+        }
     else:
-        labels, first = np.unique(deployed.test.images.labels, return_index=True)
+        labels, first = np.unique(deployed.test.labels, return_index=True)
         shown = np.linspace(0, len(labels) - 1, min(MOST_EXAMPLES, len(labels))).round().astype(int)
-        names = [deployed.test.images.classes[label] for label in labels[shown]]
-        images = deployed.test.take(first[shown]).images
+        names = [deployed.test.classes[label] for label in labels[shown]]
+        chosen = deployed.test.take(first[shown].tolist())
+        images = {
+            role: next(plain_loader(chosen, classifier).epoch()).images
+            for role, classifier in classifiers.items()
+        }
     columns = {}
     for role, classifier in classifiers.items():
-        best = classifier.probabilities(images).max(1)
+        best = classifier.probabilities(images[role]).max(1)
         columns[role] = [
             f"{classifier.classes[label]} ({100 * p:.0f} %)"
             for p, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
     mean, std = torch.tensor(classifiers["distilled"].preprocessing[:2])[..., None, None]
-    pixels = ((images * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+    pixels = (
+        ((images["distilled"] * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+    )
     return Examples(names, list(pixels.numpy()), pd.DataFrame(columns, index=names))
 
 
@@ -126,10 +141,11 @@ def cost_table(deployed: Deployed, device: str = "auto") -> pd.DataFrame:
         for role, classifier in deployed.classifiers.items():
             path = Path(folder, f"{role}.onnx")
             exported = export(classifier, path)
-            int8 = quantise(exported, path.with_suffix(".int8.onnx"), deployed.calibration.epoch())
+            batches = plain_loader(deployed.calibration, classifier).epoch()
+            int8 = quantise(exported, path.with_suffix(".int8.onnx"), batches)
             files |= {(role, SAME): exported, (role, OTHER): int8}
         sessions = {key: open_exported(file.path, threads=1) for key, file in files.items()}
-        one_thread = latencies(sessions, next(iter(deployed.classifiers.values())), "cpu")
+        one_thread = latencies(sessions, deployed.classifiers, "cpu")
         on_device = device_latencies(deployed.classifiers, device)
         for (role, precision), exported in files.items():
             classifier = deployed.classifiers[role]
@@ -155,11 +171,11 @@ def cost_table(deployed: Deployed, device: str = "auto") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def accuracy(exported: Exported, classifier: Classifier, test: Loader) -> float:
+def accuracy(exported: Exported, classifier: Classifier, test: Images) -> float:
     """The top-1 accuracy in percent; NaN if the network knows other classes."""
-    if list(test.images.classes) != list(classifier.classes):
+    if list(test.classes) != list(classifier.classes):
         return float("nan")
-    return check_exported(exported, classifier, plain_loader(test.images, classifier).epoch()).top1
+    return check_exported(exported, classifier, plain_loader(test, classifier).epoch()).top1
 
 
 def example_images(classifier: Classifier, n: int, device="cpu") -> Tensor:
@@ -167,13 +183,17 @@ def example_images(classifier: Classifier, n: int, device="cpu") -> Tensor:
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def latencies(networks: Mapping[tuple, object], classifier: Classifier, device: str) -> dict:
-    """The median seconds of a call: {(role, precision, batch size): seconds}."""
+def latencies(
+    networks: Mapping[tuple, Callable], classifiers: Mapping[str, Classifier], device: str
+) -> dict:
+    """The median seconds of a call: {(role, precision, batch size): seconds}.
+
+    networks: {(role, precision): network}, each called with images of its classifier's size.
+    """
     seconds = {}
     for n in BATCHES:
-        images = example_images(classifier, n, device)
         calls = {
-            key: lambda network=network, images=images: network(images)
+            key: partial(network, example_images(classifiers[key[0]], n, device))
             for key, network in networks.items()
         }
         measured = time_alternately(calls, torch.device(device))
@@ -187,7 +207,7 @@ def device_latencies(classifiers: Mapping[str, Classifier], device: str) -> dict
     place = str(pick_device(device))
     networks = {(role, SAME): classifier.to(place) for role, classifier in classifiers.items()}
     try:
-        return latencies(networks, next(iter(classifiers.values())), place)
+        return latencies(networks, classifiers, place)
     finally:
         for classifier in classifiers.values():
             classifier.cpu()

@@ -3,7 +3,7 @@
 import pandas as pd
 import torch
 
-from kdnb.data.images import in_float32
+from kdnb.analysis.measure import in_float32
 from kdnb.losses.mix import weight_at
 from kdnb.models import load_weights, read_state_dict
 from kdnb.runs.run import Run

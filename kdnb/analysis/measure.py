@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from kdnb.data import Batch
+
 WARM_UPS = 2  # calls of each function that are not counted
 
 
@@ -50,3 +52,13 @@ def saved_bytes(step: Callable[[], None]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         step()
     return sum(sizes.values())
+
+
+def in_float32(batch: Batch, memory_format: torch.memory_format = torch.preserve_format) -> Batch:
+    """A batch whose images, and those for a teacher, are float32."""
+    made = {
+        name: getattr(batch, name).to(torch.float32, memory_format=memory_format)
+        for name in ("images", "teacher_images")
+        if getattr(batch, name) is not None
+    }
+    return batch._replace(**made)

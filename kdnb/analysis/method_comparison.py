@@ -7,7 +7,8 @@ import pandas as pd
 from kdnb.errors import InputError
 from kdnb.losses.mix import METHODS, split_list
 from kdnb.results.curves import style_number
-from kdnb.results.frame import is_full_recipe, run_row
+from kdnb.results.frame import run_row
+from kdnb.results.grouping import is_full_recipe
 from kdnb.results.published import append_published
 from kdnb.runs import parameters
 from kdnb.runs.grid import applicable_methods, grid

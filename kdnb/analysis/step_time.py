@@ -11,8 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdnb.analysis.measure import saved_bytes, time_alternately
-from kdnb.data.images import in_float32
+from kdnb.analysis.measure import in_float32, saved_bytes, time_alternately
 from kdnb.device import PRECISIONS, environment, set_threads
 from kdnb.models import Output
 from kdnb.results.frame import LABELS_ONLY

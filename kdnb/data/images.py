@@ -7,7 +7,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from kdnb.data.ragged import Ragged
@@ -34,16 +33,6 @@ class Batch(NamedTuple):
     def for_teacher(self) -> Tensor:
         """The images that a teacher gets."""
         return self.images if self.teacher_images is None else self.teacher_images
-
-
-def in_float32(batch: Batch, memory_format: torch.memory_format = torch.preserve_format) -> Batch:
-    """Returns a batch whose images, and those for a teacher, are float32."""
-    made = {
-        name: getattr(batch, name).to(torch.float32, memory_format=memory_format)
-        for name in ("images", "teacher_images")
-        if getattr(batch, name) is not None
-    }
-    return batch._replace(**made)
 
 
 # Without eq and repr: comparing tensors gives no single truth value, and they are long to print.

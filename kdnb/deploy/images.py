@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+from torchvision.transforms.v2.functional import resize
+
 from kdnb.data import DATASETS, Images, load_data
 from kdnb.data.loader import Loader
 from kdnb.deploy.classifier import Classifier
@@ -42,5 +44,9 @@ def run_loaders(
 
 def plain_loader(images: Images, classifier: Classifier, device: str = "cpu") -> Loader:
     """Batches of images in order, prepared as a classifier expects them."""
-    mean, std, size, _ = classifier.preprocessing
-    return Loader(replace(images, mean=mean, std=std), BATCH_SIZE, size, device=device)
+    mean, std, size, crop = classifier.preprocessing
+    if images.aspect is None and images.size != size:
+        pixels = resize(images.images, [size, size], antialias=True)
+        images = replace(images, images=pixels)
+    images = replace(images, mean=mean, std=std)
+    return Loader(images, BATCH_SIZE, size, device=device, test_crop=crop)

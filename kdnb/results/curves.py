@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from kdnb.losses import METHODS
-from kdnb.results.frame import LABELS_ONLY, disambiguate, drop_duplicate_seeds, or_warn
+from kdnb.results.frame import LABELS_ONLY, or_warn
+from kdnb.results.grouping import disambiguate, drop_duplicate_seeds
 from kdnb.runs.files import read_columns
 from kdnb.runs.folder import RunFolder
 from kdnb.runs.run import Run

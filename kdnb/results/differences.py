@@ -5,7 +5,8 @@ import pandas as pd
 from scipy import stats
 
 from kdnb.errors import InputError
-from kdnb.results.frame import LABELS_ONLY, TRAINING_KEY, disambiguate, drop_duplicate_seeds
+from kdnb.results.frame import LABELS_ONLY
+from kdnb.results.grouping import TRAINING_KEY, disambiguate, drop_duplicate_seeds
 from kdnb.results.teachers import deviations, mean_over_teachers
 
 # Runs that are equal in these columns share initial weights, batches and all settings but those of

@@ -8,7 +8,7 @@ import pandas as pd
 
 from kdnb import losses
 from kdnb.paths import project_root
-from kdnb.results.frame import TRAINING_KEY, drop_duplicate_seeds, is_full_recipe
+from kdnb.results.grouping import TRAINING_KEY, drop_duplicate_seeds, is_full_recipe
 from kdnb.results.published import QUOTED, read_csv, read_published
 from kdnb.results.tables import (
     GAIN,

@@ -7,7 +7,7 @@ import pandas as pd
 
 from kdnb.data import DATASETS
 from kdnb.results.curves import split_by_student
-from kdnb.results.frame import CITATION_KEY, is_full_recipe
+from kdnb.results.grouping import CITATION_KEY, is_full_recipe
 from kdnb.runs.identity import WITHOUT_EFFECT, describe_overrides
 
 QUOTED = "quoted (%)"

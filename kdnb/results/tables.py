@@ -5,14 +5,13 @@ from collections.abc import Mapping
 import pandas as pd
 
 from kdnb.results.differences import paired
-from kdnb.results.frame import (
+from kdnb.results.frame import LABELS_ONLY, run_row
+from kdnb.results.grouping import (
     CITATION_KEY,
-    LABELS_ONLY,
     TRAINING_KEY,
     disambiguate,
     drop_duplicate_seeds,
     is_full_recipe,
-    run_row,
 )
 from kdnb.results.intervals import interval, mean_sd
 from kdnb.results.published import QUOTED, as_cited, preset_differences, read_published

@@ -13,7 +13,7 @@ from helpers import TINY, quiet, tiny, tiny_run
 
 from kdnb import METHODS, InputError, Run, grid, plots, results, train
 from kdnb.data import DATASETS
-from kdnb.results import curves, frame, published, records, tables
+from kdnb.results import curves, frame, grouping, published, records, tables
 from kdnb.results.__main__ import main
 from kdnb.results.pages import fill_documents, make_pages
 from kdnb.runs.identity import describe_overrides
@@ -208,7 +208,7 @@ def test_a_baseline_that_is_the_usual_teacher_is_compared_with_its_students(tmp_
     runs = results.load_frame(*(train(run, quiet).folder.parent for run in (alone, taught)))
     runs = pd.concat([runs, runs.assign(seed=1)], ignore_index=True)
     gains = tables.summary_table(runs).set_index("trained with")[tables.GAIN]
-    assert gains["kd"] and frame.is_full_recipe(runs).all()
+    assert gains["kd"] and grouping.is_full_recipe(runs).all()
 
 
 def test_a_baseline_is_of_its_students_preset_even_where_the_teachers_is_nearer(
@@ -266,7 +266,7 @@ def test_another_device_is_said_and_changes_are_words(outputs):
 
 
 def test_what_was_published_has_sources_and_an_empty_row_says_what_fills_it(outputs, capsys):
-    empty = tables.with_empty_rows(load(outputs)[frame.is_full_recipe(load(outputs))]).query(
+    empty = tables.with_empty_rows(load(outputs)[grouping.is_full_recipe(load(outputs))]).query(
         "seeds == ''"
     )
     wanted = published.read_published().query("command != ''")
