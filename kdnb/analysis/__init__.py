@@ -6,14 +6,8 @@ without gradients, in eval mode and in float32. They are called by their roles: 
 student, from shallow to deep.
 """
 
-from kdnb.analysis.networks import (
-    Networks,
-    has_teacher,
-    load_networks,
-    load_run,
-    run_from_notebook,
-    teacher_table,
-)
+from kdnb.analysis.finished import has_teacher, run_from_notebook
+from kdnb.analysis.networks import Networks, load_networks, load_run, teacher_table
 from kdnb.analysis.survey import (
     LinksByClass,
     Survey,

@@ -8,7 +8,7 @@ from helpers import break_off, quiet, teacher, tiny, tiny_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kdnb import InputError, train
-from kdnb.runs.run import LOGS
+from kdnb.runs.resolve import LOGS
 from kdnb.training.tracking import TRACKERS
 
 
