@@ -72,8 +72,12 @@ def quiet(line):
 
 
 def weights(run):
-    """The bytes of what was trained, by file; not every loss has parameters."""
-    return {path.name: path.read_bytes() for path in run.folder.glob("*.safetensors")}
+    """The bytes of what was trained, by file; not every loss has parameters.
+
+    Without the header, whose metadata name the run.
+    """
+    files = {path.name: path.read_bytes() for path in run.folder.glob("*.safetensors")}
+    return {name: data[8 + int.from_bytes(data[:8], "little") :] for name, data in files.items()}
 
 
 def equal_runs(run, other):

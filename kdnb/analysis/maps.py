@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from kdnb.analysis.networks import Networks, seen_by
 from kdnb.analysis.survey import Survey, blocks_with_places
-from kdnb.data.crops import SHARE
+from kdnb.data.crops import TEST_CROP
 from kdnb.data.image_file import centre_crop, read_image
 from kdnb.data.loader import Loader
 from kdnb.data.ragged import Ragged
@@ -84,17 +84,18 @@ def photograph_gallery(
     if not photograph:
         return None
     file = resolve_path(photograph) if isinstance(photograph, str | Path) else photograph
-    pixels = read_image(file, round(networks.loader.size / SHARE))
+    loader = networks.loader
+    pixels = read_image(file, round(max(loader.size, loader.teacher_size) / TEST_CROP))
     if pixels is None:
         reasons = "no such file, no image of 8 bits a channel, or one of too many pixels"
         raise InputError(f"photograph {name or str(file)!r}: {reasons}")
     images = replace(
-        networks.loader.images,
+        loader.images,
         images=Ragged.from_arrays([pixels]),
         labels=torch.zeros(1, dtype=torch.int64),
         files=[file],
     )
-    loader = replace(networks.loader, images=images, batch_size=1)
+    loader = replace(loader, images=images, batch_size=1)
     return loader_gallery(networks, loader, [0], [name or Path(file).stem])
 
 

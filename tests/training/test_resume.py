@@ -108,7 +108,7 @@ def test_the_stop_button_keeps_the_step_at_which_it_was_pressed(run):
     assert message == "stopped after step 2 of epoch 2; run it again to go on from there"
     assert load_checkpoint(run.folder)["step"] == 2
     lines = resume(run)
-    assert lines[2] == f"{run.name}: resuming after epoch 1, step 2"
+    assert lines[1] == f"{run.name}: resuming after epoch 1, step 2"
     assert lines[-1].startswith("epoch 3/3  ce ")
 
 

@@ -93,7 +93,7 @@ def test_photographs_are_cut_anew_in_the_teachers_size(photographs, cache_folder
     fields = {"teacher": "resnet18", "image_size": 16, "teacher_size": 32, "batch_size": 4}
     run = Run(dataset="folder", data_root=photographs, teacher_weights="none", **fields)
     images = load_images(run)
-    assert images[0].size == run.preset.stored(32)  # the teacher's images would be blurred else
+    assert images[1].size == run.preset.stored(32)  # the teacher's images would be blurred else
     assert run.teacher_run.image_size == 32
     loader, _ = loaders(run, images, teacher_images(run, images[0]))
     large = Loader(images[0], 4, 32, train=True, seed=run.seed, flip=run.preset.flip)

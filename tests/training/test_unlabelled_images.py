@@ -46,8 +46,7 @@ def test_a_run_says_how_many_have_no_label(teacher, tmp_path):
 def test_a_baseline_is_trained_on_the_labelled_images_only(tmp_path):
     run = train(half_run(tmp_path, method="none", epochs=1), log=quiet)
     rest = train(tiny_run(tmp_path, dataset="rest", method="none", epochs=1), log=quiet)
-    [student], [other] = ([*weights(each).values()] for each in (run, rest))
-    assert student[-70_000:] == other[-70_000:]  # the tensors, after the metadata
+    assert weights(run) == weights(rest)
     assert run.metrics["train_ce"].equals(rest.metrics["train_ce"])
 
 
@@ -55,7 +54,7 @@ def test_the_training_accuracy_is_that_of_labelled_images(tmp_path, teacher):
     run = half_run(tmp_path, method="ce + kd", teacher_weights=teacher)
     setup = build_setup(run)
     engine = Engine(setup.distiller, run, torch.device("cpu"), compiled=False)
-    images = setup.train.pixels.float()[:4, :, :8, :8] / 255
+    images = setup.train.images.images[:4].float() / 255
     batch = images, torch.tensor([-1, 0, 1, -1]), torch.arange(4)
     engine._step(engine._forward, *batch)
     with torch.no_grad():
