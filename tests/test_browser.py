@@ -359,7 +359,7 @@ def test_distill_is_stopped_and_resumes(lab, page, tmp_path):
     notebook = Notebook(page, lab, path)
     notebook.run_all()
     until(
-        lambda: "epoch 1/4" in notebook.cells.nth(5).text_content(),
+        lambda: "epoch 1/4" in notebook.cells.nth(6).text_content(),
         "the first epoch of the distilled student",
     )
     page.locator("[data-jp-item-name=interrupt]").click()
@@ -369,7 +369,7 @@ def test_distill_is_stopped_and_resumes(lab, page, tmp_path):
     )
     stopped = re.fullmatch(sentence, "; ".join(failures(outputs)))
     assert stopped, failures(outputs)
-    shown = notebook.cells.nth(5).locator(".jp-OutputArea-output").last
+    shown = notebook.cells.nth(6).locator(".jp-OutputArea-output").last
     assert shown.inner_text().strip() == failures(outputs)[0]  # the sentence alone, without frames
     step, epoch = map(int, stopped.groups())
 
