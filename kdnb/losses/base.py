@@ -29,7 +29,7 @@ class Loss(nn.Module):
             def forward(self, student, teacher, batch): ...
 
     A loss is built from an example Output of the student and one of the teacher, from which it gets
-    the shapes; both are None in a run without a teacher. Then it is called with the Outputs of each
+    the shapes; the teacher's is None in a run without a teacher. Then it is called with the Outputs of each
     batch. Its keyword-only arguments are its options; a mix sets them as in "mine(T=2)". An option
     has the type of its default, and a number has to be above 0.
 

@@ -67,7 +67,7 @@ class Distiller(nn.Module):
         self.losses = nn.ModuleDict()
         self.terms = parse(method) if isinstance(method, str) else tuple(method)
         student_example = None if example is None else example_output(student, example)
-        outputs = None, None
+        outputs = student_example, None
         if needs_teacher(self.terms):
             if teacher is None or example is None:
                 raise InputError(

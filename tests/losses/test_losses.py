@@ -11,10 +11,11 @@ from torch import nn
 from kdnb import LOSSES, Distiller, InputError, Output, create_model
 from kdnb.data import Batch
 from kdnb.losses.afd import AFD
-from kdnb.losses.base import align_from_deepest, match_size
+from kdnb.losses.base import Loss, align_from_deepest, match_size
 from kdnb.losses.crd import CRD
 from kdnb.losses.fitnet import regressor
 from kdnb.losses.vid import VID
+from kdnb.models import blocks
 
 NO_BATCH = Batch(None, None, None)
 LABELS = torch.arange(20) % 5  # of a training set
@@ -337,3 +338,19 @@ def test_a_method_of_losses_needs_a_teacher_and_none_runs_none(networks):
     ):
         Distiller(networks[0], None, "kd")
     assert Distiller(*networks, "none", torch.randn(2, 3, 16, 16)).teacher is None
+
+
+def test_a_loss_without_a_teacher_learns_the_students_shapes(networks, registries):
+    """Self-distillation builds a classifier for each block, so it needs their shapes."""
+
+    class Blocks(Loss, name="blocks"):
+        needs_teacher = False
+
+        def __init__(self, student, teacher):
+            super().__init__()
+            self.channels = [feat.shape[1] for feat in student.feats]
+            assert teacher is None
+
+    student, _ = networks
+    losses = Distiller(student, None, "ce + blocks", torch.zeros(2, 3, 32, 32)).losses
+    assert losses["blocks"].channels == [block.shape[0] for block in blocks(student, 32)]
