@@ -29,9 +29,9 @@ class Loss(nn.Module):
             def forward(self, student, teacher, batch): ...
 
     A loss is built from an example Output of the student and one of the teacher, from which it gets
-    the shapes; the teacher's is None in a run without a teacher. Then it is called with the Outputs of each
-    batch. Its keyword-only arguments are its options; a mix sets them as in "mine(T=2)". An option
-    has the type of its default, and a number has to be above 0.
+    the shapes; the teacher's is None in a run without a teacher. Then it is called with the Outputs
+    of each batch. Its keyword-only arguments are its options; a mix sets them as in "mine(T=2)". An
+    option has the type of its default, and a number has to be above 0.
 
     The loss's parameters are trained together with the student's. Its parameters and buffers are
     saved in checkpoints. No gradient reaches the teacher.
