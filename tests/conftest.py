@@ -20,7 +20,7 @@ from kdnb.data import DATASETS, Images
 from kdnb.data.ragged import Ragged
 from kdnb.losses import LOSSES, METHODS
 from kdnb.models.base import FAMILIES
-from kdnb.plugins import LOADED
+from kdnb.runs.plugins import LOADED
 
 # The discard port: it refuses at once, as a machine without a network does.
 NOBODY = "http://127.0.0.1:9/"

@@ -63,7 +63,7 @@ def load_or_build(
         facts: JSON-able description of the photographs, such as the names, sizes and times of
             files. When it changes, the file is built anew.
         photographs: a sequence of files or images. Several threads index it when the file is
-            built; later only damaged photographs are asked for again. OSError from indexing marks
+            built; later only damaged photographs are read again. OSError from indexing marks
             a damaged photograph, as an unreadable file does.
         size: shorter side of the decoded photographs in pixels.
         enlarge: whether smaller photographs are enlarged to that size.

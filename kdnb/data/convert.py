@@ -117,7 +117,7 @@ def stack(dataset: Sequence) -> tuple[np.ndarray, list[int]] | None:
 
 
 def labels_of(dataset: Sequence) -> list[int]:
-    """Returns the labels of a data set: its `targets`, or else every item is asked for its own."""
+    """Returns the labels of a data set: its `targets`, or else the label of every item."""
     targets = getattr(dataset, "targets", None)
     if targets is None or getattr(dataset, "target_transform", None):
         targets = [dataset[i][1] for i in range(len(dataset))]

@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-AHEAD = 2  # batches that are read and sent before they are asked for
+AHEAD = 2  # batches that are read and sent ahead of use
 
 Tensors = dict[str, Tensor]
 
@@ -18,7 +18,7 @@ def stream(
 ) -> Iterator[Tensors]:
     """Yields `read(plan)` for each plan, on the device.
 
-    A thread reads, pins and sends AHEAD results before they are asked for. It ends with the
+    A thread reads, pins and sends AHEAD results ahead of use. It ends with the
     iterator. An error in it is raised by the iterator, in place of the result.
 
     Args:

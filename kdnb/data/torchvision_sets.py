@@ -55,7 +55,7 @@ def pcam_arrays(dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Source(NamedTuple):
-    """How a data set is asked for.
+    """How a data set of torchvision is constructed.
 
     Attributes:
         splits: arguments of its class for the training and the test images; several dictionaries

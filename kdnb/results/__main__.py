@@ -15,10 +15,10 @@ from pathlib import Path
 
 from kdnb.errors import InputError
 from kdnb.paths import output_folder
-from kdnb.plugins import load_plugins
 from kdnb.results.differences import as_latex, as_text, method_differences
 from kdnb.results.frame import load_frame
 from kdnb.results.records import gather, run_folders
+from kdnb.runs.plugins import load_plugins
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -11,13 +11,13 @@ import pandas as pd
 from kdnb.data import DATASETS, Preset
 from kdnb.errors import InputError, choose
 from kdnb.paths import output_folder
-from kdnb.plugins import load_plugins
 from kdnb.results.grouping import describe_baselines_as_students
 from kdnb.results.teachers import group_teachers
 from kdnb.runs import code, parameters
 from kdnb.runs.files import damaged
 from kdnb.runs.folder import RunFolder
 from kdnb.runs.identity import WITHOUT_EFFECT, describe_overrides, training_facts
+from kdnb.runs.plugins import load_plugins
 from kdnb.runs.run import Run
 
 COLUMNS = [

@@ -12,9 +12,9 @@ from kdnb.errors import InputError, choose
 from kdnb.losses.mix import Term, applicable_terms, canonical, needs_teacher, parse
 from kdnb.models import input_size, model_name
 from kdnb.paths import data_folder
-from kdnb.plugins import load_plugins
 from kdnb.runs import parameters
 from kdnb.runs.identity import Identity
+from kdnb.runs.plugins import load_plugins
 from kdnb.runs.weights import student_source, teacher_source
 
 LOGS = ("", "tensorboard", "wandb", "mlflow")  # kdnb.training.tracking has one class each

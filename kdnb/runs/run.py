@@ -10,10 +10,10 @@ from kdnb.data import DATASETS, Preset
 from kdnb.errors import InputError
 from kdnb.losses.mix import Term, label, parse
 from kdnb.paths import file_name, output_folder, run_folder
-from kdnb.plugins import PluginError
 from kdnb.runs import parameters
 from kdnb.runs.folder import RunFolder
 from kdnb.runs.identity import Identity
+from kdnb.runs.plugins import PluginError
 from kdnb.runs.resolve import resolve
 
 where = partial(field, compare=False)  # a field that says where or how, not what, is trained

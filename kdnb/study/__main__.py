@@ -18,10 +18,10 @@ from kdnb.data import DATASETS
 from kdnb.errors import InputError
 from kdnb.losses.mix import split_list
 from kdnb.paths import data_folder, output_folder
-from kdnb.plugins import load_plugins
 from kdnb.runs.config import check_config_matches, make_config, set_aside
 from kdnb.runs.grid import parse_pairs, plan_study
 from kdnb.runs.parameters import check, command_parser
+from kdnb.runs.plugins import load_plugins
 from kdnb.runs.run import Run
 from kdnb.study.cluster import cluster, run_all
 from kdnb.study.fingerprints import Study

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from kdnb.data import DATASETS
 from kdnb.paths import project_root
-from kdnb.plugins import LOADED, load_plugins
 from kdnb.runs.files import write_atomically
+from kdnb.runs.plugins import LOADED, load_plugins
 
 NOTEBOOK = "train.ipynb"  # it trains one run
 MARKER = ".study"  # a file in the folder of runs whose text is in no other such folder

@@ -11,11 +11,11 @@ from kdnb.data.crops import TEST_CROP
 from kdnb.data.image_file import VERSION
 from kdnb.device import has_compiler
 from kdnb.models import Preprocessing, parameter_count
-from kdnb.plugins import LOADED
 from kdnb.runs.code import definitions, has_outside_code
 from kdnb.runs.config import check_config_matches, make_config
 from kdnb.runs.files import write_atomically
 from kdnb.runs.folder import FORMAT
+from kdnb.runs.plugins import LOADED
 from kdnb.runs.run import Run
 from kdnb.training.setup import TrainingSetup
 

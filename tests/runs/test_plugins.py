@@ -1,4 +1,4 @@
-"""kdnb.plugins: a file of one's own works wherever a run is made or read."""
+"""kdnb.runs.plugins: a file of one's own works wherever a run is made or read."""
 
 import os
 import re
@@ -11,12 +11,13 @@ import pytest
 from conftest import left_in
 from helpers import break_off, press_stop
 
-from kdnb import LOSSES, METHODS, InputError, Run, create_model, plugins, train
+from kdnb import LOSSES, METHODS, InputError, Run, create_model, train
 from kdnb.results import load_frame, tables
+from kdnb.runs import plugins
 from kdnb.runs.config import REPLACED
 from kdnb.study import __main__ as study
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs/own-data-networks-losses.md").read_text()
 PLUGIN = re.search(r"## Plug-ins.*?```python\n(.*?)```", DOCUMENT, re.DOTALL)[1]
 RUN = {"dataset": "noise", "method": "mine", "precision": "float32", "compile": "off"}
