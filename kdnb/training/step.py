@@ -77,7 +77,7 @@ class Engine:
             (self.full_step if is_full else self.eager_step)(*tensors)
 
     def _forward(self, images: Tensor, labels: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a batch; and its terms times the images, with the correct predictions.
+        """The loss of a batch; its terms times the images, correct predictions, labelled images.
 
         others: the index, and the teacher's images if the batch has them.
         """
@@ -87,7 +87,7 @@ class Engine:
         labelled = (labels >= 0).sum()
         counts = [labelled if name in self.of_labelled else len(labels) for name in self.names]
         losses = [terms[name].detach() * n for name, n in zip(self.names, counts, strict=True)]
-        return terms["total"], torch.stack([*losses, correct])
+        return terms["total"], torch.stack([*losses, correct, labelled])
 
     def _compiled_step(self, *batch: Tensor) -> None:
         """One step, compiled. If compiling fails in the first step, all steps run eagerly."""
@@ -116,9 +116,9 @@ class Engine:
         loss, sums = forward(images, labels, *others)
         loss.backward()
         self.optimizer.step()
-        self.sums[:-2] += sums
+        self.sums[:-2] += sums[:-1]
         self.sums[-2] += len(labels)
-        self.labelled += (labels >= 0).sum()
+        self.labelled += sums[-1]
         is_first_nonfinite = (self.sums[-1] == 0) & ~torch.isfinite(sums[0])
         self.sums[-1] += is_first_nonfinite * self.sums[-2]
 
