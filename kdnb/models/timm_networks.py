@@ -46,8 +46,9 @@ def config(name: str):
         if timm.is_model(name):
             return timm.models.get_pretrained_cfg(name)
     known = [*timm.list_models(), *timm.list_pretrained()]
-    similar = difflib.get_close_matches(name, known, 5) or ["timm.list_models() has the names"]
-    raise InputError(f"timm has no network {name!r}: similar are {', '.join(similar)}")
+    similar = ", ".join(difflib.get_close_matches(name, known, 5))
+    hint = f"similar are {similar}" if similar else "timm.list_models() lists the names"
+    raise InputError(f"timm has no network {name!r}: {hint}")
 
 
 class TimmNetwork:
