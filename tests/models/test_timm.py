@@ -100,11 +100,7 @@ def test_a_file_without_classifier_is_a_network_without_logits(tmp_path):
             "timm has no network 'vit_tiny_patch16': similar are vit_tiny",
         ),
         ("timm/vit_tiny_patch16_224.none", 0, "timm has no network 'vit_tiny_patch16_224.none'"),
-        (
-            "timm/no_such_net",
-            0,
-            "no network 'no_such_net': timm.list_models\\(\\) lists the names$",
-        ),
+        ("timm/no_such_net", 0, "'no_such_net': timm.list_models.* lists the names$"),
         ("timm/dla34", 0, "does not end in one linear layer"),
         ("timm/xcit_nano_12_p16_224", 8, "timm cannot build .* for images of 8 pixels"),
     ],
