@@ -19,26 +19,30 @@ import traceback
 from functools import partial
 
 from kdnb.errors import InputError
-from kdnb.runs.grid import grid
-from kdnb.runs.parameters import command_parser
-from kdnb.training.loop import Interrupted, train
+from kdnb.progress import tolerant_output
+from kdnb.runs.parameters import command_parser, minutes
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = command_parser("python -m kdnb", __doc__)
     parser.add_argument(
         "--minutes",
-        type=float,
+        type=minutes,
         default=math.inf,
         help="stop after this time with a checkpoint, but not before one step",
     )
     return parser
 
 
+@tolerant_output()
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser()
     options = parser.parse_args(argv)
+    # Here: they import torch, which takes seconds, and --help needs none of them.
+    from kdnb.runs.grid import grid
+    from kdnb.training.loop import Interrupted, train
+
     # A shell starts background jobs with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     status = 0

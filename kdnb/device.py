@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from kdnb.errors import InputError, choose
+from kdnb.errors import InputError, choose, quote, shorten
 
 DEFAULT_THREADS = torch.get_num_threads()
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -42,10 +43,10 @@ def pick_device(name: str = "auto") -> torch.device:
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
     kind, colon, index = name.partition(":")
     choose("device", kind, ["auto", *available])
-    has_index = index.isdigit() and int(index) < torch.cuda.device_count()
-    if not available[kind] or (colon and not (kind == "cuda" and has_index)):
+    has_index = re.fullmatch("[0-9]{1,4}", index) and int(index) < torch.cuda.device_count()
+    if not available.get(kind) or (colon and not (kind == "cuda" and has_index)):
         present = ", ".join(kind for kind, is_there in available.items() if is_there)
-        raise InputError(f"device {name!r} is not on this machine: choose auto, {present}")
+        raise InputError(f"device {quote(name)} is not on this machine: choose auto, {present}")
     return torch.device(name)
 
 
@@ -71,6 +72,18 @@ def fits(nbytes: int, device: torch.device) -> bool:
     return True
 
 
+def fits_in_memory(nbytes: int) -> bool:
+    """Whether data take at most a quarter of the free main memory, or of a container's limit."""
+    import psutil  # here: a deployed network does not need it
+
+    free = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+        group = Path("/sys/fs/cgroup")
+        used = int((group / "memory.current").read_text())
+        free = min(free, int((group / "memory.max").read_text()) - used)
+    return nbytes <= free / 4
+
+
 def pick_compile(name: str, device: torch.device, precision: str, pixels: float) -> bool:
     """Whether to compile a step; "auto": if there is a compiler and a run is long enough.
 
@@ -90,18 +103,38 @@ def has_compiler() -> bool:
     return bool(os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++"))))
 
 
+# What torch's errors say, on any device, where memory cannot be allocated.
+ALLOCATION = re.compile(
+    "can't allocate memory|not enough memory|out of memory|Invalid buffer size"
+    "|Storage size calculation overflowed|integer multiplication overflow"
+)
+
+
 @contextlib.contextmanager
-def oom_as_input_error() -> Iterator[None]:
-    """A context that turns "out of memory" of a CUDA GPU into an InputError."""
+def system_errors() -> Iterator[None]:
+    """A context that turns what the machine refuses, a file or memory, into an InputError."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        reason = str(error).partition(". ")[0]
+    except OSError as error:
+        # A broken connection is no matter of files, and its class says what to do.
+        if isinstance(error, ConnectionError):
+            raise
+        files = " and ".join(
+            shorten(str(name)) for name in (error.filename, error.filename2) if name
+        )
+        reason = error.strerror or str(error) or type(error).__name__
+        raise InputError(f"{files}: {reason}" if files else reason) from error
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        is_allocation = isinstance(error, MemoryError | OverflowError | torch.OutOfMemoryError)
+        if not (is_allocation or ALLOCATION.search(str(error))):
+            raise
+        sentences = re.sub(r"^\[enforce fail.*?\. ", "", str(error)).splitlines()
+        reason = (sentences or [""])[0].partition(". ")[0]
         # The traceback's frames hold the tensors for as long as somebody keeps the error.
         traceback.clear_frames(error.__traceback__)
         raise InputError(
-            f"{reason}: a smaller batch_size, image_size or network, bfloat16, or data_on_device "
-            "no needs less"
+            f"{shorten(reason) or 'there is too little memory'}: a smaller batch_size, image_size, "
+            "network or option of a loss, bfloat16, or data_on_device no needs less"
         ) from None
 
 

@@ -13,12 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from kdnb.deploy import FORMATS, Classifier, export, load
-from kdnb.deploy.formats import check_exported
-from kdnb.deploy.images import run_loaders
-from kdnb.deploy.metadata import find_weights
-from kdnb.deploy.quantisation import quantise
-from kdnb.errors import InputError
+from kdnb.errors import InputError, choose
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -26,7 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
         "python -m kdnb.export", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("run", metavar="RUN", help="a run's folder or name, or a weights file")
-    parser.add_argument("--to", default="onnx", choices=FORMATS, help="the format (onnx)")
+    parser.add_argument("--to", default="onnx", help="onnx, pt2 or torchscript (onnx)")
     parser.add_argument(
         "--uint8",
         action="store_true",
@@ -43,16 +38,28 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser()
     options = parser.parse_args(argv)
+    # Here: it imports torch, which takes seconds, and --help does not need it.
+    from kdnb.device import system_errors
+
     try:
         if options.int8 and options.to != "onnx":
             raise InputError(f"--int8 is --to onnx alone, not {options.to}")
-        run_export(options)
+        with system_errors():
+            run_export(options)
     except InputError as error:
         parser.error(str(error))
     return 0
 
 
 def run_export(options: argparse.Namespace) -> None:
+    """Export a network, and compare the file with it. Raises InputError for bad input."""
+    # Here: they import torch, which takes seconds, and --help needs none of them.
+    from kdnb.deploy import FORMATS, export, load
+    from kdnb.deploy.images import run_loaders
+    from kdnb.deploy.metadata import find_weights
+    from kdnb.deploy.quantisation import quantise
+
+    choose("format", options.to, FORMATS)
     weights = find_weights(options.run, options.outputs)
     classifier = load(weights)
     path = Path(options.file or weights.with_suffix(FORMATS[options.to]))
@@ -65,8 +72,10 @@ def run_export(options: argparse.Namespace) -> None:
         report(int8, classifier, test)
 
 
-def report(exported, classifier: Classifier, test) -> None:
+def report(exported, classifier, test) -> None:
     """Print the size of an exported file, and how it compares with PyTorch."""
+    from kdnb.deploy.formats import check_exported
+
     check = check_exported(exported, classifier, test.epoch())
     print(
         f"{exported.path}: {exported.path.stat().st_size / 1e6:.2f} MB, takes "

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from kdnb.errors import InputError, quote
+
 WAITING: list[str] = []  # modules that could not be imported yet
 
 
@@ -18,8 +20,20 @@ def project_root() -> Path:
 
 
 def expand_home(path: str | Path) -> Path:
-    """A path with ~ as the home folder; unlike pathlib's, an unknown ~user is left as it is."""
-    return Path(os.path.expanduser(path))
+    """A path with ~ as the home folder, unless there is a file whose name begins with ~.
+
+    Raises InputError for an unknown ~user, for a ~ without a home folder, and for what is no path.
+    """
+    text = os.fspath(path)
+    if "\0" in text:
+        raise InputError(f"{quote(text)} is no path: it has a zero byte")
+    expanded = os.path.expanduser(text)
+    first = expanded.split(os.sep)[0]
+    if first.startswith("~") and not os.path.lexists(first):
+        raise InputError(
+            f"{quote(text)}: there is no home folder for {quote(first)}; give a path without ~"
+        )
+    return Path(expanded)
 
 
 def resolve_path(path: str | Path) -> Path:
@@ -44,6 +58,21 @@ def data_folder(root: str | Path = "") -> Path:
 def output_folder(root: str | Path = "") -> Path:
     """The folder of runs, tables and figures: `root`, or outputs/ in the project."""
     return expand_home(root) if root else project_root() / "outputs"
+
+
+def cache_folder() -> Path:
+    """The folder of decoded photographs: $KDNB_CACHE, or kdnb/ of $XDG_CACHE_HOME or ~/.cache.
+
+    Raises InputError if it is in a home folder that is not known.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        return expand_home(os.environ.get("KDNB_CACHE") or Path(home) / "kdnb")
+    except InputError as error:
+        raise InputError(
+            f"the decoded images cannot be saved ({error}): set KDNB_CACHE to a folder that can be "
+            "written to"
+        ) from None
 
 
 def run_folder(name: str | Path, outputs: str | Path = "") -> Path | None:

@@ -10,8 +10,6 @@ Exit status: 0; 2 for bad input, such as a photograph that cannot be decoded.
 import argparse
 import sys
 
-from kdnb.deploy import load
-from kdnb.device import pick_device
 from kdnb.errors import InputError
 
 
@@ -35,9 +33,14 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser()
     options = parser.parse_args(argv)
+    # Here: they import torch, which takes seconds, and --help needs none of them.
+    from kdnb.deploy import load
+    from kdnb.device import pick_device, system_errors
+
     try:
-        classifier = load(options.run, options.outputs).to(pick_device(options.device))
-        table = classifier.predict(options.photographs, options.top, options.skip_damaged)
+        with system_errors():
+            classifier = load(options.run, options.outputs).to(pick_device(options.device))
+            table = classifier.predict(options.photographs, options.top, options.skip_damaged)
     except InputError as error:
         parser.error(str(error))
     if options.csv:

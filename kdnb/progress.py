@@ -3,13 +3,15 @@
 It depends on where Python runs: in a terminal, in a notebook that a person watches, or headless.
 """
 
+import io
 import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from typing import TextIO
 
 BUSY_PERCENT = 20  # load of the CPU by others from which on threads should not spin
 
@@ -37,6 +39,50 @@ def wait_passively_if_busy() -> None:
         if psutil.cpu_percent(0.1) > BUSY_PERCENT:
             os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
             print("The CPU is busy: threads wait without spinning (OMP_WAIT_POLICY=PASSIVE).")
+
+
+class TolerantStream(io.TextIOBase):
+    """A text stream whose reader may go away: what cannot be written is dropped.
+
+    A training does not end because the pipe that its lines go to was closed, or the disk is full.
+    """
+
+    def __init__(self, stream: TextIO | None):
+        self.stream = stream  # None: it was closed when Python started
+
+    def write(self, text: str) -> int:
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        # Bytes of a file's name that are not UTF-8 are written as escapes.
+        self.attempt("write", text.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        self.attempt("flush")
+
+    def attempt(self, action: str, *arguments) -> None:
+        try:
+            if self.stream is not None:
+                getattr(self.stream, action)(*arguments)
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):  # so that Python can flush what is left at its end
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self.stream.fileno())
+                os.close(nowhere)
+
+    def isatty(self) -> bool:
+        return self.stream is not None and self.stream.isatty()
+
+    def fileno(self) -> int:
+        if self.stream is None:
+            raise io.UnsupportedOperation("fileno")
+        return self.stream.fileno()
+
+
+@contextmanager
+def tolerant_output() -> Iterator[None]:
+    """A context in which standard output and errors are tolerant streams."""
+    with redirect_stdout(TolerantStream(sys.stdout)), redirect_stderr(TolerantStream(sys.stderr)):
+        yield
 
 
 @contextmanager
@@ -79,18 +125,6 @@ def with_progress(items: Iterable, total: int, description: str) -> Iterator:
 def count(number: int, noun: str) -> str:
     """A number with its noun: "1 epoch", "3 epochs"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def epoch_line(row: dict, epochs: int) -> str:
-    """A finished epoch as one line; row: of metrics.csv."""
-    terms = [name for name in row if name.startswith("train_")]
-    losses = "  ".join(
-        f"{name.removeprefix('train_')} {row[name]:.4g}"
-        for name in terms
-        if name not in ("train_top1", "train_total")
-    )
-    accuracy = f"train {row['train_top1']:.2f} %  test {row['test_top1']:.2f} %"
-    return f"epoch {row['epoch']}/{epochs}  {losses}  {accuracy}  {row['seconds']:.1f} s"
 
 
 class StopButton:

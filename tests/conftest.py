@@ -10,6 +10,7 @@ import threading
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,11 @@ from kdnb.data.ragged import Ragged
 from kdnb.losses import LOSSES, METHODS
 from kdnb.models.base import FAMILIES
 from kdnb.runs.plugins import LOADED
+
+# Without a deadline, since tests share the cores; the short profile tries the same every time.
+hypothesis.settings.register_profile("short", max_examples=30, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("long", max_examples=3000, deadline=None)
+hypothesis.settings.load_profile("short")
 
 # The discard port: it refuses at once, as a machine without a network does.
 NOBODY = "http://127.0.0.1:9/"

@@ -88,7 +88,19 @@ def equal_runs(run, other):
 
 
 def edit(path, **entries):
-    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    """Change entries of a run's JSON file; its digests are dropped, as in older runs."""
+    rewrite(path, json.loads(path.read_text()) | entries)
+
+
+def rewrite(path, content):
+    """Write a run's JSON file without digests; result.json loses those of the other files, too."""
+    content.pop("sha256", None)
+    path.write_text(json.dumps(content))
+    result = path.with_name("result.json")
+    if result.is_file():
+        content = json.loads(result.read_text())
+        content = {name: content[name] for name in content if name not in ("files", "sha256")}
+        result.write_text(json.dumps(content))
 
 
 class Killed(BaseException):

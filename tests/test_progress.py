@@ -66,3 +66,35 @@ def test_importing_kdnb_changes_no_variable_of_the_environment():
     env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     done = subprocess.run([sys.executable, "-c", IMPORT], env=env, capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(28, "full"), ValueError("closed")])
+def test_what_nobody_reads_ends_nothing(monkeypatch, error):
+    class Closed:
+        encoding = "utf-8"
+
+        def write(self, text):
+            raise error
+
+        flush = fileno = lambda self: self.write("")
+
+    for stream in (Closed(), None):  # None: closed when Python started
+        monkeypatch.setattr(sys, "stdout", stream)
+        with progress.tolerant_output():
+            print("epoch 1/2", flush=True)
+
+
+def test_a_name_that_is_not_utf8_is_printed_with_escapes(capsys):
+    with progress.tolerant_output():
+        print("a\udcff")
+    assert capsys.readouterr().out == "a\\udcff\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", ["| head -1", "> /dev/full", "2>&-", ">&-"])
+def test_a_training_goes_on_when_its_output_is_closed(tmp_path, output):
+    command = f"{sys.executable} -m kdnb -p student wrn_10_1 -p method none -p epochs 2 "
+    command += f"-p train_limit 40 -p batch_size 20 -p threads 1 -p outputs {tmp_path} {output}"
+    script = f"{command}; exit ${{PIPESTATUS[0]}}"
+    assert subprocess.run(["bash", "-c", script], capture_output=True).returncode == 0
+    assert len(list(tmp_path.glob("runs/*/result.json"))) == 1

@@ -20,8 +20,10 @@ import kdnb.__main__ as run_command
 import kdnb.export as export_command
 import kdnb.predict as predict_command
 import kdnb.results.__main__ as results_command
+import kdnb.runs.__main__ as runs_command
 import kdnb.study.__main__ as study_command
 from kdnb import METHODS, results
+from kdnb.deploy import FORMATS
 from kdnb.results.intervals import interval
 from kdnb.results.pages import make_pages, methods_table
 from kdnb.runs.folder import RunFolder
@@ -92,8 +94,9 @@ def documented_commands(text: str) -> list[list[str]]:
 def planned(monkeypatch):
     """The runs that `python -m kdnb` would train. Nothing is trained, and no records are made."""
     runs = []
-    monkeypatch.setattr(run_command, "train", lambda run, *_: runs.append(run))
-    monkeypatch.setattr(results_command, "gather", lambda *_: 0)
+    loop = sys.modules["kdnb.training.loop"]  # kdnb.training.loop.train is the function, too
+    monkeypatch.setattr(loop, "train", lambda run, *_: runs.append(run))
+    monkeypatch.setattr("kdnb.results.records.gather", lambda *_: 0)
     monkeypatch.setattr(results_command, "print_differences", lambda _: None)
     return runs
 
@@ -116,7 +119,9 @@ def check_command(words: list[str]) -> None:
         case ["python" | "python3", "-m", "kdnb.predict", *arguments]:
             predict_command.make_parser().parse_args(arguments)
         case ["python" | "python3", "-m", "kdnb.export", *arguments]:
-            export_command.make_parser().parse_args(arguments)
+            assert export_command.make_parser().parse_args(arguments).to in FORMATS
+        case ["python" | "python3", "-m", "kdnb.runs", *arguments]:
+            runs_command.make_parser().parse_intermixed_args(arguments)
         case ["python" | "python3", "-m", "kdnb", *arguments]:
             assert run_command.main(arguments) == 0
         case ["papermill", *arguments]:
@@ -308,6 +313,17 @@ def test_the_pieces_of_the_full_length_table_are_runs_of_full_length(
         assert not any(run.overrides or run.teacher_run for run in planned)
         counts.append(len(planned))
     assert counts == [1, 5, 4, 5, 5, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["kdnb.__main__", "kdnb.export", "kdnb.predict"]
+    + [f"kdnb.{name}.__main__" for name in ("results", "runs", "study")],
+)
+def test_help_needs_no_torch(command):
+    code = f"import sys, {command} as command; command.make_parser().format_help()"
+    done = python(f"{code}; assert 'torch' not in sys.modules", ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_importing_it_needs_no_notebook():

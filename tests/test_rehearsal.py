@@ -145,7 +145,8 @@ def test_a_run_that_cannot_be_trained_does_not_stop_those_after_it(tmp_path, cap
         "method": "none",
         "epochs": 1,
         "image_size": 8,
-        "train_limit": [10, 50],  # of 10 images there is no batch of 25
+        "lr": [1e9, 0.05],  # the first diverges
+        "train_limit": 50,
     }
     assert main(argv(tmp_path, **parameters)) == 2
     out, err = capsys.readouterr()

@@ -78,14 +78,16 @@ def fidelity(predictions: Predictions, teacher: str = "teacher") -> pd.DataFrame
         _, ece = calibration(predictions, name)
         row = {
             "top-1 (%)": share(predictions.correct(name)),
-            "cross-entropy": interval(-label_log_q),
+            "cross-entropy": interval(-label_log_q, positive=True),
             "ECE (%)": f"{100 * ece:.3g}",
         }
         if teacher in predictions.logits and name != teacher:
             log_p = predictions.log_probabilities(teacher)
             is_same = predictions.top1(teacher) == predictions.top1(name)
             row["agreement with the teacher (%)"] = share(is_same)
-            row["KL from the teacher"] = interval((np.exp(log_p) * (log_p - log_q)).sum(1))
+            row["KL from the teacher"] = interval(
+                (np.exp(log_p) * (log_p - log_q)).sum(1), positive=True
+            )
         rows[name] = row
     return pd.DataFrame.from_dict(rows, "index").fillna("")
 

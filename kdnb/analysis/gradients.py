@@ -4,6 +4,7 @@ import pandas as pd
 import torch
 
 from kdnb.analysis.measure import in_float32
+from kdnb.analysis.networks import load_state
 from kdnb.losses.mix import weight_at
 from kdnb.models import load_weights, read_state_dict
 from kdnb.runs.run import Run
@@ -54,7 +55,7 @@ def load_trained(distiller: Distiller, run: Run) -> None:
     trained = load_weights(run.student, run.weights, run.image_size)
     distiller.student.load_state_dict(trained.state_dict())
     if distiller.losses.state_dict():  # the file is missing if no loss has parameters
-        distiller.losses.load_state_dict(read_state_dict(run.loss_weights))
+        load_state(distiller.losses, read_state_dict(run.loss_weights), run.loss_weights)
 
 
 def gradient_norm(loss: torch.Tensor, model: torch.nn.Module) -> float:

@@ -20,6 +20,8 @@ from kdnb.losses.afd import energy
 from kdnb.models import Block, class_count
 from kdnb.paths import resolve_path
 
+LIKELIEST = 5  # classes of an image
+
 
 class Gallery(NamedTuple):
     """n images with every network's maps and predictions, as arrays: plots need no network.
@@ -30,7 +32,8 @@ class Gallery(NamedTuple):
             as the networks see them.
         maps: {role: one (n, h, w) per block}, channel energy with an L2 norm of 1.
         distances: {student: (n, T, S)}, as in Survey.
-        predicted: {role: (n,)}, the predicted classes.
+        likeliest: {role: n lists of (class, probability)}, the up to five likeliest classes of each
+            image. A teacher of other classes has its own, if they have names.
         blocks: the teacher's and the student's.
         quantity: what the maps show.
     """
@@ -39,9 +42,14 @@ class Gallery(NamedTuple):
     pixels: list[np.ndarray]
     maps: dict[str, list[np.ndarray]]
     distances: dict[str, np.ndarray]
-    predicted: dict[str, list[str]]
+    likeliest: dict[str, list[list[tuple[str, float]]]]
     blocks: tuple[list[Block], list[Block]]
     quantity: str = "energy"
+
+    @property
+    def predicted(self) -> dict[str, list[str]]:
+        """The predicted classes: {role: (n,)}."""
+        return {role: [rows[0][0] for rows in images] for role, images in self.likeliest.items()}
 
     def extended(self, other: "Gallery") -> "Gallery":
         """The images of this gallery, then those of another of the same networks."""
@@ -53,12 +61,12 @@ class Gallery(NamedTuple):
             role: np.concatenate([array, other.distances[role]])
             for role, array in self.distances.items()
         }
-        predicted = {
-            role: [*classes, *other.predicted[role]] for role, classes in self.predicted.items()
+        likeliest = {
+            role: [*images, *other.likeliest[role]] for role, images in self.likeliest.items()
         }
         names = self.names + other.names
         pixels = self.pixels + other.pixels
-        return Gallery(names, pixels, maps, distances, predicted, self.blocks)
+        return Gallery(names, pixels, maps, distances, likeliest, self.blocks)
 
 
 def make_gallery(networks: Networks, survey: Survey, index: Sequence[int]) -> Gallery | None:
@@ -116,12 +124,25 @@ def loader_gallery(
         for role, output in outputs.items()
     }
     distances = {role: values.cpu().numpy() for role, values in networks.distances(outputs).items()}
-    classes = loader.images.classes
-    predicted = {
-        role: [classes[label] for label in logits.argmax(1)]
-        for role, logits in networks.logits(outputs).items()
+    likeliest = {
+        role: likeliest_classes(outputs[role].logits, classes)
+        for role, classes in networks.class_names.items()
     }
-    return Gallery(names, pixels, maps, distances, predicted, networks.blocks)
+    return Gallery(names, pixels, maps, distances, likeliest, networks.blocks)
+
+
+def likeliest_classes(
+    logits: torch.Tensor, classes: Sequence[str]
+) -> list[list[tuple[str, float]]]:
+    """For each image, up to `LIKELIEST` (class, probability), the likeliest first.
+
+    logits: (n, classes).
+    """
+    top = logits.float().softmax(1).topk(min(LIKELIEST, len(classes)), dim=1)
+    return [
+        [(classes[label], probability) for label, probability in zip(*image, strict=True)]
+        for image in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
 
 
 def grad_cam(networks: Networks, survey: Survey, index: Sequence[int]) -> Gallery | None:

@@ -6,13 +6,17 @@ import pandas as pd
 
 from kdnb.errors import InputError
 from kdnb.losses.mix import METHODS, split_list
+from kdnb.progress import bar, count
 from kdnb.results.curves import style_number
+from kdnb.results.differences import method_differences
 from kdnb.results.frame import run_row
 from kdnb.results.grouping import is_full_recipe
 from kdnb.results.published import append_published
+from kdnb.results.tables import method_table, teacher_row
 from kdnb.runs import parameters
 from kdnb.runs.grid import applicable_methods, grid
 from kdnb.runs.run import Run
+from kdnb.training.loop import train
 from kdnb.training.setup import check, load_images
 
 DEFAULTS = {"methods": "kd,dkd,at,crd,afd", "seeds": 2}  # parameters that Run does not have
@@ -58,6 +62,36 @@ def check_all(runs: list[Run]) -> None:
         check(run, images)
 
 
+def ignore(line: str) -> None:
+    """The log of a training whose lines nobody reads."""
+
+
+def train_all(runs: Mapping[str, list[Run]]) -> None:
+    """Train the runs one after the other, under a bar of all; prints a line per run.
+
+    Runs that were finished before are counted in one line. Raises what `train` raises.
+    """
+    everything = [run for method_runs in runs.values() for run in method_runs]
+    finished = [run for run in everything if run.done and not run.rerun]
+    for run in finished:
+        train(run, log=ignore)  # checks that it is this training
+    if finished:
+        print(f"{len(finished)} of {count(len(everything), 'run')} finished before")
+    missing = [run for run in everything if run not in finished]
+    teachers = {run.teacher_run: None for run in missing if run.teacher_run}
+    missing = [teacher for teacher in teachers if not teacher.done] + missing
+    with bar(len(missing), "runs", "run") as progress:
+        for run in missing:
+            run = train(run, log=ignore)
+            result = run.result
+            print(
+                f"{run.student}, {run.label}, seed {run.seed}: top-1 {result['top1']:.2f} %, "
+                f"{result['total_seconds']:.0f} s",
+                flush=True,
+            )
+            progress.update()
+
+
 def accuracies(runs: Mapping[str, list[Run]]) -> pd.DataFrame:
     """A row per finished run, with the columns that plots expect.
 
@@ -72,6 +106,26 @@ def accuracies(runs: Mapping[str, list[Run]]) -> pd.DataFrame:
     if is_full_recipe(table).all():
         return append_published(table)
     return table.assign(study="this study")
+
+
+def table(runs: Mapping[str, list[Run]], accuracies: pd.DataFrame) -> pd.DataFrame:
+    """A row per method over its seeds, and a last row for the teacher.
+
+    accuracies: as the function of this name returns them.
+    """
+    first_seeds = [method_runs[0] for method_runs in runs.values()]
+    taught = next(run for run in first_seeds if run.teacher)
+    return method_table(own_runs(accuracies), teacher_row(taught))
+
+
+def differences(accuracies: pd.DataFrame) -> pd.DataFrame:
+    """Each method's difference to labels only, seed by seed: `method_differences` of the runs."""
+    return method_differences(own_runs(accuracies))
+
+
+def own_runs(accuracies: pd.DataFrame) -> pd.DataFrame:
+    """The rows of runs, without published accuracies."""
+    return accuracies[accuracies["study"] == "this study"]
 
 
 def title(runs: Mapping[str, list[Run]]) -> str:

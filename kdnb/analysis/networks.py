@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +49,7 @@ class Networks(NamedTuple):
         loader: the test images in order, in float32, whatever the precision of training. Its
             batches have the teacher's images, too, of the same crops.
         same_classes: whether the teacher knows the data set's classes.
+        teacher_classes: the names of the teacher's classes; empty if they are not known.
         afd: the trained attention between teacher and distilled student; only from `load_run`.
         links_by_epoch: (epochs, T, S), AFD's attention in each epoch, mean over the training
             images; only from `load_run`.
@@ -59,6 +61,7 @@ class Networks(NamedTuple):
     same_classes: bool = True
     afd: AFD | None = None
     links_by_epoch: np.ndarray | None = None
+    teacher_classes: tuple[str, ...] = ()
 
     def outputs(self, batch: Batch) -> dict[str, Output]:
         """The Output of each network for a batch of the loader: {role: Output}."""
@@ -70,6 +73,17 @@ class Networks(NamedTuple):
         if self.same_classes:
             return dict(self.models)
         return {name: model for name, model in self.models.items() if name != "teacher"}
+
+    @property
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        """The names of the classes that each network predicts, where they are known: {role: ...}.
+
+        A teacher of other classes comes first.
+        """
+        names = dict.fromkeys(self.classifiers, self.loader.images.classes)
+        if "teacher" in names or not self.teacher_classes:
+            return names
+        return {"teacher": self.teacher_classes} | names
 
     def distances(self, outputs: Mapping[str, Output]) -> dict[str, Tensor]:
         """Cosine distance (1 - cosine) of each student's maps to the teacher's: {role: (n, T, S)}.
@@ -118,11 +132,22 @@ def load_run(run: Run) -> Networks:
     with torch.random.fork_rng([]):  # initial weights are drawn, and replaced
         afd = AFD(student, teacher, **options)
     state = read_state_dict(run.loss_weights)
-    afd.load_state_dict(
-        {key.removeprefix("afd."): state[key] for key in state if key.startswith("afd.")}
+    load_state(
+        afd,
+        {key.removeprefix("afd."): state[key] for key in state if key.startswith("afd.")},
+        run.loss_weights,
     )
     afd = afd.to(networks.loader.device).eval()
     return networks._replace(afd=afd, links_by_epoch=run.history["afd.links"])
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load a state dict from a file. Raises InputError if it is of another module."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} does not fit the losses of its run: {reason}") from None
 
 
 def load_networks(runs: Mapping[str, Run]) -> Networks:
@@ -156,11 +181,15 @@ def load_networks(runs: Mapping[str, Run]) -> Networks:
             **teacher_sees.loader_options,
         ),
         teacher.same_classes(test_images.classes)[0],
+        teacher_classes=teacher.classes,
     )
 
 
 def teacher_table(run: Run) -> pd.DataFrame:
     """A table of facts about the trained teacher of a run, with its accuracy on the test images.
+
+    The accuracy is the one of its training, in the precision of that training, if its weights file
+    says it for these test images. Else it is measured here, in the precision of the run.
 
     Raises InputError for a run without a teacher, and for a teacher whose weights are missing.
     """
@@ -178,7 +207,12 @@ def teacher_table(run: Run) -> pd.DataFrame:
     model = teacher.model.to(test.device)
     top1 = "it knows other classes" if class_count(model) else "it has no classifier"
     if teacher.same_classes(images[1].classes)[0]:
-        top1 = f"{evaluate(model, test, run.precision, is_teacher=True)['top1']:.2f}"
+        is_same_test = teacher.about["dataset"] == run.dataset and not run.validation
+        if is_same_test and teacher.about["top1"] is not None:
+            top1 = f"{teacher.about['top1']:.2f}, measured when it was trained"
+        else:
+            measured = evaluate(model, test, run.precision, is_teacher=True)["top1"]
+            top1 = f"{measured:.2f}, measured now in {run.precision}"
     facts = {
         "network": run.teacher,
         "weights": teacher.about["weights"],

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from kdnb.data.digests import digest_of_load
 from kdnb.data.images import Images
 from kdnb.data.preset import Preset
+from kdnb.device import system_errors
 from kdnb.errors import InputError, choose
 from kdnb.paths import data_folder
 from kdnb.sources import claim
@@ -80,6 +81,7 @@ def dataset_name(name: str) -> str:
     return choose("dataset", spellings.get(name.lower(), name), DATASETS)
 
 
+@system_errors()
 def load_data(
     name: str, root: str | Path = "", size: int = 0, skip_damaged: bool = False
 ) -> tuple[Images, Images]:

@@ -4,8 +4,9 @@ The cache is in the folder $KDNB_CACHE, or else in kdnb/ of $XDG_CACHE_HOME or ~
 file for each data set, size and source folder. The file is opened as a memory map, and may be
 deleted at any time.
 
-Its content: the SHA-256 of what it was made from (32 bytes), height and width of each photograph
-(int32, 0 for a damaged one), and the pixels of the others (uint8, height x width x 3 each).
+Its content: the SHA-256 of what it was made from (32 bytes), the digest of all that follows (32
+bytes), height and width of each photograph (int32, 0 for a damaged one), and the pixels of the
+others (uint8, height x width x 3 each). The digest is checked when a process opens the file first.
 """
 
 import hashlib
@@ -21,14 +22,32 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
 
+from kdnb.data.download import one_process
 from kdnb.data.image_file import VERSION, Photograph, read_image
 from kdnb.data.ragged import Ragged
 from kdnb.errors import InputError
+from kdnb.paths import cache_folder
 from kdnb.progress import bar, is_interactive
 
 CHUNK = 256  # photographs that are decoded ahead of the writing
+LAYOUT = 2  # of the file. 1: without a digest of its content
+BLOCK = 2**26  # bytes that a thread hashes at a time
+CHECKED: set[tuple] = set()  # the files whose content this process has checked
+
+
+class Decoded(NamedTuple):
+    """Decoded photographs.
+
+    Attributes:
+        images: those that can be decoded, in a memory map.
+        is_readable: whether each can be decoded, bool (n,).
+        digest: digest of sizes and pixels, in hex digits.
+    """
+
+    images: Ragged
+    is_readable: torch.Tensor
+    digest: str
 
 
 class CacheFile(NamedTuple):
@@ -54,7 +73,7 @@ def load_or_build(
     photographs: Sequence[Photograph],
     size: int,
     enlarge: bool = True,
-) -> tuple[Ragged, torch.Tensor]:
+) -> Decoded:
     """Returns the decoded photographs, and builds the cache file first if it is not there.
 
     Args:
@@ -68,25 +87,19 @@ def load_or_build(
         size: shorter side of the decoded photographs in pixels.
         enlarge: whether smaller photographs are enlarged to that size.
 
-    Returns:
-        Those that can be decoded, in a memory map.
-        Whether each can be decoded, bool (n,).
-
     Raises InputError if the file cannot be written.
     """
-    root = os.environ.get("KDNB_CACHE")
-    if not root:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "kdnb"
     source = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
-    path = Path(root).expanduser() / f"{kind}-{size}-{source}.images"
-    fingerprint = hashlib.sha256(json.dumps([VERSION, size, enlarge, facts]).encode()).digest()
+    path = cache_folder() / f"{kind}-{size}-{source}.images"
+    description = json.dumps([LAYOUT, VERSION, size, enlarge, facts])
+    fingerprint = hashlib.sha256(description.encode()).digest()
     read = partial(read_image, size=size, enlarge=enlarge)
     file = CacheFile(path, fingerprint, photographs, read)
     decoded = open_cache(file)  # without the lock, which a read-only folder would refuse
     try:
         if not decoded:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_suffix(".lock")):
+            with one_process(path.with_suffix(".lock"), path.with_suffix(".part")):
                 decoded = open_cache(file)  # another process may have built it meanwhile
                 if not decoded:
                     build_cache(file)
@@ -109,11 +122,15 @@ def size_and_time(folder: Path, name: str) -> tuple[int, int]:
     return -1, 0
 
 
-def open_cache(cache: CacheFile) -> tuple[Ragged, torch.Tensor] | None:
-    """Returns what `load_or_build` does; None if the file is missing, truncated or outdated."""
+def open_cache(cache: CacheFile) -> Decoded | None:
+    """Returns what `load_or_build` does; None if the file is missing, damaged or outdated."""
     # ValueError: the file is shorter than the pixels in it.
     with suppress(OSError, ValueError), open(cache.path, "rb") as file:
         if file.read(32) != cache.fingerprint:
+            return None
+        expected = file.read(32)
+        if not is_intact(cache.path, expected):
+            print(f"{cache.path} is damaged: the images are decoded anew", flush=True)
             return None
         shape = len(cache.photographs), 2
         sizes = np.fromfile(file, np.int32, 2 * len(cache.photographs)).reshape(shape)
@@ -126,8 +143,31 @@ def open_cache(cache: CacheFile) -> tuple[Ragged, torch.Tensor] | None:
             return None
         count = int(sizes.prod(1).sum())
         pixels = np.memmap(file, np.uint8, "c", file.tell(), (count, 3))
-        return Ragged.packed(torch.from_numpy(pixels), sizes[is_readable]), is_readable
+        images = Ragged.packed(torch.from_numpy(pixels), sizes[is_readable])
+        return Decoded(images, is_readable, expected.hex())
     return None
+
+
+def is_intact(path: Path, expected: bytes) -> bool:
+    """Whether the content of a cache file has its digest; looked at once in a process."""
+    status = path.stat()
+    key = path, expected, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    if key not in CHECKED and content_digest(path) == expected:
+        CHECKED.add(key)
+    return key in CHECKED
+
+
+def content_digest(path: Path) -> bytes:
+    """The SHA-256 of the SHA-256s of the blocks of a cache file after its two digests."""
+
+    def block_digest(start: int) -> bytes:
+        with open(path, "rb") as file:
+            file.seek(start)
+            return hashlib.sha256(file.read(BLOCK)).digest()
+
+    with ThreadPoolExecutor() as pool:  # hashing releases the GIL
+        blocks = pool.map(block_digest, range(64, path.stat().st_size, BLOCK))
+        return hashlib.sha256(b"".join(blocks)).digest()
 
 
 def build_cache(cache: CacheFile) -> None:
@@ -145,7 +185,7 @@ def build_cache(cache: CacheFile) -> None:
             ThreadPoolExecutor() as pool,
             bar(total, label, "image") as progress,
         ):
-            file.seek(32 + sizes.nbytes)
+            file.seek(64 + sizes.nbytes)
             # In chunks, so that results do not pile up in memory if the disk is slow.
             chunks = (range(total)[i : i + CHUNK] for i in range(0, total, CHUNK))
             decode = partial(decode_one, cache)
@@ -156,8 +196,12 @@ def build_cache(cache: CacheFile) -> None:
                     file.write(image)
                     sizes[i] = image.shape[:2]
                 progress.update()
+            file.seek(64)
+            file.write(sizes.tobytes())
+            file.flush()
+            digest = content_digest(part)
             file.seek(0)
-            file.write(cache.fingerprint + sizes.tobytes())
+            file.write(cache.fingerprint + digest)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, cache.path)

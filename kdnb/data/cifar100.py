@@ -9,6 +9,7 @@ from kdnb.data.base import Preset, register
 from kdnb.data.digests import no_digest
 from kdnb.data.download import downloading
 from kdnb.data.images import Images
+from kdnb.errors import InputError
 
 # The official recipe: the learning rate is multiplied by 0.1 after epochs 150, 180 and 210.
 SCHEDULE = {
@@ -24,6 +25,18 @@ PRESET = Preset(student="wrn_16_2", teacher="wrn_40_2", lrs=LRS, **IMAGES, **SCH
 STATS = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # mean and std
 
 
+def unpacked_in(root: Path) -> type[CIFAR100]:
+    """Returns torchvision's class for where the files are: in ROOT/cifar-100-python, or in ROOT.
+
+    Who unpacks the archive into the folder of its name has them one level below.
+    """
+    own = CIFAR100.base_folder
+    for folder in (own, ".", f"{own}/{own}"):
+        if (root / folder / "train").is_file():
+            return type("CIFAR100", (CIFAR100,), {"base_folder": folder})
+    return CIFAR100
+
+
 @register("cifar100", PRESET, digest=no_digest, test_images=10_000)
 def load(root: Path, size: int, **_) -> tuple[Images, Images]:
     """Returns 50,000 training and 10,000 test images of 32 x 32 pixels in 100 classes.
@@ -32,11 +45,18 @@ def load(root: Path, size: int, **_) -> tuple[Images, Images]:
     """
     # The official files are pickles. torchvision checks their MD5 sums before it unpickles them, so
     # no other file is ever unpickled. Do not open them here.
+    dataset = unpacked_in(root)
+    folder = root / dataset.base_folder
     try:
-        splits = CIFAR100(root, train=True), CIFAR100(root, train=False)
-    except RuntimeError:  # missing or damaged
+        splits = dataset(root, train=True), dataset(root, train=False)
+    except RuntimeError as error:  # missing or damaged
+        if (folder / "train").is_file() and (folder / "test").is_file() and "etadata" in str(error):
+            raise InputError(
+                f"CIFAR-100 is not complete in {folder}: its file meta is missing or damaged; "
+                f"unpack {CIFAR100.url} into {root} again"
+            ) from error
         # Not `download=True` at once, which checks all files again and takes half a second.
-        with downloading("CIFAR-100", [CIFAR100.url], root / CIFAR100.base_folder):
+        with downloading("CIFAR-100", [CIFAR100.url], folder, unpack_into=root):
             splits = CIFAR100(root, train=True, download=True), CIFAR100(root, train=False)
     classes = tuple(splits[0].classes)
     train, test = (

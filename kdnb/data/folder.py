@@ -3,19 +3,22 @@
 Photographs without a label may lie in `root/unlabelled`.
 """
 
-import os
 import unicodedata
 from functools import partial
 from pathlib import Path
 
-from torchvision.datasets.folder import is_image_file, make_dataset
-
-from kdnb.data.base import register
+from kdnb.data.base import Preset, register
 from kdnb.data.download import shorten_list
 from kdnb.data.images import Images
 from kdnb.data.photographs import Files, decode, digest
-from kdnb.data.stanford40 import PRESET
+from kdnb.data.stanford40 import NETWORKS
 from kdnb.errors import InputError
+from kdnb.image_files import Tree
+
+# For few photographs: networks that know ImageNet, and a short training.
+SCHEDULE = {"epochs": 20, "batch_size": 32, "lr": 0.01, "schedule": "cosine"}
+IMAGES = {"image_size": 112, "stored_size": 128, "flip": True}
+PRESET = Preset(**NETWORKS, student_weights="imagenet", **IMAGES, **SCHEDULE)
 
 
 def files(root: Path) -> Files:
@@ -32,40 +35,48 @@ def files(root: Path) -> Files:
             f"data_root {str(root)!r} has to contain the folder train and one of valid, val and "
             "test, with a folder per class in each"
         )
-    classes = class_folders(splits[0])
+    unlabelled = root / "unlabelled"
+    tree = Tree([*splits, unlabelled])
+    classes = class_folders(tree, splits[0])
     names, labels = [], []
     for split in splits:
-        split_classes = class_folders(split)
+        split_classes = class_folders(tree, split)
         if unknown := [name for name in split_classes if name not in classes]:
             raise InputError(f"{split} has classes that {splits[0]} lacks: {shorten_list(unknown)}")
         if not split_classes:
             raise InputError(f"{split} has no class folders")
-        class_to_idx = {name: classes.index(name) for name in split_classes}
-        images = make_dataset(split, class_to_idx, None, is_visible_image, True)
-        names.append([Path(path).relative_to(root).as_posix() for path, _ in images])
-        labels.append([label for _, label in images])
-        if empty := sorted(set(split_classes) - {classes[label] for label in labels[-1]}):
+        images = {name: tree.images(split / name) for name in split_classes}
+        names.append([relative(path, root) for paths in images.values() for path in paths])
+        labels.append([classes.index(name) for name, paths in images.items() for _ in paths])
+        if empty := [name for name, paths in images.items() if not paths]:
             raise InputError(
                 f"there are no images in these class folders of {split}: {shorten_list(empty)}"
+                + left_out_line(tree, root)
             )
-    unlabelled = sorted(
-        path.relative_to(root).as_posix()
-        for path in (root / "unlabelled").rglob("*")
-        if is_visible_image(str(path))
-    )
-    names[0] += unlabelled
-    labels[0] += [-1] * len(unlabelled)
-    return Files(root, classes, names, labels)
+    found = tree.images(unlabelled) if unlabelled.is_dir() else []
+    names[0] += sorted(relative(path, root) for path in found)
+    labels[0] += [-1] * len(found)
+    left_out = [relative(path, root) for path in tree.left_out]
+    return Files(root, classes, names, labels, left_out=left_out)
 
 
-def class_folders(split: Path) -> list[str]:
-    """Returns the names of the visible folders; hidden ones are Jupyter's .ipynb_checkpoints.
+def relative(path: str, root: Path) -> str:
+    """A path relative to the root folder, with slashes."""
+    return Path(path).relative_to(root).as_posix()
+
+
+def left_out_line(tree: Tree, root: Path) -> str:
+    """What is added to an error if files were left out; "" if none was."""
+    names = [relative(path, root) for path in tree.left_out]
+    return f" (left out: {shorten_list(names)})" if names else ""
+
+
+def class_folders(tree: Tree, split: Path) -> list[str]:
+    """Returns the names of the visible folders; a hidden one is Jupyter's .ipynb_checkpoints.
 
     Raises InputError for a name that cannot stand in a line of a table.
     """
-    names = sorted(
-        entry.name for entry in split.iterdir() if entry.is_dir() and entry.name[0] != "."
-    )
+    names = tree.folders(split)
     for name in names:
         # Control characters, bytes that are no UTF-8, and line and paragraph separators.
         if {unicodedata.category(character) for character in name} & {"Cc", "Cs", "Zl", "Zp"}:
@@ -76,12 +87,7 @@ def class_folders(split: Path) -> list[str]:
     return names
 
 
-def is_visible_image(path: str) -> bool:
-    """Returns whether a file is an image by its suffix, and none of macOS's hidden ._x.jpg."""
-    return is_image_file(path) and os.path.basename(path)[0] != "."
-
-
 @register("folder", PRESET, digest=partial(digest, files))
 def load(root: Path, size: int, *, skip_damaged: bool) -> tuple[Images, Images]:
-    """Returns the images of both splits."""
+    """Returns the images of both splits; prints which files are left out."""
     return decode("folder", files(root), size, skip_damaged)

@@ -1,7 +1,9 @@
 """Reads photographs: from image files of all kinds to upright RGB pixels."""
 
 import math
-from contextlib import ExitStack, suppress
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -9,10 +11,38 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from kdnb.data.crops import MAX_ASPECT, centre_boxes
+from kdnb.image_files import open_image
 
 VERSION = 2  # to be raised when the same file gives other pixels. 1: squashed to squares
 
+MOST_PIXELS = 10**8  # that are decoded at a time, by all threads: about 700 MB
+
 Photograph = Path | BinaryIO | Image.Image
+
+
+class PixelBudget:
+    """The pixels that may be decoded at a time: a small file may hold a very large image."""
+
+    def __init__(self, most: int):
+        self.free = self.most = most
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def reserve(self, pixels: int) -> Iterator[None]:
+        """Context of decoding so many pixels; it waits until they are free."""
+        pixels = min(pixels, self.most)
+        with self.changed:
+            self.changed.wait_for(lambda: self.free >= pixels)
+            self.free -= pixels
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.free += pixels
+                self.changed.notify_all()
+
+
+BUDGET = PixelBudget(MOST_PIXELS)
 
 
 def read_image(photograph: Photograph, size: int, enlarge: bool = True) -> np.ndarray | None:
@@ -37,7 +67,7 @@ def read_image(photograph: Photograph, size: int, enlarge: bool = True) -> np.nd
     try:
         with ExitStack() as files:
             is_open = isinstance(photograph, Image.Image)
-            image = photograph if is_open else files.enter_context(Image.open(photograph))
+            image = photograph if is_open else files.enter_context(open_image(photograph))
             width, height = image.size
             # Up to twice the limit PIL itself only warns.
             if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
@@ -54,7 +84,8 @@ def read_image(photograph: Photograph, size: int, enlarge: bool = True) -> np.nd
             reduced = None if is_open else image.draft(None, (4 * size, 4 * size))
             box = centre_part(*(reduced[1][2:] if reduced else image.size))
             shape = [min(size * side // shorter, MAX_ASPECT * size) for side in (width, height)]
-            rgb = image.convert("RGB").resize(shape, Image.Resampling.BILINEAR, box)
+            with BUDGET.reserve(image.width * image.height):
+                rgb = image.convert("RGB").resize(shape, Image.Resampling.BILINEAR, box)
             with suppress(Exception):  # the pixels are fine even if the EXIF data are damaged
                 rgb = ImageOps.exif_transpose(rgb)
             return np.array(rgb)
@@ -82,7 +113,7 @@ def centre_crop(path: Path | BinaryIO, most: int = 320) -> np.ndarray:
     Returns:
         uint8 (side, side, 3).
     """
-    with Image.open(path) as image:
+    with open_image(path) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")
     [[left, top, side, _]] = centre_boxes(np.array([[upright.height, upright.width]])).tolist()
     crop = upright.crop((left, top, left + side, top + side))

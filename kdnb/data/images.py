@@ -50,6 +50,8 @@ class Images:
         mean: mean of each channel, of pixels scaled to 0..1. Batches are normalised with it.
         std: standard deviation of each channel, likewise.
         files: the photographs' paths, in the same order; None if there are no files.
+        damaged: names of the photographs of the whole split that could not be decoded.
+        pixels_digest: digest of the decoded photographs of the whole split, and what decoded them.
     """
 
     images: Tensor | Ragged
@@ -58,6 +60,8 @@ class Images:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     files: Sequence[Path] | None = None
+    damaged: tuple[str, ...] = ()
+    pixels_digest: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -90,17 +94,18 @@ class Images:
         """Returns the images that have a label."""
         return self.take(self.indices(self.labels >= 0)) if self.unlabelled else self
 
-    def limit(self, n: int) -> "Images":
+    def limit(self, n: int, split: str = "train") -> "Images":
         """Returns n labelled images, taken evenly from all classes; all images for n <= 0.
 
         They are the first image of each class, then the second of each, and so on. The images
         without a label follow, all of them: n says how many labels there are.
 
-        Raises InputError if fewer than n have a label.
+        split: train or test, for the error. Raises InputError if fewer than n have a label.
         """
         labelled = len(self) - self.unlabelled
         if n > labelled:
-            raise InputError(f"train_limit is {n}: there are only {labelled} training images")
+            noun = "training" if split == "train" else split
+            raise InputError(f"{split}_limit is {n}: there are only {labelled} {noun} images")
         if n <= 0 or n == labelled:
             return self
         rounds = zip_longest(*self.indices_by_class())
@@ -128,6 +133,8 @@ class Images:
                 raise InputError(f"validation is {share}: that leaves no training image of {name}")
             remaining += indices[:end]
             held_out += indices[end:]
+        if not held_out:
+            raise InputError(f"validation is {share}: that holds out no image")
         return self.take(sorted(remaining)), self.take(sorted(held_out))
 
     def indices_by_class(self) -> list[list[int]]:

@@ -7,15 +7,19 @@ from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
+import PIL
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from kdnb.data.cache import Photograph, load_or_build, size_and_time
 from kdnb.data.download import shorten_list
 from kdnb.data.images import Images
 from kdnb.errors import InputError
+from kdnb.progress import count
 
 TRAIN_SCALE = 2  # shorter side of stored training images / that of test images
+# What decodes JPEG files: another version may give other pixels.
+DECODER = f"Pillow {PIL.__version__}, JPEG {features.version('jpg')}"
 IMAGENET_STATS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std
 
 
@@ -30,6 +34,7 @@ class Files(NamedTuple):
         photographs: the training and the test images, as `load_or_build` takes them; None: the
             files at `names`.
         facts: what each split's cache is made from if there are no files, likewise.
+        left_out: the files in the folder that are not used.
     """
 
     folder: Path
@@ -38,6 +43,7 @@ class Files(NamedTuple):
     labels: Sequence[Sequence[int]]
     photographs: tuple[Sequence[Photograph], Sequence[Photograph]] | None = None
     facts: tuple[object, object] | None = None
+    left_out: Sequence[str] = ()
 
 
 def digest(files: Callable[[Path], Files], root: Path) -> str:
@@ -73,6 +79,13 @@ def decode(kind: str, files: Files, size: int, skip_damaged: bool) -> tuple[Imag
 
     Raises InputError as `kdnb.data.load_data` does.
     """
+    if files.left_out:
+        print(
+            f"{count(len(files.left_out), 'file')} in {files.folder} left out (no image by the "
+            f"ending, no regular file, or a link to what is there anyway): "
+            f"{shorten_list(files.left_out)}",
+            flush=True,
+        )
     photographs, facts = files.photographs, files.facts
     if photographs is None:
         photographs = [[files.folder / name for name in split] for split in files.names]
@@ -84,7 +97,7 @@ def decode(kind: str, files: Files, size: int, skip_damaged: bool) -> tuple[Imag
     for i, split in enumerate(("train", "test")):
         # Training images are not enlarged: their crops are resized in any case.
         is_train = split == "train"
-        images, is_readable = load_or_build(
+        images, is_readable, digest = load_or_build(
             f"{kind}-{split}",
             files.folder,
             facts[i],
@@ -94,8 +107,10 @@ def decode(kind: str, files: Files, size: int, skip_damaged: bool) -> tuple[Imag
         )
         labels = torch.tensor(files.labels[i], dtype=torch.int64)[is_readable]
         paths = list(compress(photographs[i], is_readable)) if files.photographs is None else None
-        stored.append(Images(images, labels, tuple(files.classes), *IMAGENET_STATS, paths))
-        damaged += compress(files.names[i], ~is_readable)
+        lost = tuple(compress(files.names[i], ~is_readable))
+        facts_of = {"files": paths, "damaged": lost, "pixels_digest": f"{digest[:16]} ({DECODER})"}
+        stored.append(Images(images, labels, tuple(files.classes), *IMAGENET_STATS, **facts_of))
+        damaged += lost
     if damaged:  # of both splits, so that one error names all
         report_damaged(damaged, sum(map(len, files.names)), files.folder, skip_damaged)
     train, test = stored

@@ -1,10 +1,27 @@
 """How a data set is trained by default."""
 
+import math
 from dataclasses import dataclass, field
 
-from kdnb.errors import InputError
+from kdnb.errors import InputError, choose
 
 MIN_SIZE = 8  # pixels: the networks need at least that
+
+
+def one_cycle(done: float) -> float:
+    """Smith, 2018: it rises linearly from 1/25 to 1 over 30 % of the epochs, then falls to 0."""
+    if done < 0.3:
+        return (1 + 24 * done / 0.3) / 25
+    return (1 - done) / 0.7
+
+
+def cosine(done: float) -> float:
+    """Loshchilov and Hutter, ICLR 2017, without restarts: half a cosine, from 1 to 0."""
+    return (1 + math.cos(math.pi * done)) / 2
+
+
+# The learning rate as a share of lr, given the share of the epochs that is done.
+SCHEDULES = {"one cycle": one_cycle, "cosine": cosine}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +35,8 @@ class Preset:
         teacher: name of the teacher network.
         teacher_weights: "none": the teacher is trained here first; "imagenet": it has
             torchvision's ImageNet weights.
+        student_weights: "none": a network starts from random weights; "imagenet": from
+            torchvision's ImageNet weights if there are any for it.
         image_size: side in pixels of the square images that the networks get.
         stored_size: side in pixels of the images as they are stored, of photographs the shorter
             one; 0: image_size.
@@ -27,9 +46,10 @@ class Preset:
         flip: whether training images are flipped left to right with probability 1/2.
         epochs: number of epochs.
         batch_size: images in a batch.
-        lr: learning rate at the start, or the highest of one cycle.
+        lr: the highest learning rate.
         milestones: fractions of the epochs after which the learning rate is multiplied by gamma.
-            Empty: the learning rate has one cycle instead, see `lr_at`.
+            Empty: the learning rate follows `schedule` instead.
+        schedule: a name in SCHEDULES. It has no effect with milestones.
         gamma: what the learning rate is multiplied by at a milestone.
         momentum: momentum of SGD.
         weight_decay: weight decay of SGD.
@@ -43,6 +63,7 @@ class Preset:
     student: str
     teacher: str
     teacher_weights: str = "none"
+    student_weights: str = "none"
     image_size: int
     stored_size: int = 0
     fixed_size: bool = False
@@ -52,6 +73,7 @@ class Preset:
     batch_size: int
     lr: float
     milestones: tuple[float, ...] = ()
+    schedule: str = "one cycle"
     gamma: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -59,6 +81,9 @@ class Preset:
     for_teacher: dict[str, float] = field(default_factory=dict)
     lrs: dict[str, float] = field(default_factory=dict)
     methods: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        choose("schedule", self.schedule, SCHEDULES)
 
     def defaults(self, network: str, teacher: bool) -> dict[str, float]:
         """Returns the settings of a run that it does not give itself.
@@ -94,9 +119,8 @@ class Preset:
         """Returns the learning rate at a point of the training.
 
         With milestones it is lr times gamma for each milestone that has passed; each takes effect
-        after a whole number of epochs, the first after one epoch at the earliest. Without, it has
-        one cycle (Smith, 2018): it rises linearly from lr / 25 to lr over 30 % of the epochs, then
-        falls linearly to 0.
+        after a whole number of epochs, the first after one epoch at the earliest. Without, it
+        follows the schedule.
 
         Args:
             epoch: the point: epochs that are done, with the fraction of the current one.
@@ -106,7 +130,4 @@ class Preset:
         if self.milestones:
             passed = sum(epoch >= max(1, int(m * epochs)) for m in self.milestones)
             return lr * self.gamma**passed
-        done = epoch / epochs
-        if done < 0.3:
-            return lr * ((1 + 24 * done / 0.3) / 25)
-        return lr * ((1 - done) / 0.7)
+        return lr * SCHEDULES[self.schedule](epoch / epochs)

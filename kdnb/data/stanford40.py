@@ -17,6 +17,7 @@ from kdnb.data.download import downloading, shorten_list
 from kdnb.data.images import Images
 from kdnb.data.photographs import Files, decode, digest
 from kdnb.errors import InputError, choose
+from kdnb.paths import expand_home
 
 NETWORKS = {"student": "resnet18", "teacher": "resnet34", "teacher_weights": "imagenet"}
 SCHEDULE = {"epochs": 160, "batch_size": 100, "lr": 0.05, "milestones": (0.5, 0.75)}
@@ -69,7 +70,7 @@ class Stanford40(VisionDataset):
         download: bool = False,
         boxes: bool = False,
     ) -> None:
-        super().__init__(Path(root).expanduser(), transforms, transform, target_transform)
+        super().__init__(expand_home(root), transforms, transform, target_transform)
         self.split = choose("split", split, ("train", "test"))
         self.boxes = boxes
         self._target = self.root

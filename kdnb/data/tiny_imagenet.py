@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torchvision.datasets.utils import download_and_extract_archive
 
 from kdnb.data.base import Preset, register
@@ -16,6 +15,7 @@ from kdnb.data.download import downloading
 from kdnb.data.images import Images
 from kdnb.data.photographs import Files, digest
 from kdnb.errors import InputError
+from kdnb.image_files import open_image
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
@@ -54,7 +54,9 @@ def files(root: Path) -> Files:
         val = [(f"val/images/{name}", label[wnid]) for name, wnid in rows]
         classes = [words[wnid].split(",")[0].strip() for wnid in wnids]
     except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"no Tiny ImageNet in {folder} ({error}): unpack {URL} there") from error
+        raise InputError(
+            f"no Tiny ImageNet in {folder} ({error}): unpack {URL} into {root}"
+        ) from error
     names, labels = zip(*(zip(*part, strict=True) for part in (train, val)), strict=True)
     return Files(folder, classes, names, labels)
 
@@ -62,7 +64,7 @@ def files(root: Path) -> Files:
 def download(root: Path) -> None:
     """Downloads and unpacks the archive; the folder appears when it is complete."""
     folder, part = root / FOLDER, root / f".{FOLDER}.part"
-    with downloading("Tiny ImageNet", [URL], folder):
+    with downloading("Tiny ImageNet", [URL], folder, unpack_into=root):
         if folder.is_dir():  # another process downloaded it while this one waited for the lock
             return
         try:
@@ -75,7 +77,7 @@ def download(root: Path) -> None:
 def read(path: Path) -> np.ndarray:
     """Returns the pixels of an image, uint8 (64, 64, 3). Raises InputError if it is damaged."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return np.asarray(image.convert("RGB"))  # a few are grey
     except OSError as error:
         raise InputError(

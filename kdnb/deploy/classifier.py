@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 
 from kdnb.deploy.metadata import PREPROCESSING_KEYS, describe_weights, find_weights
 from kdnb.deploy.photographs import list_photographs, read_photographs
+from kdnb.device import system_errors
 from kdnb.errors import InputError
 from kdnb.models import Preprocessing, class_count, load_weights, read_state_dict
 
@@ -121,6 +122,7 @@ class Classifier(nn.Module):
             yield list(range(start, start + len(batch))), torch.stack(batch)
 
 
+@system_errors()
 def load(
     source: str | Path, outputs: str | Path = "", preprocessing: Preprocessing | None = None
 ) -> Classifier:

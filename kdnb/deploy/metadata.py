@@ -9,6 +9,7 @@ from pathlib import Path
 from kdnb.errors import InputError
 from kdnb.models import Preprocessing, read_metadata
 from kdnb.paths import resolve_path, run_folder
+from kdnb.runs.digests import check_file
 from kdnb.runs.files import damaged
 from kdnb.runs.folder import RunFolder
 from kdnb.runs.stored_names import with_current_names
@@ -19,11 +20,12 @@ PREPROCESSING_KEYS = Preprocessing._fields
 def find_weights(source: str | Path, outputs: str | Path = "") -> Path:
     """The weights file of `source`: the file itself, or a run's folder or name.
 
-    Raises InputError if there is no such file or run, and for a run without weights.
+    Raises InputError if there is no such file or run, for a run without weights, and for weights
+    that are not those that their run wrote.
     """
     path = resolve_path(source)
     if path.is_file():
-        return path
+        return check_file(path)
     folder = run_folder(source, outputs)
     if folder is None:
         raise InputError(

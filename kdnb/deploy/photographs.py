@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image, ImageOps
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from kdnb.errors import InputError
+from kdnb.image_files import Tree, endings, open_image
 
 LISTED = 3  # names in an error message
 
@@ -14,8 +14,8 @@ LISTED = 3  # names in an error message
 def list_photographs(paths: Iterable[str | Path]) -> list[Path]:
     """The files among some paths, and the images in the folders among them, sorted by name.
 
-    Images in folders are recognised by their suffixes, at any depth; hidden files are left out.
-    Raises InputError for a path that does not exist and for a folder without images.
+    Images in folders are recognised by their endings, at any depth; hidden files and folders are
+    left out. Raises InputError for a path that does not exist and for a folder without images.
     """
     files = []
     for path in map(Path, paths):
@@ -24,13 +24,9 @@ def list_photographs(paths: Iterable[str | Path]) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        found = [
-            file
-            for file in sorted(path.rglob("*"))
-            if file.suffix.lower() in IMG_EXTENSIONS and file.name[0] != "." and file.is_file()
-        ]
+        found = sorted(map(Path, Tree([path]).images(path)))
         if not found:
-            raise InputError(f"{path} contains no images ({', '.join(IMG_EXTENSIONS)})")
+            raise InputError(f"{path} contains no images ({', '.join(endings())})")
         files += found
     return files
 
@@ -42,7 +38,7 @@ def read_photograph(path: str | Path) -> Image.Image | None:
     more than `PIL.Image.MAX_IMAGE_PIXELS` pixels; training refuses the same ones.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             too_large = image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf"))
             if too_large or image.mode.startswith(("I", "F")):
                 return None

@@ -4,15 +4,16 @@ import inspect
 import math
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
 
-from kdnb.errors import InputError, choose
+from kdnb.errors import InputError, choose, quote, shorten, to_number
 from kdnb.losses.base import LOSSES, METHODS
 
 TERM = re.compile(r"(\w+)\s*(?::\s*([^\s()]+))?\s*(?:\(([^()]*)\))?")  # loss:weight(options)
+MOST = 1e9  # of an option, whose square is a float32, too
 EXAMPLE = "a mix such as 'ce:0.1 + kd:0.9(T=2) + afd:200'"
 
 
@@ -57,14 +58,14 @@ def parse_mix(method: str, mix: str, losses: tuple[type, ...]) -> tuple[Term, ..
     """
     if not re.search(r"[:+(]", mix) and mix.strip() not in LOSSES:
         raise InputError(
-            f"unknown method {method!r}: choose one of {', '.join(METHODS)}, or {EXAMPLE}"
+            f"unknown method {quote(method)}: choose one of {', '.join(METHODS)}, or {EXAMPLE}"
         )
     # At each +, but for those of exponents (1e+06) and within parentheses.
     parts = re.split(r"(?<!\de)\+(?![^(]*\))", mix)
     terms = [parse_term(part.strip(), mix) for part in parts]
     names = [term.loss for term in terms]
     if duplicates := {name for name in names if names.count(name) > 1}:
-        raise InputError(f"method {mix!r} names {', '.join(sorted(duplicates))} twice")
+        raise InputError(f"method {quote(mix)} names {', '.join(sorted(duplicates))} twice")
     return tuple(sorted(terms, key=summation_order))
 
 
@@ -82,16 +83,17 @@ def parse_term(part: str, mix: str) -> Term:
     """Returns the term that a part of a mix describes. Raises InputError, which quotes the mix."""
     match = TERM.fullmatch(part)
     if not match:
-        raise InputError(f"method {mix!r}: {part!r} cannot be read; write {EXAMPLE}")
+        raise InputError(f"method {quote(mix)}: {part!r} cannot be read; write {EXAMPLE}")
     loss, weight_text, options_text = match.groups()
     choose("loss", loss, LOSSES)
     try:
-        weight = float(weight_text or 1)
+        weight = to_number(weight_text or "1")
     except ValueError:
         weight = math.nan
-    if not (math.isfinite(weight) and weight > 0):
+    if not weight > 0:
         raise InputError(
-            f"method {mix!r}: the weight of {loss} is {weight_text}: it must be a number above 0"
+            f"method {quote(mix)}: the weight of {loss} is {shorten(weight_text)}: it must "
+            "be a number above 0"
         )
     return Term(loss, weight, parse_options(loss, options_text or "", mix))
 
@@ -108,10 +110,10 @@ def parse_options(loss: str, text: str, mix: str) -> dict[str, object]:
             continue
         name, _, value = (word.strip() for word in pair.partition("="))
         if name in options:
-            raise InputError(f"method {mix!r}: {loss} has {name} twice")
+            raise InputError(f"method {quote(mix)}: {loss} has {name} twice")
         if name not in defaults:
             allowed = f"choose one of {', '.join(defaults)}" if defaults else "it has none"
-            raise InputError(f"method {mix!r}: {loss} has no option {name!r}: {allowed}")
+            raise InputError(f"method {quote(mix)}: {loss} has no option {name!r}: {allowed}")
         options[name] = parse_value(loss, name, value, defaults[name], mix)
     return {name: options[name] for name in sorted(options) if options[name] != defaults[name]}
 
@@ -126,20 +128,21 @@ def parse_value(loss: str, name: str, value: str, default: object, mix: str) -> 
     is_number = kind in (int, float)
     may_be_zero = name in LOSSES[loss].may_be_zero
     try:
-        parsed = {"True": True, "False": False}[value] if kind is bool else kind(value)
+        convert = partial(to_number, kind=kind) if is_number else kind
+        parsed = {"True": True, "False": False}[value] if kind is bool else convert(value)
         if is_number:
             parsed = abs(parsed) if parsed == 0 else parsed  # -0.0 would be another spelling of 0
             is_large_enough = parsed >= 0 if may_be_zero else parsed > 0
-            if not (is_large_enough and parsed < math.inf):
+            if not (is_large_enough and parsed <= MOST):
                 raise ValueError
     except (KeyError, ValueError, TypeError):
         expected = f"like {default}"
         if is_number:
             number = "a whole number" if kind is int else "a number"
             bound = "of 0 or more" if may_be_zero else "above 0"
-            expected = f"{number} {bound}, such as {default}"
+            expected = f"{number} {bound}, such as {default} (at most {MOST:g})"
         raise InputError(
-            f"method {mix!r}: {name} of {loss} is {value!r}: it must be {expected}"
+            f"method {quote(mix)}: {name} of {loss} is {value!r}: it must be {expected}"
         ) from None
     return parsed
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.errors import InputError
+from kdnb.device import system_errors
+from kdnb.errors import InputError, quote
 from kdnb.sources import claim
 
 
@@ -127,6 +128,11 @@ class Family(NamedTuple):
     build: Callable[..., nn.Module]
 
 
+# What a network's name may ask for: a deeper or wider one would take hours to build, or all memory.
+MOST_LETTERS = 200
+MOST_NUMBER = 2000  # a depth or a width
+MOST_PARAMETERS = 10**10
+
 FAMILIES: dict[str, Family] = {}  # by the text that error messages list them with
 
 
@@ -159,7 +165,9 @@ def register(pattern: str, template: str = "", spelling: str = "") -> Callable:
     def add(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         name = spelling or pattern
         claim("network", name, build, getattr(FAMILIES.get(name), "build", None))
-        FAMILIES[name] = Family(re.compile(pattern, re.IGNORECASE), template or pattern, build)
+        FAMILIES[name] = Family(
+            re.compile(pattern, re.IGNORECASE | re.ASCII), template or pattern, build
+        )
         return build
 
     return add
@@ -170,14 +178,18 @@ def find_family(name: str) -> tuple[str, Callable[..., nn.Module]]:
 
     Raises InputError for an unknown name.
     """
-    for family in FAMILIES.values():
+    for family in FAMILIES.values() if len(name) <= MOST_LETTERS else ():
         if match := family.pattern.fullmatch(name.strip()):
             groups = [group and group.lower() for group in match.groups()]
+            numbers = [group for group in groups if group and group.isdigit()]
+            if any(len(number) > 4 or int(number) > MOST_NUMBER for number in numbers):
+                break
             return family.template.format(*groups), partial(family.build, *groups)
-    raise InputError(f"unknown model {name!r}: choose {', '.join(FAMILIES)}")
+    raise InputError(f"unknown model {quote(name)}: choose {', '.join(FAMILIES)}")
 
 
 @lru_cache
+@system_errors()
 def model_name(name: str) -> str:
     """Returns the canonical name of a network, such as wrn_40_2 for WRN-40-2 and wrn40x2.
 
@@ -185,7 +197,11 @@ def model_name(name: str) -> str:
     """
     canonical, build = find_family(name)
     with torch.device("meta"):  # only a check: no memory, and no random numbers are drawn
-        build(num_classes=2)
+        parameters = sum(each.numel() for each in build(num_classes=2).parameters())
+    if parameters > MOST_PARAMETERS:
+        raise InputError(
+            f"{canonical} has {parameters:,} parameters: at most {MOST_PARAMETERS:,} are allowed"
+        )
     return canonical
 
 

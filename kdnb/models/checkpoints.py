@@ -2,88 +2,48 @@
 
 import hashlib
 import json
-import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from urllib.error import URLError
 
-import numpy as np
 import torch
 import torchvision
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import get_model_weights, list_models
 
-from kdnb.errors import InputError
+from kdnb.device import system_errors
+from kdnb.errors import InputError, shorten
 from kdnb.models.base import create_model, model_name
 from kdnb.models.preprocessing import Preprocessing
+from kdnb.models.state_dicts import Entry, entries, find_network, largest_dictionary, plain
 from kdnb.models.timm_networks import timm_name
-
-READ_ERRORS = (
-    SafetensorError,
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    KeyError,
-    ValueError,
-    OSError,
-)
-WRAPPERS = ("model", "state_dict", "net", "student", "teacher")  # keys that state dicts are under
+from kdnb.models.weights_file import read_file
 
 
+@system_errors()
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Returns the tensors of a .safetensors or torch checkpoint by their keys, on the CPU.
 
-    A dictionary around the state dict, as trainers save it, and the prefix "module." are removed.
-    Half precision becomes float32. No code in the file is executed: torch files are read with
-    `weights_only=True`, NumPy scalars in them are allowed.
+    Of dictionaries in dictionaries, as trainers save them, that with most tensors is read. A
+    wrapper that all keys begin with, such as "module.", is removed. Half precision becomes
+    float32. No code in the file is executed; plain containers and NumPy's numbers are allowed.
 
-    Raises InputError for a file that is missing, cannot be read or holds no weights.
+    Raises InputError for a file that is missing, cannot be read or holds no weights, and for
+    weights that are not finite.
     """
     path = Path(path)
-    state = unwrap(read_file(path), path)
-    tensors = {
-        current_key(str(key).removeprefix("module.")): value
-        for key, value in state.items()
-        if isinstance(value, Tensor)
-    }
-    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    return plain(largest_dictionary(read_entries(path)), path)
 
 
-def read_file(path: Path) -> object:
-    if not path.is_file():
-        raise InputError(f"no weights file at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # Harmless types, which some trainers save with the weights.
-        scalars = [type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8")]
-        with torch.serialization.safe_globals([np._core.multiarray.scalar, np.dtype, *scalars]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except READ_ERRORS as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path} is not a readable weights file (safetensors, or torch's with nothing but "
-            f"tensors): {reason}"
-        ) from None
-
-
-def unwrap(state: object, path: Path) -> dict:
-    """Returns the state dict within the dictionaries that a trainer saved around it."""
-    while isinstance(state, dict) and not any(
-        isinstance(value, Tensor) and value.ndim for value in state.values()
-    ):
-        wrapped = [state[key] for key in WRAPPERS if isinstance(state.get(key), dict)]
-        if not wrapped:
-            raise InputError(
-                f"{path} holds no weights: expected a state dict, or one under 'model' or "
-                "'state_dict'"
-            )
-        state = wrapped[0]
-    if not isinstance(state, dict):
-        raise InputError(f"{path} holds a {type(state).__name__}, not a state dict")
-    return state
+def read_entries(path: Path) -> list[Entry]:
+    """Returns all tensors of a file, with the keys of today. Raises InputError if it has none."""
+    content = read_file(path)
+    found = entries(content)
+    if not any(entry.tensor.ndim for entry in found):
+        what = "" if isinstance(content, Mapping) else f"but a {type(content).__name__}, "
+        raise InputError(f"{path} holds no weights, {what}where a state dict is expected")
+    return [entry._replace(key=current_key(entry.key)) for entry in found]
 
 
 def current_key(key: str) -> str:
@@ -104,15 +64,23 @@ def read_metadata(path: str | Path) -> dict:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("kdnb", "{}"))
-    except (SafetensorError, OSError, ValueError):
+    except (SafetensorError, OSError, ValueError, RecursionError):
         return {}  # read_state_dict reports what is wrong with the file
-    return metadata if isinstance(metadata, dict) else {}
+    if not isinstance(metadata, dict):
+        return {}
+    classes = metadata.get("classes")
+    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        metadata.pop("classes", None)
+    return metadata
 
 
-def load_weights(name: str, path: str | Path, image_size: int = 0) -> nn.Module:
+@system_errors()
+def load_weights(name: str, path: str | Path, image_size: int = 0, role: str = "") -> nn.Module:
     """Returns the network `name` with the weights of a checkpoint.
 
-    The number of classes is read from the checkpoint. One of timm's networks may lack a classifier.
+    They are found wherever a trainer put them: in dictionaries of any name, with prefixes of the
+    keys. The number of classes is read from the checkpoint. One of timm's networks may lack a
+    classifier.
 
     Args:
         name: name of the network.
@@ -120,19 +88,28 @@ def load_weights(name: str, path: str | Path, image_size: int = 0) -> nn.Module:
         image_size: side of the images in pixels, for a network that is built for one size, see
             `create_model`. The positions in the checkpoint may be of another size: then they are
             resampled. 0: the size in the file's metadata, or else the network's own.
+        role: "student" or "teacher": which of several networks in the file is meant.
 
-    Raises InputError for a file that `read_state_dict` cannot read, and for weights of another
-    network.
+    Raises InputError for a file that cannot be read, for weights of another network, and for
+    weights that are not finite.
     """
-    state = read_state_dict(path)
-    with torch.device("meta"):  # only to get the classifier's name: no memory, no random numbers
-        classifier = f"{create_model(name, 2).classifier_name}.weight"
+    path = Path(path)
+    found = read_entries(path)
+    with torch.device("meta"):  # only for keys and shapes: no memory, no random numbers
+        example = create_model(name, 2)
+    state = find_network(found, example.state_dict(), role, path)
+    classifier = f"{example.classifier_name}.weight"
     has_classifier = classifier in state and state[classifier].ndim == 2
     if not has_classifier and not timm_name(model_name(name)):
-        raise InputError(f"{path} has no classifier {classifier!r}: is it a {model_name(name)}?")
+        keys = ", ".join(shorten(entry.key, 60) for entry in found[:3])
+        raise InputError(
+            f"{path} has no classifier {classifier!r}: is it a {model_name(name)}? "
+            f"It begins with {keys}"
+        )
     preprocessing = Preprocessing.from_metadata(read_metadata(path))
     if not image_size and preprocessing:
         image_size = preprocessing.image_size
+    state = plain(state, path, example.state_dict())
     model = create_model(name, len(state[classifier]) if has_classifier else 0, image_size)
     expected = model.state_dict()
     if timm_name(model_name(name)) and state.keys() == expected.keys():  # only shapes may differ
@@ -157,6 +134,8 @@ def compare_keys(state: dict[str, Tensor], expected: dict[str, Tensor]) -> list[
             shapes.append(f"{key} is {tuple(state[key].shape)}, not {tuple(value.shape)}")
         if key not in state and not key.endswith("num_batches_tracked"):
             missing.append(f"{key} is missing")
+        if key in state and value.is_floating_point() > state[key].is_floating_point():
+            shapes.append(f"{key} is of {state[key].dtype}, not of {value.dtype}")
     extra = [f"{key} is not in the network" for key in state if key not in expected]
     return shapes + missing + extra
 
@@ -177,7 +156,7 @@ def imagenet_model(name: str) -> tuple[nn.Module, list[str]]:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (URLError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # networks, proxies and files fail in many ways
         raise InputError(
             f"no ImageNet weights for {name} ({error}): put {weights.url} into {folder}, or give a "
             "file with trained weights in place of 'imagenet', or 'none': then it is trained from "

@@ -157,10 +157,10 @@ def build(name: str, num_classes: int, image_size: int = 0, **options) -> nn.Mod
     """
     if config(name).fixed_input_size and image_size:
         options["img_size"] = image_size
+    if options.get("pretrained"):  # what fails then is reported by `timm_model`
+        return adapt(import_timm().create_model(name, num_classes=num_classes, **options))
     try:
         network = import_timm().create_model(name, num_classes=num_classes, **options)
-    except OSError:  # of pretrained weights
-        raise
     except Exception as error:  # of any type: timm's code gets a size that it may not foresee
         size = f" for images of {image_size} pixels" if image_size else ""
         raise InputError(f"timm cannot build {name}{size}: {error}") from error
@@ -192,10 +192,13 @@ def timm_model(name: str, image_size: int = 0) -> nn.Module:
     found = config(timm_name(name))
     try:
         return build(timm_name(name), found.num_classes, image_size, pretrained=True)
-    except OSError as error:
+    except InputError:
+        raise
+    except Exception as error:  # networks, proxies and files fail in many ways
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"timm's weights for {name} are not in its cache and cannot be downloaded "
-            f"({str(error).splitlines()[0]}): fetch {found.hf_hub_id or found.url} on a machine "
+            f"({first_line}): fetch {found.hf_hub_id or found.url} on a machine "
             "with a network and copy the cache, or give a file with timm's keys in place of "
             "'pretrained', or 'none': then it is trained from scratch"
         ) from None

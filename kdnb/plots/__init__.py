@@ -17,6 +17,7 @@ from kdnb.plots.compare import (
 )
 from kdnb.plots.curves import accuracy_over_time, accuracy_vs_published, learning_curves, step_times
 from kdnb.plots.deployment import accuracy_and_latency, predictions, probe_accuracy
+from kdnb.plots.file_links import FileLinks
 from kdnb.plots.forest import gains
 from kdnb.plots.images import augmentations, class_balance, image_grid, image_sizes, person_boxes
 from kdnb.plots.links import (
@@ -27,5 +28,5 @@ from kdnb.plots.links import (
     map_distances,
     run_links,
 )
-from kdnb.plots.maps import map_depth, map_grid
+from kdnb.plots.maps import likeliest_classes, map_depth, map_grid
 from kdnb.plots.style import ROLES, STYLES, Style, draw_each, line_styles, save, write_index

@@ -171,9 +171,15 @@ def loss_terms(shares: pd.DataFrame, norms: pd.DataFrame, title: str = "") -> Fi
     terms = shares.columns
     colours = [NEUTRAL, *COLOURS][: len(terms)]  # not those of the roles
     percent = 100 * shares.to_numpy().T
-    share_ax.stackplot(shares.index, percent, labels=terms, colors=colours, alpha=0.85)
+    x = shares.index.to_numpy(dtype=float)
+    if len(x) == 1:  # an area needs two points
+        x, percent = x[0] + np.array([-0.5, 0.5]), percent.repeat(2, axis=1)
+    share_ax.stackplot(x, percent, labels=terms, colors=colours, alpha=0.85)
     share_ax.set(xlabel="epoch", ylabel="share of the training loss (%)")
-    share_ax.set(ylim=(0, 100), xlim=shares.index[[0, -1]])
+    share_ax.set(ylim=(0, 100), xlim=x[[0, -1]])
+    share_ax.xaxis.get_major_locator().set_params(integer=True)
+    if len(shares) == 1:  # the locator would show fractions of an epoch
+        share_ax.set_xticks(shares.index)
     share_ax.margins(0)
     norms[terms].plot.bar(ax=norm_ax, color=colours, legend=False, rot=0, alpha=0.85)
     norm_ax.set(xlabel="", ylabel="gradient norm")

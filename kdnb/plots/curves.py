@@ -69,8 +69,8 @@ def draw_curves(ax: Axes, table: pd.DataFrame, styles: dict, legend: bool) -> No
 
 
 def draw_single_epochs(ax: Axes, table: pd.DataFrame, colours: dict[str, str]) -> None:
-    """Draw lines of a single epoch as points: a line through one point is invisible."""
-    for line, rows in table.groupby("line"):
+    """Draw lines with a single tested epoch as points: a line through one point is invisible."""
+    for line, rows in table.dropna(subset="test_top1").groupby("line"):
         if rows["epoch"].nunique() == 1:
             x = rows["epoch"].iloc[0]
             y = rows["test_top1"].mean()
@@ -98,7 +98,7 @@ def learning_curve_panels(table: pd.DataFrame, title: str) -> Figure:
     is_baseline = table["order"] <= 1
     network = table["line"].str.partition(",")[0]
     students = table if is_baseline.all() else table[~is_baseline]
-    lines = students.sort_values("order")["line"].unique()
+    lines = students["line"].unique()
     heading = (
         "Test accuracy of each method after the first third of the epochs, "
         "mean ± sd over seeds, with the baseline (orange, dashed)"

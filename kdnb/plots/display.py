@@ -1,10 +1,12 @@
-"""Images in a notebook, with alternative text."""
+"""Images in a notebook, with alternative text; an image that draws fast."""
 
 from base64 import b64encode
 from html import escape
 from io import BytesIO
 
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -44,4 +46,26 @@ def alt_text(fig: Figure, title: str = "") -> str:
         labels += [ax.get_title(), ax.get_title("left"), ax.get_ylabel(), ax.get_xlabel()]
     for legend in fig.legends:
         labels += [text.get_text() for text in legend.get_texts()]
+    labels = [label.replace(r"\$", "$") for label in labels]  # as matplotlib draws it
     return "; ".join(" ".join(label.split()) for label in labels if label)
+
+
+class ImageArtist(Artist):
+    """A square image (side, side, 3) that fills its axes.
+
+    It draws several times as fast as matplotlib's `imshow`, which resamples slowly.
+    """
+
+    def __init__(self, ax: Axes):
+        super().__init__()
+        self.pixels = np.zeros((2, 2, 3), np.uint8)
+        ax.set(aspect="equal", xlim=(0, 1), ylim=(0, 1))
+        ax.add_artist(self)
+
+    def draw(self, renderer) -> None:
+        extents = self.axes.get_window_extent(renderer).extents.round().astype(int)
+        left, bottom, right, top = extents.tolist()
+        size = (right - left, top - bottom)
+        image = Image.fromarray(self.pixels).resize(size, Image.Resampling.BILINEAR)
+        rgba = np.asarray(image.convert("RGBA"))[::-1]
+        renderer.draw_image(renderer.new_gc(), left, bottom, rgba)

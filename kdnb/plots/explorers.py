@@ -12,16 +12,22 @@ import ipywidgets
 import numpy as np
 from IPython.display import HTML, display
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
-from kdnb.plots.display import alt_text, display_image, encode_image
+from kdnb.plots.display import ImageArtist, alt_text, display_image, encode_image
 from kdnb.plots.heatmaps import CellValues, heatmap
-from kdnb.plots.maps import add_colour_bar, maps_of_pair, overlay
+from kdnb.plots.maps import (
+    MAX_LIMIT,
+    ColourLimits,
+    add_colour_bar,
+    colour_limits,
+    likeliest_classes,
+    maps_of_pair,
+    overlay,
+)
 from kdnb.plots.style import WIDTH
-from kdnb.plots.text import drawable_text, format_shape, wrap
+from kdnb.plots.text import drawable_text, format_shape, without_formulas, wrap
 from kdnb.progress import is_interactive
 
 PAGE_DPI = 100  # pixels per inch on the page
@@ -50,6 +56,7 @@ class Explorer(ipywidgets.VBox):
         controls: {name: widget with a value}.
         update: changes the artists; called with the value of each control, by name.
         extra: further widgets next to the controls.
+        below: further widgets below the figure.
     """
 
     def __init__(
@@ -59,6 +66,7 @@ class Explorer(ipywidgets.VBox):
         controls: dict,
         update: Callable[..., None],
         extra: Sequence[ipywidgets.Widget] = (),
+        below: Sequence[ipywidgets.Widget] = (),
     ):
         self.animated = animated
         self.controls = controls
@@ -76,7 +84,7 @@ class Explorer(ipywidgets.VBox):
         for control in controls.values():
             control.observe(self.redraw, "value")
         row = ipywidgets.HBox([*controls.values(), *extra], layout={"flex_flow": "row wrap"})
-        super().__init__([row, self.image])
+        super().__init__([row, self.image, *below])
 
     def redraw(self, change=None) -> None:
         """Update the animated artists and the image; `change` is the event of ipywidgets."""
@@ -97,27 +105,6 @@ class Explorer(ipywidgets.VBox):
         if is_interactive():
             style = f"<style>{SHOW_WIDGET_OR_IMAGE}</style>"
             display(HTML(f'{style}<span class="kdnb-still"></span>'))
-
-
-class ImageArtist(Artist):
-    """A square image (side, side, 3) that fills its axes.
-
-    It draws several times as fast as matplotlib's `imshow`, which resamples slowly.
-    """
-
-    def __init__(self, ax: Axes):
-        super().__init__()
-        self.pixels = np.zeros((2, 2, 3), np.uint8)
-        ax.set(aspect="equal", xlim=(0, 1), ylim=(0, 1))
-        ax.add_artist(self)
-
-    def draw(self, renderer) -> None:
-        extents = self.axes.get_window_extent(renderer).extents.round().astype(int)
-        left, bottom, right, top = extents.tolist()
-        size = (right - left, top - bottom)
-        image = Image.fromarray(self.pixels).resize(size, Image.Resampling.BILINEAR)
-        rgba = np.asarray(image.convert("RGBA"))[::-1]
-        renderer.draw_image(renderer.new_gc(), left, bottom, rgba)
 
 
 def link_explorer(links_by_epoch: np.ndarray, by_class, teacher_blocks, student_blocks) -> Explorer:
@@ -168,7 +155,10 @@ def link_explorer(links_by_epoch: np.ndarray, by_class, teacher_blocks, student_
             reference_name, reference = "all test images", by_class.mean
             name, links = reference_name, reference
             if images_of != ALL_TEST:
-                name, links = f"“{class_names[images_of]}”", by_class.links[images_of]
+                name, links = (
+                    f"“{without_formulas(class_names[images_of])}”",
+                    by_class.links[images_of],
+                )
         # Half the sum: attention that one link loses, another gains.
         percent = 50 * np.abs(links - reference).sum(-1).mean()
         for image, values, array in zip(images, cells, (links, links - reference), strict=True):
@@ -185,7 +175,7 @@ def map_explorer(gallery, pair: tuple[int, int], make_gallery: Callable | None =
     """An image of a gallery, and every network's map of a pair of blocks.
 
     Args:
-        gallery: an `analysis.maps.Gallery`.
+        gallery: an `analysis.maps.Gallery`; the image's likeliest classes are below the figure.
         pair: indices (t, s) of the first teacher block and student block.
         make_gallery: makes a gallery of an uploaded image, given an open file and its name, or
             raises a ValueError. Without it there is no upload.
@@ -193,10 +183,14 @@ def map_explorer(gallery, pair: tuple[int, int], make_gallery: Callable | None =
     figure = Figure((WIDTH, 2.9), DPI, layout="constrained")
     axes = figure.subplots(1, 1 + len(gallery.maps))
     panels = [ImageArtist(ax) for ax in axes]
-    titles = [ax.set_title("one\ntwo\nthree", fontsize=8) for ax in axes]  # reserve three lines
+    lines = ["one", "two", "three", *colour_limits(gallery, [pair]).label("teacher")]
+    titles = [ax.set_title("\n".join(lines), fontsize=8) for ax in axes]  # reserve their space
     for ax in axes:
         ax.axis("off")
-    add_colour_bar(figure, axes, gallery.quantity)
+    by_network = colour_limits(gallery, [pair]).by_network
+    one_scale = ColourLimits(dict.fromkeys(gallery.maps, MAX_LIMIT), by_network)
+    add_colour_bar(figure, axes, gallery.quantity, one_scale)
+    predictions = ipywidgets.HTML()
 
     layout = {"width": "270px"}  # three controls fit in a row
     n_images = len(gallery.pixels)
@@ -213,12 +207,16 @@ def map_explorer(gallery, pair: tuple[int, int], make_gallery: Callable | None =
         titles[0].set_text(wrap(gallery.names[index], 18))
         for panel, title, network in zip(panels[1:], titles[1:], gallery.maps, strict=True):
             (name, shape), maps, distances = maps_of_pair(gallery, network, (t, s))
-            panel.pixels = overlay(pixels, maps[index])
-            lines = [f"{network} {name}", format_shape(shape), distances[index]]
-            title.set_text("\n".join(lines).rstrip())
+            limits = colour_limits(gallery, [(t, s)], [index]) if by_network else one_scale
+            panel.pixels = overlay(pixels, maps[index], limits.of[network])
+            lines = [f"{network} {name}", format_shape(shape), *limits.label(network)]
+            title.set_text("\n".join([*lines, distances[index]]).rstrip())
+        table = likeliest_classes(gallery, index)
+        predictions.value = "" if table is None else table.to_html(index=False, border=0)
 
+    artists = [*panels, *titles]
     if make_gallery is None:
-        return Explorer(figure, [*panels, *titles], controls, update)
+        return Explorer(figure, artists, controls, update, below=[predictions])
 
     upload = ipywidgets.FileUpload(accept="image/*", description="Upload")
     message = ipywidgets.Label()
@@ -237,7 +235,7 @@ def map_explorer(gallery, pair: tuple[int, int], make_gallery: Callable | None =
             controls["image"].value = len(gallery.pixels)
 
     upload.observe(add_uploads, "value")
-    return Explorer(figure, [*panels, *titles], controls, update, [upload, message])
+    return Explorer(figure, artists, controls, update, [upload, message], [predictions])
 
 
 def block_slider(blocks, index: int, role: str, layout: dict) -> ipywidgets.SelectionSlider:

@@ -14,7 +14,7 @@ def gains(table: pd.DataFrame, title: str = "") -> NotebookFigure | None:
             points), p_holm (p corrected for the number of rows) and against (what it is compared
             with).
     """
-    rows = table.dropna(subset=["low"]).sort_values("gain", ascending=False, ignore_index=True)
+    rows = table.dropna(subset=["low"]).reset_index(drop=True)
     if rows.empty:
         return None
     heading = f"Gain over {rows['against'][0]}, seed by seed"

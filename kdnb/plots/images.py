@@ -4,10 +4,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 
+from kdnb.image_files import open_image
 from kdnb.plots.style import NEUTRAL, figure, image_axes
-from kdnb.plots.text import drawable_text, wrap
+from kdnb.plots.text import drawable_text, without_formulas, wrap
 
 
 def image_grid(images, title: str = "", columns: int = 10, rows: int = 2) -> Figure:
@@ -42,7 +42,7 @@ def class_balance(train, test, title: str = "") -> Figure:
     For a split with more than 12 classes of equal size a sentence replaces the bars.
     """
     n_classes = len(train.classes)
-    classes = [drawable_text(name) for name in train.classes]
+    classes = [without_formulas(drawable_text(name)) for name in train.classes]
     has_many = n_classes > 12
     counts, unlabelled = [], []
     for images in (train, test):
@@ -95,8 +95,8 @@ def image_sizes(images, photographs=None, title: str = "") -> Figure | None:
         return fig
     sizes = []
     for name in photographs.names:
-        # Image.open reads only the header.
-        with Image.open(photographs.folder / "JPEGImages" / name) as image:
+        # It reads only the header.
+        with open_image(photographs.folder / "JPEGImages" / name) as image:
             sizes.append(image.size)
     widths, heights = zip(*sizes, strict=True)
     ax.scatter(widths, heights, s=8, alpha=0.4, color=NEUTRAL, edgecolor="none")

@@ -5,9 +5,11 @@ called by their roles.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
@@ -17,11 +19,11 @@ from PIL import Image
 from kdnb.plots.style import image_axes
 from kdnb.plots.text import drawable_text, format_shape, wrap
 
-COLOUR_MAP = "inferno"  # differs from the colours of most photographs
-# The colour scale of a figure starts at an energy of 1, in units of the RMS of a map, and ends
-# between these two.
+COLOUR_MAP = "inferno"  # over a grey image, every colour is the map's
+# A colour scale starts at an energy of 1, in units of the RMS of a map, and ends between these two.
 MIN_LIMIT = 1.5
 MAX_LIMIT = 2.5
+MIN_ROW_LIMIT = 1.2  # of a row with a scale of its own
 OPACITY = 0.85  # of a map over its image, where its energy is highest
 MIN_SIDE = 256  # pixels; smaller images are enlarged
 
@@ -40,16 +42,16 @@ def map_depth(
         return None
     heading = f"Where each network looks, by depth: “{drawable_text(gallery.names[image])}”"
     fig, axes = image_axes(len(gallery.maps), len(pairs), heading, title)
-    limit = colour_limit(gallery, pairs, [image])
+    limits = colour_limits(gallery, pairs, [image])
     for row, network in zip(axes, gallery.maps, strict=True):
-        row[0].set_ylabel(network, fontsize=8)
+        row[0].set_ylabel("\n".join([network, *limits.label(network)]), fontsize=8)
         for ax, pair in zip(row, pairs, strict=True):
             (name, shape), maps, distances = maps_of_pair(gallery, network, pair)
-            ax.imshow(overlay(gallery.pixels[image], maps[image], limit))
+            ax.imshow(overlay(gallery.pixels[image], maps[image], limits.of[network]))
             ax.set_xlabel(distances[image], fontsize=7, labelpad=2)
             if network != "distilled":  # it has the blocks of the baseline, the row above
                 ax.set_title(f"{name}\n{format_shape(shape)}", fontsize=7, pad=3)
-    add_colour_bar(fig, axes, gallery.quantity, limit)
+    add_colour_bar(fig, axes, gallery.quantity, limits)
     return fig
 
 
@@ -73,15 +75,16 @@ def map_grid(
     n_images = len(gallery.pixels)
     n_rows = 1 + len(gallery.maps)
     images_are_rows = n_images <= 2
+    limits = colour_limits(gallery, [pair])
     if images_are_rows:
-        fig, axes = image_axes(n_images, n_rows, heading, title, gap=0.7)
+        gap = 1.0 if limits.by_network else 0.7  # for one more line of text
+        fig, axes = image_axes(n_images, n_rows, heading, title, gap=gap)
         axes = axes.T
         label_network, label_image = Axes.set_title, Axes.set_ylabel
     else:
         fig, axes = image_axes(n_rows, n_images, heading, title, gap=0.16)
         label_network, label_image = Axes.set_ylabel, Axes.set_title
     # From here on axes are (networks, images).
-    limit = colour_limit(gallery, [pair])
     label_network(axes[0, 0], "image", fontsize=8)
     for ax, pixels, name in zip(axes[0], gallery.pixels, gallery.names, strict=True):
         ax.imshow(pixels, interpolation="bicubic")
@@ -89,15 +92,30 @@ def map_grid(
     for row, network in zip(axes[1:], gallery.maps, strict=True):
         (name, _), maps, captions = maps_of_pair(gallery, network, pair)
         if with_predictions:
-            # A teacher of other classes has no predictions.
+            # A teacher whose classes have no names has no predictions.
             captions = [f"“{wrap(label, 16)}”" for label in gallery.predicted.get(network, ())]
-        label_network(row[0], f"{network}\n{name}", fontsize=8)
+        label_network(row[0], "\n".join([network, name, *limits.label(network)]), fontsize=8)
         for ax, pixels, energies in zip(row, gallery.pixels, maps, strict=True):
-            ax.imshow(overlay(pixels, energies, limit))
+            ax.imshow(overlay(pixels, energies, limits.of[network]))
         for ax, caption in zip(row, captions, strict=False):
             ax.set_xlabel(caption, fontsize=7, labelpad=2)
-    add_colour_bar(fig, axes, gallery.quantity, limit)
+    add_colour_bar(fig, axes, gallery.quantity, limits)
     return fig
+
+
+def likeliest_classes(gallery, image: int = 0) -> pd.DataFrame | None:
+    """The likeliest classes of one image with their probabilities, a column per network.
+
+    None for None, and for a gallery whose networks predict no class that has a name.
+    """
+    if gallery is None or not gallery.likeliest:
+        return None
+    columns = {
+        role: [f"{name} {probability:.1%}" for name, probability in images[image]]
+        for role, images in gallery.likeliest.items()
+    }
+    table = pd.DataFrame.from_dict(columns, "index").fillna("").T
+    return table.set_axis(range(1, len(table) + 1))
 
 
 def maps_of_pair(
@@ -116,22 +134,50 @@ def maps_of_pair(
     return gallery.blocks[1][pair[1]], gallery.maps[network][pair[1]], captions
 
 
-def colour_limit(gallery, pairs: Sequence[tuple[int, int]], images=slice(None)) -> float:
-    """The end of a figure's colour scale: its highest energy, in units of the RMS of a map.
+class ColourLimits(NamedTuple):
+    """Where the colour scales of a figure end, in units of the RMS of a map.
 
-    It is clipped to `MIN_LIMIT` and `MAX_LIMIT`: uniform maps stay pale, and one bright corner
-    does not darken all other maps.
+    Attributes:
+        of: {network: the end of its scale}.
+        by_network: whether each network has a scale of its own.
     """
-    highest = []
+
+    of: dict[str, float]
+    by_network: bool
+
+    def label(self, network: str) -> list[str]:
+        """The range of a network's own scale; empty if there is one scale for all."""
+        return [f"scale 1–{self.of[network]:.2f}"] if self.by_network else []
+
+
+def colour_limits(gallery, pairs: Sequence[tuple[int, int]], images=slice(None)) -> ColourLimits:
+    """The ends of the colour scales of a figure: the highest energies, in units of the RMS.
+
+    Over photographs each network has its own scale: an ImageNet teacher's maps may have several
+    times the contrast of a student's, whose maps would be invisible on the teacher's scale. Over
+    images without colour, such as digits, there is one scale. The ends are clipped: uniform maps
+    stay pale, and one bright corner does not darken all other maps.
+    """
+    highest = dict.fromkeys(gallery.maps, 0.0)
     for network in gallery.maps:
         for pair in pairs:
             maps = maps_of_pair(gallery, network, pair)[1][images]
-            highest.append(maps.max() * np.sqrt(maps[0].size))
-    return float(np.clip(max(highest), MIN_LIMIT, MAX_LIMIT))
+            highest[network] = max(highest[network], maps.max() * np.sqrt(maps[0].size))
+    by_network = any(is_coloured(pixels) for pixels in gallery.pixels)
+    lowest = MIN_ROW_LIMIT if by_network else MIN_LIMIT
+    if not by_network:
+        highest = dict.fromkeys(highest, max(highest.values()))
+    ends = {name: float(np.clip(value, lowest, MAX_LIMIT)) for name, value in highest.items()}
+    return ColourLimits(ends, by_network)
+
+
+def is_coloured(pixels: np.ndarray) -> bool:
+    """Whether an image (side, side, 3) is more than shades of grey."""
+    return bool((pixels != pixels[..., :1]).any())
 
 
 def overlay(pixels: np.ndarray, energies: np.ndarray, limit: float = MAX_LIMIT) -> np.ndarray:
-    """Overlay a map on its image, both enlarged smoothly; returns uint8 (side, side, 3).
+    """Overlay a map on its image in grey, both enlarged smoothly; returns uint8 (side, side, 3).
 
     The map is visible where its energy is above its RMS. The more energy, the more opaque it is.
 
@@ -144,8 +190,8 @@ def overlay(pixels: np.ndarray, energies: np.ndarray, limit: float = MAX_LIMIT) 
     # In units of the RMS, maps of different sizes are comparable.
     ratios = Image.fromarray((energies * np.sqrt(energies.size)).astype(np.float32))
     ratios = np.asarray(ratios.resize((side, side), Image.Resampling.BICUBIC))
-    image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
-    return (255 * blend(ratios, np.asarray(image) / 255, limit)).astype(np.uint8)
+    image = Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.BICUBIC)
+    return (255 * blend(ratios, np.asarray(image)[..., None] / 255, limit)).astype(np.uint8)
 
 
 def blend(ratios: np.ndarray, background: np.ndarray | float, limit: float) -> np.ndarray:
@@ -155,9 +201,15 @@ def blend(ratios: np.ndarray, background: np.ndarray | float, limit: float) -> n
     return OPACITY * share * colours + (1 - OPACITY * share) * background
 
 
-def add_colour_bar(fig: Figure, axes, quantity: str, limit: float = MAX_LIMIT) -> None:
-    """Add a colour bar of maps of `quantity`, with the colours that they have over mid-grey."""
+def add_colour_bar(fig: Figure, axes, quantity: str, limits: ColourLimits | None = None) -> None:
+    """Add a colour bar of maps of `quantity`, with the colours that they have over mid-grey.
+
+    limits: without them, the bar ends at `MAX_LIMIT`.
+    """
+    limit = max(limits.of.values()) if limits else MAX_LIMIT
     colours = ListedColormap(blend(np.linspace(1, limit, 256), 0.5, limit))
     mappable = ScalarMappable(Normalize(1, limit), colours)
     label = f"{quantity} / map's RMS"
-    fig.colorbar(mappable, ax=axes, label=label, extend="both", pad=0.01, aspect=30)
+    bar = fig.colorbar(mappable, ax=axes, label=label, extend="both", pad=0.01, aspect=30)
+    if limits and limits.by_network:
+        bar.set_ticks([1, limit], labels=["1", "end"])

@@ -2,10 +2,12 @@
 
 import textwrap
 from collections.abc import Callable, Mapping
+from html import escape
 from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +18,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from kdnb.plots.display import alt_text, display_image
-from kdnb.plots.text import file_stem
+from kdnb.plots.text import file_stem, without_formulas
 
 WIDTH = 9  # inches, the width of a notebook
 SEQUENTIAL = "viridis"
@@ -98,7 +100,7 @@ class NotebookFigure(Figure):
         for text in self.findobj(Text):
             text.set_fontsize(text.get_fontsize() * scale / old_scale)
         title = textwrap.fill(self.title, round(11.5 * width / scale))
-        self.suptitle(title, fontsize=10 * scale)
+        self.suptitle(without_formulas(title), fontsize=10 * scale)
 
     def _ipython_display_(self) -> None:
         from IPython.core.pylabtools import retina_figure
@@ -206,5 +208,6 @@ def write_index(folder: str | Path) -> None:
     for path in sorted(folder.glob("*.png")):
         with Image.open(path) as image:
             title = image.info.get("Title", path.stem)
-        lines.append(f"![{title}]({path.name})")
+        text = escape(title, quote=False).replace("[", r"\[").replace("]", r"\]")
+        lines.append(f"![{text}]({quote(path.name)})")
     (folder / "README.md").write_text("\n\n".join(lines) + "\n", "utf-8")

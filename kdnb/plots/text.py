@@ -18,7 +18,12 @@ def format_shape(shape: Sequence[int]) -> str:
 
 def wrap(name: str, width: int = 11) -> str:
     """A class name as drawable text, broken into lines of up to `width` letters."""
-    return textwrap.fill(drawable_text(name), width, break_long_words=False)
+    return without_formulas(textwrap.fill(drawable_text(name), width, break_long_words=False))
+
+
+def without_formulas(text: str) -> str:
+    """A text whose dollar signs matplotlib draws; it takes what lies between two for a formula."""
+    return text.replace("$", r"\$")
 
 
 def drawable_text(name: str) -> str:

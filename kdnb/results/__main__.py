@@ -15,10 +15,6 @@ from pathlib import Path
 
 from kdnb.errors import InputError
 from kdnb.paths import output_folder
-from kdnb.results.differences import as_latex, as_text, method_differences
-from kdnb.results.frame import load_frame
-from kdnb.results.records import gather, run_folders
-from kdnb.runs.plugins import load_plugins
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -50,17 +46,28 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser()
     options = parser.parse_args(argv)
+    # Here: they import torch, which takes seconds, and --help needs none of them.
+    from kdnb.device import system_errors
+    from kdnb.results.records import gather
+    from kdnb.runs.plugins import load_plugins
+
     try:
-        load_plugins(options.plugins)
-        if options.against or options.latex or options.csv:
-            print_differences(options)
-            return 0
-        return min(1, gather(options.folders, output_folder(options.outputs)))
+        with system_errors():
+            load_plugins(options.plugins)
+            if options.against or options.latex or options.csv:
+                print_differences(options)
+                return 0
+            return min(1, gather(options.folders, output_folder(options.outputs)))
     except InputError as error:
         parser.error(str(error))
 
 
 def print_differences(options: argparse.Namespace) -> None:
+    """Print the table of differences. Raises InputError for a folder that is missing."""
+    from kdnb.results.differences import as_latex, as_text, method_differences
+    from kdnb.results.frame import load_frame
+    from kdnb.results.records import run_folders
+
     outputs = output_folder(options.outputs)
     places = [outputs / "records", outputs / "runs"]
     if options.folders:

@@ -5,7 +5,6 @@ A protocol is a data set, a way in which runs differ from its preset, and a prec
 
 from collections.abc import Mapping
 from operator import attrgetter
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ import pandas as pd
 from kdnb.losses import METHODS
 from kdnb.results.frame import LABELS_ONLY, or_warn
 from kdnb.results.grouping import disambiguate, drop_duplicate_seeds
-from kdnb.runs.files import read_columns
+from kdnb.results.order import method_order
 from kdnb.runs.folder import RunFolder
 from kdnb.runs.run import Run
 
@@ -35,8 +34,8 @@ def epoch_rows(runs: pd.DataFrame) -> pd.DataFrame:
     A run whose metrics.csv is damaged is left out, with a warning.
     """
     empty = dict.fromkeys(CURVE_COLUMNS, np.empty(0))
-    paths = [Path(folder, "metrics.csv") for folder in runs["folder"]]
-    tables = [or_warn("the curves", read_columns, path, CURVE_COLUMNS) or empty for path in paths]
+    folders = map(RunFolder, runs["folder"])
+    tables = [or_warn("the curves", run.columns, CURVE_COLUMNS) or empty for run in folders]
     lengths = [len(table["epoch"]) for table in tables]
     rows = runs.iloc[np.repeat(np.arange(len(runs)), lengths)].reset_index(drop=True)
     columns = {
@@ -76,7 +75,7 @@ def group_by_protocol(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """{title: the runs that may be drawn together}.
 
     Adds the columns that plots expect: line, what a legend calls a network and its method; order,
-    the number of its style; and run, its folder.
+    the number of its style; and run, its folder. The lines have the order of the tables' rows.
     """
     protocol = ["dataset", "changed_values", "precision"]
     runs = drop_duplicate_seeds(runs)
@@ -99,10 +98,12 @@ def group_by_protocol(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
         own_name = part["network"] + " (" + part["dataset"] + ")"
         is_teacher = is_baseline & own_name.isin(part["teacher"])
         order = part["method"].map(style_number).mask(is_teacher, ROLES.index("teacher"))
-        part = part.assign(line=disambiguate(part, line), order=order)
+        position = pd.Series(method_order(part["method"]), part.index).mask(is_teacher, -1)
+        part = part.assign(line=disambiguate(part, line), order=order, position=position)
         shown_precision = "" if precision == "float32" else precision
         title = ", ".join(filter(None, [dataset, changed_values, shown_precision, images]))
-        groups[title] = part.sort_values(["order", "line", "seed"])
+        part = part.sort_values(["position", "line", "seed"]).drop(columns="position")
+        groups[title] = part
     return groups
 
 

@@ -7,6 +7,7 @@ from scipy import stats
 from kdnb.errors import InputError
 from kdnb.results.frame import LABELS_ONLY
 from kdnb.results.grouping import TRAINING_KEY, disambiguate, drop_duplicate_seeds
+from kdnb.results.order import method_order
 from kdnb.results.teachers import deviations, mean_over_teachers
 
 # Runs that are equal in these columns share initial weights, batches and all settings but those of
@@ -23,12 +24,14 @@ def paired(rows: pd.DataFrame, others: pd.DataFrame) -> pd.Series:
     """The differences in top1 of two trainings by student seed, in percentage points.
 
     Seeds are paired, and teachers, if both trainings have one. With several teachers, it is the
-    mean over them.
+    mean over them. A run of one's own is paired with one of one's own before a record, and a record
+    with a record.
     """
     key = [*PAIR_KEY, "teacher_sha256"]
     if not (rows["teacher_sha256"].all() and others["teacher_sha256"].all()):
         key = PAIR_KEY
-    others = others.drop_duplicates(key)
+    is_elsewhere = ~others["origin"].isin(rows["origin"])
+    others = others.iloc[np.argsort(is_elsewhere, kind="stable")].drop_duplicates(key)
     pairs = rows.merge(others[[*key, "top1"]], on=key, suffixes=("", "_other"))
     return mean_over_teachers(pairs["top1"] - pairs["top1_other"], pairs)
 
@@ -78,8 +81,10 @@ def method_differences(runs: pd.DataFrame, against: str = "none") -> pd.DataFram
     table = pd.DataFrame(rows)
     table["p_holm"] = table.groupby(HEADING)["p"].transform(holm)
     table["training"] = training_names(table)
-    order = [*HEADING, "network", "top1"]
-    return table.sort_values(order, ascending=[True, True, True, False], ignore_index=True)
+    table = table.assign(order=method_order(table["method"]))
+    order = [*HEADING, "network", "order", "origin", "top1"]
+    ascending = [name != "top1" for name in order]
+    return table.sort_values(order, ascending=ascending, ignore_index=True).drop(columns="order")
 
 
 def training_row(rows: pd.DataFrame, others: pd.DataFrame, is_reference: bool) -> dict:

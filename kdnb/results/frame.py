@@ -1,5 +1,6 @@
 """Finished runs as one pandas DataFrame, a row per run; kdnb.results.tables makes pages of it."""
 
+import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from kdnb.runs.run import Run
 
 COLUMNS = [
     "folder",
+    "origin",
     "dataset",
     "network",
     "teacher",
@@ -60,6 +62,7 @@ COLUMNS = [
     "teacher_group",
 ]
 
+MINE, RECORDS = "mine", "records"  # the values of `origin`
 LABELS_ONLY = "labels only"  # in tables and legends, a network that has no teacher
 # Fields of a run that say how it is taught. The others are the recipe that it shares with its
 # baseline.
@@ -71,36 +74,44 @@ def from_notebook(namespace: Mapping) -> tuple[list[Path], Path]:
 
     namespace: a notebook's `globals()`.
 
-    The parameter `source` is "records", the committed runs, whose tables are in the outputs folder
-    itself; or "runs", these and the runs of this machine, whose tables are in outputs/runs. Raises
-    InputError for another source, and for a missing folder.
+    The parameter `source` is "mine", the runs of this machine; "records", the committed runs; or
+    "both". The tables of the records are in the outputs folder itself, others in outputs/runs.
+    Raises InputError for another source, and for a missing folder.
     """
     given = parameters.from_notebook(namespace, ("outputs", "source", "plugins"))
     load_plugins(parameters.check("plugins", given.get("plugins", ""), ""))
     root = output_folder(parameters.check("outputs", given.get("outputs", ""), ""))
     if not root.is_dir():
         raise InputError(f"outputs {str(root)!r}: no such folder")
-    if choose("source", given.get("source", "runs"), ("records", "runs")) == "records":
-        return [root / "records"], root
-    return [root / "records", root / "runs"], root / "runs"
+    source = choose("source", given.get("source", "mine"), ("mine", "records", "both"))
+    places = {"mine": ["runs"], "records": ["records"], "both": ["records", "runs"]}[source]
+    return [root / place for place in places], root if source == "records" else root / "runs"
 
 
 def load_frame(*places: str | Path) -> pd.DataFrame:
     """The finished runs in some folders, a row each, sorted by name.
 
-    Of two runs with one name, the one in the later folder counts. A damaged run is left out, with a
-    warning. Accuracies are in percent, times in seconds; `train_images` are those with a label.
+    `origin` is "records" for a run in a folder of this name, and "mine" for every other one. A run
+    and the record that was made of it have the same result.json: the record counts. A damaged run
+    is left out, with a warning. Accuracies are in percent, times in seconds; `train_images` are
+    those with a label.
     `override_values` is {field: [value, the preset's]}; `overrides` says the same in words and is
     empty for a run that follows its preset, as is `teacher_overrides` for its teacher.
     """
-    folders = {
-        path.parent.name: path.parent
-        for place in places
-        for path in Path(place).glob("*/result.json")
-    }
-    rows = (or_warn("the tables", run_row, RunFolder(folders[name])) for name in sorted(folders))
+    folders = {}
+    for place in map(Path, places):
+        for path in place.glob("*/result.json"):
+            folders.setdefault((path.parent.name, path.read_bytes()), path.parent)
+    # Records come first: of runs that are the same training otherwise, it is the first that counts.
+    ordered = sorted(folders.values(), key=lambda path: (path.name, origin(path) == MINE))
+    rows = (or_warn("the tables", run_row, RunFolder(folder)) for folder in ordered)
     frame = pd.DataFrame([row for row in rows if row], columns=COLUMNS)
     return group_teachers(describe_baselines_as_students(frame))
+
+
+def origin(folder: Path) -> str:
+    """Where a run's folder is from: "records", or "mine"."""
+    return RECORDS if folder.parent.name == RECORDS else MINE
 
 
 def run_row(run: RunFolder) -> dict[str, object]:
@@ -108,16 +119,15 @@ def run_row(run: RunFolder) -> dict[str, object]:
     config, result = run.config, run.result
     try:
         stored, teacher, machines = config["run"], config["teacher"] or {}, config["machines"]
+        check_types(stored)
         overrides = row_overrides(config, result)
         is_assumed = bool(config.get("same_classes_assumed")) and not teacher.get("dataset")
         return {
-            **{
-                name: stored[name]
-                for name in ("dataset", "seed", "epochs", "precision", "data_hash")
-            },
+            **{name: stored[name] for name in ("dataset", "seed", "epochs", "precision")},
             "unlabelled_images": 0,  # in runs of before there were any
             **result,
             "folder": str(run.folder),
+            "origin": origin(run.folder),
             "network": stored["student"],
             "teacher": teacher_name(teacher, stored["dataset"] if is_assumed else ""),
             "teacher_sha256": teacher.get("sha256", ""),
@@ -132,6 +142,7 @@ def run_row(run: RunFolder) -> dict[str, object]:
             "overrides": describe_overrides(overrides),
             "teacher_overrides": describe_teacher(overrides, teacher.get("overrides") or {}),
             "recipe": recipe(config),
+            "data_hash": data_hash(config),
             "decoding": config.get("decoding", 1),
             "left_out": ", ".join(config["left_out"]),
             "code": code.describe(config.get("code", {})),
@@ -145,6 +156,24 @@ def run_row(run: RunFolder) -> dict[str, object]:
         raise damaged(run.folder / "config.json", f"it lacks {error}") from None
 
 
+def check_types(stored: dict) -> None:
+    """Raises TypeError if a field of a run in config.json has another type than it should."""
+    for field in fields(Run):
+        kind = type(field.default)
+        value = stored.get(field.name, field.default)
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise TypeError(f"a {field.name} that is no {kind.__name__}")
+
+
+def data_hash(config: dict) -> str:
+    """The digest of a run's photographs, other ones if some could not be decoded."""
+    digest = config["run"]["data_hash"]
+    if damaged_images := config.get("damaged_images"):
+        text = json.dumps([digest, damaged_images])
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return digest
+
+
 def row_overrides(config: dict, result: dict) -> dict[str, list]:
     """The overrides of a run, without its teacher's; a smaller test set counts as one."""
     overrides = {
@@ -154,7 +183,8 @@ def row_overrides(config: dict, result: dict) -> dict[str, list]:
     }
     dataset = DATASETS.get(config["run"]["dataset"])
     official = dataset.test_images if dataset else 0
-    if official and official != result["test_images"] and not config["run"].get("validation"):
+    has_reason = config["run"].get("validation") or config["run"].get("test_limit")
+    if official and official != result["test_images"] and not has_reason:
         overrides["test_images"] = [result["test_images"], official]
     return overrides
 

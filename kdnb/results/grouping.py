@@ -7,6 +7,7 @@ CITATION_KEY = ["dataset", "network", "method", "teacher"]  # what a run and a c
 # Columns that tell apart trainings of the same dataset, network, method and teacher; and how a name
 # says so.
 DISTINCTIONS = {
+    "origin": " ({})",
     "mix": " ({})",
     "precision": " ({})",
     "teacher_group": " (weights {:.4})",

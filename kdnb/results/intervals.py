@@ -13,10 +13,19 @@ def mean_sd(values: pd.Series) -> str:
     return f"{values.mean():.2f}{spread}"
 
 
-def interval(values: np.ndarray, form: str = ".3g") -> str:
-    """The mean of values and its 95 % interval (Student's t); form: of the numbers."""
+def interval(values: np.ndarray, form: str = ".3g", positive: bool = False) -> str:
+    """The mean of values and its 95 % interval (Student's t).
+
+    Args:
+        form: of the numbers.
+        positive: whether the mean can only be positive. The interval is then that of its logarithm,
+            by the delta method, and stays positive as well.
+    """
     mean = values.mean()
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    if positive and mean > 0:
+        factor = np.exp(half / mean)
+        return f"{mean:{form}} [{mean / factor:{form}}, {mean * factor:{form}}]"
     return f"{mean:{form}} [{mean - half:{form}}, {mean + half:{form}}]"
 
 

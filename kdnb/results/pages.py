@@ -9,20 +9,25 @@ import pandas as pd
 from kdnb import losses
 from kdnb.paths import project_root
 from kdnb.results.grouping import TRAINING_KEY, drop_duplicate_seeds, is_full_recipe
+from kdnb.results.order import with_dataset_order
 from kdnb.results.published import QUOTED, read_csv, read_published
 from kdnb.results.tables import (
     GAIN,
     KEY_NAMES,
     MAIN_COLUMNS,
+    ORIGIN,
     TOP1,
+    empty_rows,
+    escaped,
     markdown,
     rename_columns,
     summary_table,
-    with_dataset_order,
     with_empty_rows,
 )
 from kdnb.runs.files import write_atomically
 
+PUBLISHED_COLUMNS = [*KEY_NAMES, QUOTED]
+FULL_COLUMNS = [*KEY_NAMES, ORIGIN, TOP1, "best epoch (%)", QUOTED]
 README_METHODS = ["none", "kd", "afd", "dkd", "crd"]
 BLOCK = re.compile(r"(<!-- ([\w/.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -38,7 +43,7 @@ def make_pages(runs: pd.DataFrame) -> dict[str, str]:
             "Results",
             markdown(with_empty_rows(full)),
             "## As published",
-            markdown(without_row[[*KEY_NAMES, QUOTED]]),
+            markdown(without_row[PUBLISHED_COLUMNS]),
             markdown(read_csv("sources.csv")),
         ],
         "short-runs": ["Shortened and changed runs", *sections(others, runs)],
@@ -46,6 +51,40 @@ def make_pages(runs: pd.DataFrame) -> dict[str, str]:
     if section := readme_section(runs):
         parts["readme"] = ["The README's table", *section]
     return {name: "# " + "\n\n".join(texts) + "\n" for name, texts in parts.items()}
+
+
+def overview(runs: pd.DataFrame) -> str:
+    """All runs in tables of at most eight columns, a heading for each data set and its changes."""
+    columns = [name for name in MAIN_COLUMNS[1:] if name != QUOTED]
+    return "\n\n".join([*sections(runs, runs, columns), footnote(runs)])
+
+
+def full_runs(runs: pd.DataFrame) -> str:
+    """The runs that followed their preset, with quoted numbers; folded, what is still missing."""
+    full = runs[is_full_recipe(runs)]
+    empty = empty_rows(full)
+    return "\n\n".join(
+        [
+            markdown(summary_table(full), FULL_COLUMNS),
+            fold(f"{len(empty)} trainings of the study without a run here", markdown(empty)),
+        ]
+    )
+
+
+def sources() -> str:
+    """Published numbers that are compared with no run, and the sources of all; folded."""
+    without_row = rename_columns(read_published().query("command == ''"))
+    return "\n\n".join(
+        [
+            fold("Numbers that no run is compared with", markdown(without_row[PUBLISHED_COLUMNS])),
+            fold("Sources", markdown(read_csv("sources.csv"))),
+        ]
+    )
+
+
+def fold(summary: str, text: str) -> str:
+    """Markdown that a click unfolds."""
+    return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
 
 
 def sections(
@@ -57,7 +96,7 @@ def sections(
     for (_, dataset, overrides), part in groups:
         rows = summary_table(part, all_runs).drop(columns="data set")
         texts += [
-            f"### {dataset}" + (f": {overrides}" if overrides else ""),
+            f"### {escaped(dataset)}" + (f": {escaped(overrides)}" if overrides else ""),
             markdown(rows, columns),
         ]
     return texts or [markdown(runs)]
@@ -117,7 +156,7 @@ def footnote(runs: pd.DataFrame, seeds: str = "") -> str:
             f"; {GAIN}: mean of the differences seed by seed, in percentage points, and its 95 % "
             "interval, which is each row's alone: it is not corrected for the number of rows"
         )
-    return f"{text}; measured on: {'; '.join(machines)}."
+    return f"{text}; measured on: {escaped('; '.join(machines))}."
 
 
 def methods_table() -> str:
@@ -171,7 +210,7 @@ def save(texts: Mapping[str, str], folder: Path) -> None:
 
 
 def display_page(text: str):
-    """A page for display in a notebook, without its title."""
+    """Markdown for display in a notebook, without a title."""
     from IPython.display import Markdown
 
-    return Markdown(text.split("\n", 1)[1])
+    return Markdown(re.sub(r"\A# .*\n", "", text))

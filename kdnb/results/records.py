@@ -1,6 +1,6 @@
 """Records: what is committed of a finished run, in outputs/records."""
 
-import json
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +9,9 @@ from kdnb.errors import InputError
 from kdnb.paths import output_folder
 from kdnb.results.frame import load_frame, run_row
 from kdnb.results.pages import fill_documents, make_pages, save
-from kdnb.runs.config import REPLACED
-from kdnb.runs.files import write_atomically
+from kdnb.runs.files import read_bytes, write_atomically, write_json
 from kdnb.runs.folder import RunFolder
+from kdnb.runs.stored_names import REPLACED
 
 
 def make_record(run: RunFolder, outputs: Path) -> Path:
@@ -22,10 +22,10 @@ def make_record(run: RunFolder, outputs: Path) -> Path:
     target = outputs / "records" / run.folder.name  # which a later preset might name otherwise
     _ = run_row(run), run.metrics, run.links_by_epoch  # raise what is wrong with any of the files
     config = {name: value for name, value in run.config.items() if name != "where"}
-    write_atomically(target / "config.json", json.dumps(config, indent=2))
+    write_json(target / "config.json", config)
     for name in ("metrics.csv", "history.npz", "result.json"):
         if (run.folder / name).is_file():
-            write_atomically(target / name, (run.folder / name).read_bytes())
+            write_atomically(target / name, read_bytes(run.folder / name))
     return target
 
 
@@ -33,7 +33,8 @@ def run_folders(folders: Sequence[Path]) -> list[Path]:
     """The folders of runs below some folders, sorted. Raises InputError for one that is missing."""
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise InputError(f"{missing[0]}: no such folder")
-    paths = {path.parent for folder in folders for path in folder.rglob("config.json")}
+    # Resolved, because the name of a run is that of its folder: "." has none.
+    paths = {path.parent for folder in folders for path in folder.resolve().rglob("config.json")}
     return sorted(path for path in paths if path.parent.name != REPLACED)
 
 
@@ -67,7 +68,9 @@ def gather_run(run: RunFolder, outputs: Path) -> None:
         return
     record = outputs / "records" / name / "result.json"
     is_replaced = record.is_file()
-    if is_replaced and record.read_bytes() == (run.folder / "result.json").read_bytes():
-        return
+    if is_replaced and read_bytes(record) == read_bytes(run.folder / "result.json"):
+        with contextlib.suppress(InputError):  # a damaged record is made anew
+            _ = RunFolder(record.parent).result
+            return
     make_record(run, outputs)
     print(f"{'replaced' if is_replaced else 'new'}: {name}, top-1 {run.result['top1']:.2f} %")

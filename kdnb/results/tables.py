@@ -1,11 +1,13 @@
 """The study's Markdown tables: finished runs and published results."""
 
 from collections.abc import Mapping
+from html import escape
+from pathlib import Path
 
 import pandas as pd
 
 from kdnb.results.differences import paired
-from kdnb.results.frame import LABELS_ONLY, run_row
+from kdnb.results.frame import LABELS_ONLY, run_row, teacher_name
 from kdnb.results.grouping import (
     CITATION_KEY,
     TRAINING_KEY,
@@ -14,16 +16,17 @@ from kdnb.results.grouping import (
     is_full_recipe,
 )
 from kdnb.results.intervals import interval, mean_sd
+from kdnb.results.order import method_order, with_dataset_order
 from kdnb.results.published import QUOTED, as_cited, preset_differences, read_published
 from kdnb.results.teachers import top1_cell
 from kdnb.runs.folder import RunFolder
 
-DATASET_ORDER = {"digits": 0, "cifar100": 1, "stanford40": 2}  # on a page; others come last
 TOP1, GAIN, REMARK = "top-1 (%)", "gain over labels only", "remark"
+ORIGIN = "runs"  # the column that tells one's own runs from records, where there are both
 
 # What a page calls the columns of CITATION_KEY, and the columns of the shorter tables.
 KEY_NAMES = ["data set", "network", "trained with", "teacher"]
-MAIN_COLUMNS = [*KEY_NAMES, TOP1, "seeds", GAIN, REMARK, QUOTED]
+MAIN_COLUMNS = [*KEY_NAMES, ORIGIN, TOP1, "seeds", GAIN, REMARK, QUOTED]
 
 # {column that rows are sorted by: whether ascending}
 ROW_ORDER = {
@@ -33,7 +36,17 @@ ROW_ORDER = {
     "network": False,
     "method_order": True,
     "method": True,
+    "origin": False,  # records, then mine
 }
+PROVENANCE_COLUMNS = [
+    "origin",
+    "overrides",
+    "teacher_overrides",
+    "precision",
+    "device",
+    "torch",
+    "commit",
+]
 NETWORK_COLUMNS = [
     "network",
     "method",
@@ -50,22 +63,21 @@ NETWORK_COLUMNS = [
 ]
 
 
-def with_dataset_order(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with the position of each data set on a page."""
-    order = runs["dataset"].map(DATASET_ORDER).fillna(len(DATASET_ORDER))
-    return runs.assign(dataset_order=order)
-
-
-def gain(seeds: pd.DataFrame, runs: pd.DataFrame) -> str:
-    """The mean difference to training on labels alone, with its interval; "" for one seed.
+def gain(seeds: pd.DataFrame, runs: pd.DataFrame) -> tuple[str, str]:
+    """The mean difference to training on labels alone, with its interval; and a remark on it.
 
     The difference is taken seed by seed: runs of a seed and a recipe share initial weights and
-    batches. seeds: the rows of one training; runs: among which its baselines are.
+    batches. It is "" with fewer than two such pairs; the remark says where a seed has no pair.
+    seeds: the rows of one training; runs: among which its baselines are.
     """
     if seeds["method"].iloc[0] == "none":
-        return ""
+        return "", ""
     differences = paired(seeds, runs[runs["method"] == "none"])
-    return interval(differences.to_numpy(), "+.2f") if len(differences) > 1 else ""
+    if len(differences) < 2:
+        return "", ""
+    n_seeds = seeds["seed"].nunique()
+    remark = f"gain of {len(differences)} of {n_seeds} seeds" if len(differences) < n_seeds else ""
+    return interval(differences.to_numpy(), "+.2f"), remark
 
 
 def summary_table(runs: pd.DataFrame, all_runs: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -76,20 +88,22 @@ def summary_table(runs: pd.DataFrame, all_runs: pd.DataFrame | None = None) -> p
     runs = with_dataset_order(drop_duplicate_seeds(runs))
     all_runs = runs if all_runs is None else all_runs
     published = read_published()
-    methods = pd.Index(published["method"].unique())
-    method_order = methods.get_indexer(runs["method"]) % 1000  # a mix has -1: it comes last
-    runs = runs.assign(has_teacher=runs["method"] != "none", method_order=method_order)
-    visible = runs["dataset"].str.cat(runs[[*CITATION_KEY[1:], "overrides", "teacher_overrides"]])
+    has_teacher = runs["method"] != "none"
+    runs = runs.assign(has_teacher=has_teacher, method_order=method_order(runs["method"]))
+    shown = ["origin", *CITATION_KEY[1:], "overrides", "teacher_overrides"]
+    visible = runs["dataset"].str.cat(runs[shown])
     longer = disambiguate(runs, visible)
     runs["distinction"] = [
         name.removeprefix(short).strip() for short, name in zip(visible, longer, strict=True)
     ]
     runs = runs.sort_values(list(ROW_ORDER), ascending=list(ROW_ORDER.values()))
-    rows = [
+    rows = pd.DataFrame(
         summary_row(seeds, all_runs, published)
         for _, seeds in runs.groupby(TRAINING_KEY, sort=False)
-    ]
-    return rename_columns(pd.DataFrame(rows))
+    )
+    if all_runs["origin"].nunique() < 2 and not rows.empty:
+        rows[ORIGIN] = ""  # nothing to tell apart
+    return rename_columns(rows)
 
 
 def summary_row(seeds: pd.DataFrame, runs: pd.DataFrame, published: pd.DataFrame) -> dict[str, str]:
@@ -100,7 +114,8 @@ def summary_row(seeds: pd.DataFrame, runs: pd.DataFrame, published: pd.DataFrame
     environment = seeds["device"] + ", " + seeds["precision"] + ", torch " + seeds["torch"]
     environment += ", commit " + seeds["commit"].replace("", "unknown")
     remarks = [first["distinction"], preset_differences(first["dataset"])]
-    remarks.append(first["teacher_overrides"])
+    gain_cell, gain_remark = gain(seeds, runs)
+    remarks += [first["teacher_overrides"], gain_remark]
     if first["unlabelled_images"]:
         remarks.append(f"and {first['unlabelled_images']:,} images without a label")
     if first["left_out"]:
@@ -113,9 +128,10 @@ def summary_row(seeds: pd.DataFrame, runs: pd.DataFrame, published: pd.DataFrame
         is_cited = (published[CITATION_KEY] == cited[CITATION_KEY]).all(axis=1)
         quoted = list(published[is_cited][QUOTED])
     return first[CITATION_KEY].to_dict() | {
+        ORIGIN: first["origin"],
         TOP1: top1_cell(seeds),
         "seeds": f"{seeds['seed'].nunique()}",
-        GAIN: gain(seeds, runs),
+        GAIN: gain_cell,
         REMARK: "; ".join(filter(None, remarks)),
         "best epoch (%)": mean_sd(seeds["best_top1"]),
         "s/epoch": f"{timed['epoch_seconds'].median():.1f}" if is_one_device else "",
@@ -134,10 +150,12 @@ def rename_columns(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_empty_rows(runs: pd.DataFrame) -> pd.DataFrame:
-    """The table of runs of the full recipe, then the study's rows without a run.
+    """The table of runs of the full recipe, then the study's rows without a run."""
+    return pd.concat([summary_table(runs), empty_rows(runs)], ignore_index=True).fillna("")
 
-    Each of these has the command that makes its run.
-    """
+
+def empty_rows(runs: pd.DataFrame) -> pd.DataFrame:
+    """The study's rows without a run among these, with the command that makes it."""
     keys = runs[CITATION_KEY].drop_duplicates()
     wanted = read_published().query("command != ''").merge(keys, "left", indicator="source_of_row")
     missing = wanted[wanted["source_of_row"] == "left_only"]
@@ -145,7 +163,7 @@ def with_empty_rows(runs: pd.DataFrame) -> pd.DataFrame:
         "`python -m kdnb.study --dataset " + missing["dataset"] + " " + missing["command"] + "`"
     )
     empty = missing[[*CITATION_KEY, QUOTED]].assign(**{"to fill it": command})
-    return pd.concat([summary_table(runs), rename_columns(empty)], ignore_index=True).fillna("")
+    return rename_columns(empty)
 
 
 def markdown(rows: pd.DataFrame, columns: list[str] | None = None) -> str:
@@ -153,10 +171,54 @@ def markdown(rows: pd.DataFrame, columns: list[str] | None = None) -> str:
     if rows.empty:
         return "There is no finished run yet."
     not_empty = [name for name in columns or rows if (rows[name] != "").any()]
-    return rows[not_empty].to_markdown(index=False, disable_numparse=True)
+    return rows[not_empty].map(escaped).to_markdown(index=False, disable_numparse=True)
+
+
+def escaped(value: object) -> str:
+    """A name in Markdown as it is: no HTML, no further column, no further line."""
+    return " ".join(escape(str(value), quote=False).replace("|", "\\|").split())
 
 
 def network_table(runs: Mapping[str, RunFolder]) -> pd.DataFrame:
-    """A column per {role: run}: training, accuracy after the last and the best epoch, cost."""
-    rows = [run_row(run) for run in runs.values()]
-    return pd.DataFrame(rows, index=list(runs))[NETWORK_COLUMNS].round(2).T
+    """A column per {role: run}: training, accuracy after the last and the best epoch, cost.
+
+    A teacher that was given, and so has no run here, has the first column, with what its student
+    knows of it.
+    """
+    rows = {role: run_row(run) for role, run in runs.items()}
+    given = [row for run in runs.values() if (row := teacher_row(run))]
+    if "teacher" not in rows and given:
+        rows = {"teacher": given[0] | {"method": "given"}} | rows
+    table = pd.DataFrame(rows.values(), index=list(rows), columns=NETWORK_COLUMNS)
+    if all(run_row(run)["classes"] <= 5 for run in runs.values()):
+        table = table.drop(columns="top5")  # it is 100 %
+    return table.round(2).astype(object).where(table.notna(), "").T
+
+
+def teacher_row(run: RunFolder) -> dict[str, object]:
+    """The network, top1 (None if its file does not say it) and parameters of a run's teacher.
+
+    Empty for a run without a teacher.
+    """
+    teacher = run.config["teacher"]
+    if not teacher:
+        return {}
+    return {
+        "network": teacher_name(teacher, ""),
+        "top1": teacher["top1"],
+        "parameters": run.result["teacher_parameters"],
+    }
+
+
+def method_table(runs: pd.DataFrame, teacher: Mapping[str, object]) -> pd.DataFrame:
+    """A row per method of a comparison, and the last for its teacher (a `teacher_row`)."""
+    table = summary_table(runs)[["trained with", "teacher", TOP1, "seeds", GAIN]]
+    top1 = "" if teacher["top1"] is None else f"{teacher['top1']:.2f}"
+    own = {"trained with": "the teacher", "teacher": teacher["network"], TOP1: top1}
+    return pd.concat([table, pd.DataFrame([own])], ignore_index=True).fillna("")
+
+
+def provenance_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row per run, by name: how it differs from its preset, and where it was made."""
+    names = runs["folder"].map(lambda folder: Path(folder).name).rename("run")
+    return runs.set_index(names)[PROVENANCE_COLUMNS]

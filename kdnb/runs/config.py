@@ -7,14 +7,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from kdnb.data.download import shorten_list
 from kdnb.errors import InputError
 from kdnb.runs import code
 from kdnb.runs.files import damaged
 from kdnb.runs.identity import training_facts
 from kdnb.runs.lock import busy_message
 from kdnb.runs.run import Run
+from kdnb.runs.stored_names import REPLACED
 
-REPLACED = "replaced"  # the folder, next to runs/, of runs that were trained anew
+FROM_IMAGES = ("classes", "damaged_images", "decoded_images")  # known when images are loaded
 
 
 def make_config(run: Run) -> dict:
@@ -38,11 +40,12 @@ def check_config_matches(run: Run, config: dict) -> None:
     """
 
     def facts(config: dict) -> dict:
-        classes = {"classes": config["classes"]} if "classes" in config else {}
-        return training_facts(config) | classes
+        known = {name: config[name] for name in FROM_IMAGES if name in config}
+        return training_facts(config) | known
 
     try:
         stored, current = facts(run.config), facts(config)
+        check_same_photographs(run, stored, current)
     except (KeyError, TypeError, AttributeError) as error:
         raise damaged(run.folder / "config.json", f"it lacks {error}") from None
     differences = [
@@ -52,9 +55,36 @@ def check_config_matches(run: Run, config: dict) -> None:
     ]
     if differences:
         raise InputError(
-            f"{run.folder} holds another run: {', '.join(differences)}; move it away or change back"
+            f"{run.folder} holds another run: {', '.join(differences)}, by its config.json; "
+            "move it away or change back"
         )
     check_code_matches(run, config)
+
+
+def check_same_photographs(run: Run, stored: dict, current: dict) -> None:
+    """Raises InputError if the photographs of a run that was begun have changed since.
+
+    Pixels are compared only if the same versions decoded them. What is compared here is removed
+    from both dictionaries.
+    """
+    damaged = [facts.pop("damaged_images", None) for facts in (stored, current)]
+    decoded = [facts.pop("decoded_images", None) for facts in (stored, current)]
+    if None in damaged:
+        return
+    changed = [name for name in damaged[0] if name not in damaged[1]]
+    if changed or len(damaged[0]) != len(damaged[1]):
+        broken = [name for name in damaged[1] if name not in damaged[0]]
+        what = "can be decoded" if changed else "cannot be decoded"
+        raise InputError(
+            f"{run.folder} was begun with other images: {shorten_list(changed or broken)} {what} "
+            "now; restore them as they were, or train it anew with rerun=True"
+        )
+    decoders = [[text.partition(" ")[2] for text in split] for split in decoded]
+    if decoders[0] == decoders[1] and decoded[0] != decoded[1]:
+        raise InputError(
+            f"{run.folder} was begun with other images: the photographs have the names and sizes "
+            "of then, but other pixels; restore them as they were, or train it anew with rerun=True"
+        )
 
 
 def check_code_matches(run: Run, config: dict) -> None:

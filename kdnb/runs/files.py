@@ -3,9 +3,13 @@
 Every file is written to a temporary name, flushed to disk and renamed, so that a reader sees the
 old or the new one and never half of either. Nothing that is read here is executed; a file that
 cannot be read is an InputError.
+
+A JSON file carries its own SHA-256. The result.json of a finished run has the digests of the other
+files, see `kdnb.runs.digests`.
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -17,6 +21,8 @@ import numpy as np
 
 from kdnb.errors import InputError
 from kdnb.runs.lock import HELD, LEASE_SECONDS
+
+UNSEALED = ("sha256", "where")  # of a JSON file: its digest, and what a record leaves out
 
 
 def write_atomically(path: Path, data: bytes | str, keep: Path | None = None) -> None:
@@ -66,34 +72,70 @@ def flush_folder(folder: Path) -> None:
     os.close(descriptor)
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a run is finished: its last file is there."""
+    return os.path.isfile(folder / "result.json")
+
+
 def require_file(path: Path) -> Path:
     """The path of a run's file. Raises InputError if it is missing."""
-    if not path.is_file():
-        finished = (path.parent / "result.json").is_file()
+    if not os.path.isfile(path):
         why = (
             "the run is finished, but did not keep it"
-            if finished
+            if is_finished(path.parent)
             else "the run has not written it yet"
         )
         raise InputError(f"{path.parent} has no {path.name}: {why}")
     return path
 
 
+def read_bytes(path: Path) -> bytes:
+    """The content of a run's file. Raises InputError if it is missing or cannot be read."""
+    try:
+        return require_file(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+
+
 def damaged(path: Path, reason: object) -> InputError:
-    """The error for a file of a run that cannot be read."""
+    """The error for a damaged file of a run; it says how to go on without losing the run."""
     first_line = (str(reason).splitlines() or ["it is empty"])[0]
-    return InputError(f"{path} is damaged ({first_line}): delete the folder of its run")
+    advice = (
+        "restore it from a copy, or train the run anew with rerun=True, which moves this folder "
+        "away first"
+        if is_finished(path.parent)
+        else "move this file away, and the run goes on from its checkpoint"
+    )
+    return InputError(f"{path} is damaged ({first_line}): {advice}")
+
+
+def json_digest(content: dict) -> str:
+    """The SHA-256 of the content of a JSON file, without what is no part of a record."""
+    sealed = {name: value for name, value in content.items() if name not in UNSEALED}
+    return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON file with its own SHA-256. Raises InputError as `write_atomically` does."""
+    digest = json_digest(json.loads(json.dumps(content)))  # as it is read back
+    write_atomically(path, json.dumps(content | {"sha256": digest}, indent=2))
 
 
 def read_json(path: Path) -> dict:
-    """The dictionary in a JSON file. Raises InputError if it is missing or damaged."""
-    data = require_file(path).read_bytes()
+    """The dictionary in a JSON file, without its digest.
+
+    Raises InputError if it is missing, damaged, or differs from its digest. Files of older versions
+    have none.
+    """
     try:
-        content = json.loads(data)
-    except ValueError as error:
+        content = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
         raise damaged(path, error) from None
     if not isinstance(content, dict):
         raise damaged(path, f"it holds a {type(content).__name__}, not a dictionary")
+    digest = content.pop("sha256", None)
+    if digest is not None and digest != json_digest(content):
+        raise damaged(path, "its checksum differs")
     return content
 
 
@@ -104,7 +146,7 @@ def read_columns(path: Path, required: Collection[str], all_columns: bool = Fals
     damaged or lacks a required column. Studies have thousands of runs, and pandas would take
     milliseconds for each.
     """
-    text = require_file(path).read_text(errors="replace").strip()
+    text = read_bytes(path).decode(errors="replace").strip()
     text = re.sub(r",(?=,|\n|$)", ",nan", text)
     header, *rows = (line.split(",") for line in text.split("\n"))
     try:
@@ -118,12 +160,15 @@ def read_columns(path: Path, required: Collection[str], all_columns: bool = Fals
         raise damaged(path, error) from None
     if missing := [name for name in required if name not in columns]:
         raise damaged(path, f"it has no column {missing[0]}")
-    return columns | {"epoch": columns["epoch"].astype(int)}
+    epochs = columns["epoch"]
+    if (epochs != np.arange(1, len(epochs) + 1)).any():
+        raise damaged(path, "its epochs are not 1, 2, 3 ...")
+    return columns | {"epoch": epochs.astype(int)}
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an npz file by name. Raises InputError if it is missing or damaged."""
-    data = require_file(path).read_bytes()
+    data = read_bytes(path)
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

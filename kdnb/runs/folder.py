@@ -1,14 +1,18 @@
 """The folder of a run: what it holds, read when it is asked for."""
 
 import io
+import math
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from kdnb.errors import InputError
+from kdnb.runs.digests import check_file, check_files
 from kdnb.runs.files import (
     damaged,
+    is_finished,
     read_arrays,
     read_columns,
     read_json,
@@ -18,12 +22,14 @@ from kdnb.runs.files import (
 from kdnb.runs.stored_names import with_current_names
 
 FORMAT = 2  # of config.json; 1 had other names for some fields
+COUNTS = ("epoch_seconds", "total_seconds", "parameters", "teacher_parameters")
+COUNTS += ("train_images", "unlabelled_images", "test_images")  # numbers in result.json
 
 
 class RunFolder:
     """The folder of a run.
 
-    Every property reads a file and raises InputError if that is missing or damaged.
+    Every property reads a file and raises InputError if that is missing, damaged, or another run's.
     """
 
     def __init__(self, folder: str | Path):
@@ -32,7 +38,7 @@ class RunFolder:
     @property
     def done(self) -> bool:
         """Whether the run is finished."""
-        return (self.folder / "result.json").is_file()
+        return is_finished(self.folder)
 
     @property
     def config(self) -> dict:
@@ -43,6 +49,7 @@ class RunFolder:
         """
         path = self.folder / "config.json"
         config = read_json(path)
+        check_file(path)
         version = config.get("format", 1)
         if not isinstance(version, int):
             raise damaged(path, f"its format is {version!r}, not a number")
@@ -71,17 +78,39 @@ class RunFolder:
 
     @property
     def result(self) -> dict:
-        """Accuracies (%) after the last and the best epoch, seconds, parameter and image counts."""
+        """Accuracies (%) after the last and the best epoch, seconds, parameter and image counts.
+
+        The digests in it are those of the run's files: small ones are checked, and the sizes of the
+        weights.
+        """
         path = self.folder / "result.json"
         result = read_json(path)
         try:
-            values = [result["top1"], result["top5"], result["best"]["top1"]]
-            accuracies = [float(value) for value in values]
-        except (KeyError, TypeError, ValueError) as error:
-            raise damaged(path, f"no number: {error}") from None
-        if not all(0 <= value <= 100.001 for value in accuracies):
+            accuracies = [result["top1"], result["top5"], result["best"]["top1"]]
+        except (KeyError, TypeError) as error:
+            raise damaged(path, f"it lacks {error}") from None
+        # Only that of a teacher may be None: there may be no teacher.
+        counts = [result[name] for name in COUNTS if result.get(name, None) is not None]
+        if not all(is_number(value) and 0 <= value <= 100.001 for value in accuracies):
             raise damaged(path, "an accuracy is not between 0 and 100 %")
+        if not all(is_number(value) and 0 <= value < math.inf for value in counts):
+            raise damaged(path, "a time or a count is no number")
+        check_files(self.folder, result)
         return result
+
+    def columns(self, required: Collection[str], all_columns: bool = False) -> dict:
+        """Columns of metrics.csv: {name: array (epochs,)}, see `read_columns`.
+
+        Raises InputError if those of a finished run do not end at its last epoch.
+        """
+        path = check_file(self.folder / "metrics.csv")
+        columns = read_columns(path, required, all_columns)
+        if self.done:
+            fields = self.config.get("run")
+            epochs = fields.get("epochs") if isinstance(fields, dict) else None
+            if len(columns["epoch"]) != epochs:
+                raise damaged(path, f"it has {len(columns['epoch'])} of {epochs} epochs")
+        return columns
 
     @property
     def metrics(self):
@@ -89,12 +118,12 @@ class RunFolder:
         import pandas as pd
 
         required = ("epoch", "train_top1", "test_top1", "seconds")
-        return pd.DataFrame(read_columns(self.folder / "metrics.csv", required, all_columns=True))
+        return pd.DataFrame(self.columns(required, all_columns=True))
 
     @property
     def history(self) -> dict[str, np.ndarray]:
         """Means by epoch, such as "afd.links" (epochs, T, S), and the blocks of both networks."""
-        return read_arrays(self.folder / "history.npz")
+        return read_arrays(check_file(self.folder / "history.npz"))
 
     @property
     def links_by_epoch(self) -> tuple[np.ndarray, list, list] | None:
@@ -104,7 +133,7 @@ class RunFolder:
         map.
         """
         path = self.folder / "history.npz"
-        history = self.history if path.is_file() else {}
+        history = self.history if os.path.isfile(path) else {}
         attention = next(
             (means for name, means in history.items() if name.endswith(".links")), None
         )
@@ -115,19 +144,30 @@ class RunFolder:
                 list(zip(history[f"{role}.blocks"], history[f"{role}.shapes"], strict=True))
                 for role in ("teacher", "student")
             )
-        except KeyError as error:
+        except (KeyError, ValueError, TypeError) as error:
             raise damaged(path, error) from None
+        epochs = self.config["run"]["epochs"] if self.done else len(attention)
+        if attention.shape != (epochs, len(teacher), len(student)):
+            raise damaged(
+                path,
+                f"its links are of shape {attention.shape}, for {epochs} epochs, {len(teacher)} "
+                f"blocks of the teacher and {len(student)} of the student",
+            )
         return attention, teacher, student
 
     @property
     def weights(self) -> Path:
         """The file of the trained network, after the last epoch."""
-        return require_file(self.folder / "student.safetensors")
+        return check_file(require_file(self.folder / "student.safetensors"))
 
     @property
     def loss_weights(self) -> Path:
         """The file of the losses' own parameters after the last epoch, such as AFD's."""
-        return require_file(self.folder / "losses.safetensors")
+        return check_file(require_file(self.folder / "losses.safetensors"))
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def write_history(folder: Path, rows: list[dict], arrays: Mapping[str, np.ndarray]) -> None:

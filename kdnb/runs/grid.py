@@ -5,6 +5,7 @@ from copy import copy
 from itertools import product
 
 from kdnb.data import DATASETS, dataset_name
+from kdnb.device import system_errors
 from kdnb.errors import InputError, choose
 from kdnb.losses.mix import parse
 from kdnb.models import PAIRS
@@ -14,6 +15,7 @@ from kdnb.runs.run import Run
 TEACHER_ONLY = "teacher"  # in a study's list of methods: train the teacher alone
 
 
+@system_errors()
 def grid(**parameters) -> list[Run]:
     """A Run for every combination of the parameters that are lists, without duplicates.
 
@@ -110,7 +112,6 @@ def parse_pairs(names: Sequence[str]) -> list[dict[str, str]]:
     """
     if not names:
         return [{}]
-    if names == ["all"]:
-        names = list(PAIRS)
-    chosen = [PAIRS[choose("pair", name, [*PAIRS, "all"])] for name in names]
+    known = [choose("pair", name, [*PAIRS, "all"]) for name in names]
+    chosen = [PAIRS[name] for name in (PAIRS if "all" in known else dict.fromkeys(known))]
     return [{"teacher": teacher, "student": student} for teacher, student in chosen]

@@ -11,18 +11,27 @@ from dataclasses import fields
 from kdnb.paths import file_name
 from kdnb.runs.folder import RunFolder
 from kdnb.runs.stored_names import STORED_NAMES
+from kdnb.runs.weights import default_student_weights
 
 # Fields in the name of every run; other fields only where they are not the preset's.
 IN_EVERY_NAME = ("dataset", "student", "method", "teacher", "teacher_weights_hash", "seed")
 IN_EVERY_NAME += ("precision", "data_hash")
 
 # Entries of a preset that change no training step.
-WITHOUT_EFFECT = ("teacher_weights", "for_teacher", "lrs", "methods", "fixed_size")
+WITHOUT_EFFECT = (
+    "teacher_weights",
+    "student_weights",
+    "for_teacher",
+    "lrs",
+    "methods",
+    "fixed_size",
+)
 
 # How `describe_overrides` writes names and values that would say little to a reader.
 DISPLAY_NAMES = {"student_weights_hash": "student_weights"}
 DISPLAY_VALUES = {
     ("train_limit", "-1"): "all",
+    ("test_limit", "0"): "all",
     ("teacher_size", "0"): "the student's",
     ("milestones", "[]"): "one cycle",
     ("student_weights_hash", ""): "none",
@@ -88,6 +97,7 @@ class Identity(RunFolder):
         expected = {
             f.name: f.default for f in fields(self) if f.compare and f.name not in IN_EVERY_NAME
         }
+        expected |= {"student_weights_hash": default_student_weights(self.preset, self.student)}
         expected |= defaults
         if self.teacher_weights_hash == "trained":
             expected["teacher_epochs"] = self.preset.defaults(self.teacher, teacher=True)["epochs"]

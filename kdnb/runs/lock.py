@@ -9,6 +9,7 @@ with every file that it was about to rename.
 import contextlib
 import os
 import platform
+import re
 import shutil
 import tempfile
 import threading
@@ -19,6 +20,7 @@ from pathlib import Path
 from kdnb.errors import InputError
 
 LEASE_SECONDS = 180  # until a lease expires; network folders show times that are up to 60 s old
+HOLDER = re.compile(r"(.+),(\d+),(\d+),([0-9a-f]{8})")  # the name of a lease, see `new_holder`
 HELD: dict[Path, Path] = {}  # {folder that this process has locked: its lease}
 
 
@@ -49,7 +51,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def busy_message(folder: Path) -> str:
     """A sentence that names the process that holds the lock of a folder; "" if none does."""
-    holders = [lease.name.split(",") for lease in leases(folder) if not has_expired(lease)]
+    active = (lease for lease in leases(folder) if not has_expired(lease))
+    holders = [HOLDER.fullmatch(lease.name).groups() for lease in active]
     if not holders:
         return ""
     names = "".join(f" ({pid} on {host})" for host, _, pid, _ in holders)
@@ -67,8 +70,8 @@ def new_holder() -> str:
 
 
 def leases(folder: Path) -> list[Path]:
-    """The lease of a folder: one or none."""
-    return list((folder / ".lease").glob("*,*"))
+    """The lease of a folder: one or none. What file managers and network disks add is none."""
+    return [path for path in (folder / ".lease").glob("*,*") if HOLDER.fullmatch(path.name)]
 
 
 def acquire(lease: Path) -> None:
@@ -83,6 +86,8 @@ def acquire(lease: Path) -> None:
         with contextlib.suppress(OSError):
             os.rename(temporary, lease.parent)  # fails if there is one that is not empty
             return
+        if not leases(folder) and acquire_next_to_foreign_entries(lease):
+            return
         for expired in filter(has_expired, leases(folder)):
             with contextlib.suppress(FileNotFoundError):  # another process was faster
                 os.rename(expired, lease)
@@ -96,17 +101,31 @@ def acquire(lease: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def acquire_next_to_foreign_entries(lease: Path) -> bool:
+    """Create a lease in a folder of leases that holds something else; returns whether it is ours.
+
+    Of two processes that do so at once, the later one finds the other's lease and gives way; it may
+    be that both do.
+    """
+    lease.mkdir()
+    if leases(lease.parents[1]) == [lease]:
+        return True
+    lease.rmdir()
+    return False
+
+
 def has_expired(lease: Path) -> bool:
     """Whether the holder of a lease is gone, as far as this process can tell."""
     # The time of the disk, which all machines share: their own clocks may differ.
     with tempfile.TemporaryDirectory(prefix=".", dir=lease.parents[1]) as clock:
         now = os.stat(clock).st_mtime
     try:
-        if now - lease.stat().st_mtime > LEASE_SECONDS:
+        # A time in the future is that of a disk whose clock was wrong: nothing renews it either.
+        if abs(now - lease.stat().st_mtime) > LEASE_SECONDS:
             return True
     except FileNotFoundError:
         return True
-    host, namespace, pid, _ = lease.name.split(",")
+    host, namespace, pid, _ = HOLDER.fullmatch(lease.name).groups()
     is_local = [host, namespace] == new_holder().split(",")[:2]
     return is_local and process_is_gone(int(pid))
 
@@ -132,9 +151,15 @@ def keep_alive(lease: Path, released: threading.Event) -> None:
 
 
 def empty(lease: Path) -> None:
-    """Clear up after the last holder: delete half-written files, finish a rename."""
+    """Clear up after the last holder: delete half-written files, finish a rename.
+
+    What file managers and network disks add, folders and hidden files, is deleted if it can be.
+    """
     for path in lease.iterdir():
-        if path.suffix == ".part":
-            path.unlink()
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.suffix == ".part" or path.name[0] == ".":
+            with contextlib.suppress(OSError):
+                path.unlink()
         else:
             os.replace(path, lease.parents[1] / path.name)

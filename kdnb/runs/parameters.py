@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Collection, Mapping
 
-from kdnb.errors import InputError
+from kdnb.errors import InputError, quote, to_number
 
 TYPES = {
     str: "text",
@@ -16,35 +16,75 @@ TYPES = {
 }
 
 
+NONE_IS_A_VALUE = ("method", "student_weights", "teacher_weights", "methods")
+# YAML 1.1, which papermill reads with -f and -y, takes these words for True and False.
+YAML_WORDS = {"compile": {True: "on", False: "off"}, "data_on_device": {True: "yes", False: "no"}}
+LEAST = {"train_limit": -1}  # of a number; otherwise 0
+MOST = {"image_size": 10_000, "teacher_size": 10_000, "threads": 1024, "lr": 1e9}
+MOST_THINGS = 10_000  # that a command's option may ask for
+MOST_LETTERS = 4096  # of a text: the longest path of Linux
+
+
 def check(name: str, value: object, default: object) -> object:
     """The value of a parameter in the type of its default.
 
-    papermill guesses types from text: it turns "1" into an integer and "None" into None. Raises
-    InputError for another type and for a number out of range.
+    papermill guesses types from text: it turns "1" into an integer and "None" into None, which
+    stands for the default where "none" is no value. YAML leaves 1e-3 as text. Raises InputError for
+    another type and for a value out of range.
     """
     kind = type(default)
-    if kind is str and value is None:
-        return "none"
-    is_integer = isinstance(value, int) and not isinstance(value, bool) and value < 2**63
-    is_number = is_integer or isinstance(value, float)
-    if kind is float and is_number and math.isfinite(value):
-        value = float(value)
-    elif kind is int:
-        if not is_integer:
-            raise InputError(f"{name} is {value!r}: it must be {TYPES[kind]}")
-    elif type(value) is not kind or kind is float:
-        raise InputError(f"{name} is {value!r}: it must be {TYPES[kind]}")
-    least = -1 if name == "train_limit" else 0
-    if kind in (int, float) and value < least:
-        raise InputError(f"{name} is {value}: it must be {least} or more")
+    if value is None:
+        value = "none" if name in NONE_IS_A_VALUE else default
+    if isinstance(value, bool):
+        value = YAML_WORDS.get(name, {}).get(value, value)
+    if kind is float and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = to_number(value)
+    is_integer = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    is_finite = is_integer or (isinstance(value, float) and math.isfinite(value))
+    is_right = {int: is_integer, float: is_finite}.get(kind, type(value) is kind)
+    if not is_right:
+        raise InputError(f"{name} is {quote(value)}: it must be {TYPES[kind]}")
+    value = kind(value)
+    if kind is str and ("\0" in value or len(value) > MOST_LETTERS):
+        raise InputError(
+            f"{name} is {quote(value)}: it must be text of at most {MOST_LETTERS:,} letters "
+            "without a zero byte"
+        )
+    if kind in (int, float):
+        least, most = LEAST.get(name, 0), MOST.get(name, math.inf)
+        if value < least:
+            raise InputError(f"{name} is {value}: it must be {least} or more")
+        if value > most:
+            raise InputError(f"{name} is {value}: it must be {most:,} or less")
     return value
 
 
 def parse_value(text: str) -> object:
     """The value that papermill reads from `text` in `-p name text`."""
-    with contextlib.suppress(ValueError, SyntaxError, TypeError):
+    # Python's parser gives up on deep nesting with a RecursionError or a MemoryError.
+    with contextlib.suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return ast.literal_eval(text)
     return text
+
+
+def count(text: str) -> int:
+    """The value of a command's option that is a number of things."""
+    try:
+        value = to_number(text, int)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not 1 <= value <= MOST_THINGS:
+        raise argparse.ArgumentTypeError(f"{value} is not between 1 and {MOST_THINGS:,}")
+    return value
+
+
+def minutes(text: str) -> float:
+    """The value of a command's option that is a time."""
+    try:
+        return to_number(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def command_parser(program: str, description: str) -> argparse.ArgumentParser:
@@ -63,7 +103,8 @@ def command_parser(program: str, description: str) -> argparse.ArgumentParser:
         default=[],
         type=parse_value,
         metavar=("NAME", "VALUE"),
-        help="a parameter of kdnb.Run; papermill --help-notebook train.ipynb lists them",
+        help="set a parameter of kdnb.Run, as in `-p epochs 3`; may be given several times;\n"
+        "papermill --help-notebook train.ipynb lists them",
     )
     return parser
 

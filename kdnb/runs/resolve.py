@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from kdnb.data import DATASETS, dataset_name
-from kdnb.device import pick_device, pick_precision
+from kdnb.device import pick_device, pick_precision, system_errors
 from kdnb.errors import InputError, choose
 from kdnb.losses.mix import Term, applicable_terms, canonical, needs_teacher, parse
 from kdnb.models import input_size, model_name
@@ -15,11 +15,12 @@ from kdnb.paths import data_folder
 from kdnb.runs import parameters
 from kdnb.runs.identity import Identity
 from kdnb.runs.plugins import load_plugins
-from kdnb.runs.weights import student_source, teacher_source
+from kdnb.runs.weights import default_student_weights, student_source, teacher_source
 
 LOGS = ("", "tensorboard", "wandb", "mlflow")  # kdnb.training.tracking has one class each
 
 
+@system_errors()
 def resolve(run: Identity) -> None:
     """Set every field of a run to its canonical value. Raises InputError for an impossible one."""
     checked = {
@@ -40,8 +41,11 @@ def resolve(run: Identity) -> None:
     run.set_fields(precision=pick_precision(run.precision, pick_device(run.device)))
     check_values(run)
     if not run.student_weights_hash:
-        source, digest = student_source(run.student_weights, run.student)
+        default = default_student_weights(preset, run.student)
+        source, digest = student_source(run.student_weights, run.student, default)
         run.set_fields(student_weights=source, student_weights_hash=digest)
+    if not run.student_weights_hash:
+        run.set_fields(student_head="")  # it is random in any case
     if not run.data_hash:
         run.set_fields(data_hash=DATASETS[run.dataset].digest(data_folder(run.data_root)))
     if needs_teacher(terms):
@@ -62,9 +66,12 @@ def check_values(run: Identity) -> None:
     run.preset.stored(run.image_size)  # raises for a size that the data set does not have
     choose("compile", run.compile, ["auto", "on", "off"])
     choose("log", run.log, LOGS)
+    choose("student_head", run.student_head, ["", "new"])
     choose("data_on_device", run.data_on_device, ["auto", "yes", "no"])
     if run.batch_size == 1:
         raise InputError("batch_size is 1: batch norm needs at least 2 images")
+    if run.test_every == 0:
+        raise InputError("test_every is 0: it must be 1 or more; the last epoch is always tested")
     if run.validation >= 1:
         raise InputError(f"validation is {run.validation}: it must be a share below 1")
 
@@ -87,6 +94,5 @@ def resolve_teacher(run: Identity, terms: Sequence[Term]) -> None:
         )
     if run.teacher_size == run.image_size and not input_size(run.teacher):
         run.set_fields(teacher_size=0)  # it says the same
-    knows_other_classes = run.teacher_weights_hash in ("imagenet", "pretrained")
-    if knows_other_classes and run.dataset != "imagenet":
+    if run.teacher_knows_other_classes:
         applicable_terms(terms, same_classes=False, allow_partial=run.has_named_method)

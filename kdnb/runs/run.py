@@ -7,8 +7,9 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from kdnb.data import DATASETS, Preset
+from kdnb.device import system_errors
 from kdnb.errors import InputError
-from kdnb.losses.mix import Term, label, parse
+from kdnb.losses.mix import Term, applicable_terms, canonical, label, parse
 from kdnb.paths import file_name, output_folder, run_folder
 from kdnb.runs import parameters
 from kdnb.runs.folder import RunFolder
@@ -34,7 +35,8 @@ class Run(Identity):
 
     dataset: str = "digits"  # digits, cifar100, torch/food101 ..., folder: your train/CLASS/*.jpg
     student: str = ""  # the network to train: wrn_16_2, resnet18 ...; "": the preset's
-    student_weights: str = where(default="")  # imagenet, pretrained: timm's, a file; "": random
+    student_weights: str = where(default="")  # imagenet, a file, none: random; "": the preset's
+    student_head: str = ""  # new: a random classifier; "": that of student_weights, if it fits
     method: str = "afd"  # none, kd, afd, or a mix of losses: ce:0.1 + kd:0.9 + afd:200
     teacher: str = ""  # wrn_40_2, resnet34 ...; "": the preset's
     teacher_weights: str = where(default="")  # imagenet, pretrained, a file; none: train it first
@@ -47,6 +49,8 @@ class Run(Identity):
     lr: float = 0.0  # the highest learning rate; 0: the preset's
     image_size: int = 0  # height and width of the networks' input in pixels; 0: the preset's
     train_limit: int = 0  # number of training images, balanced; -1: all; 0: the preset's
+    test_limit: int = 0  # number of test images, balanced; 0: all
+    test_every: int = where(default=1)  # epochs from one test to the next; the last has one
     validation: float = 0.0  # share of the training images to test on instead of the test images
     skip_damaged: bool = False  # leave out photographs that cannot be decoded
     precision: str = "auto"  # float32, bfloat16, or auto: what the device multiplies fastest
@@ -86,6 +90,7 @@ class Run(Identity):
         return cls(**parameters.from_notebook(namespace, cls.parameters()))
 
     @classmethod
+    @system_errors()
     def open(cls, folder: str | Path, outputs: str = "", **fields_to_set) -> "Run":
         """The run in a folder, given by its path or its name under the outputs folder.
 
@@ -100,6 +105,8 @@ class Run(Identity):
                 f"nor in {output_folder(outputs)}/runs"
             )
         stored, places = RunFolder(path).stored_fields({f.name for f in fields(cls)})
+        if stored.get("student_weights_hash") == "":
+            places["student_weights"] = "none"  # whatever the preset of today starts from
         if path.parent.name == "runs":
             outputs = str(path.parent.parent)
         values = places | stored | fields_to_set | {"outputs": outputs}
@@ -124,6 +131,12 @@ class Run(Identity):
         return label(self.method, self.preset.methods)
 
     @property
+    def teacher_knows_other_classes(self) -> bool:
+        """Whether the teacher is known, before it is loaded, to have ImageNet's classes or none."""
+        is_foreign = self.teacher_weights_hash in ("imagenet", "pretrained")
+        return is_foreign and self.dataset != "imagenet"
+
+    @property
     def has_named_method(self) -> bool:
         """Whether the method has a name; then losses that the teacher cannot serve are left out."""
         return self.label != self.method
@@ -138,6 +151,9 @@ class Run(Identity):
     def summary(self):
         """The resolved parameters as a pandas DataFrame."""
         values = {name: getattr(self, name) for name in self.parameters()}
+        if self.teacher_knows_other_classes:  # without what it cannot teach
+            trained, _ = applicable_terms(self.terms, same_classes=False, allow_partial=True)
+            values["method"] = canonical(trained)
         values = {
             name: value for name, value in values.items() if value not in ("", 0) or name == "seed"
         }
@@ -172,6 +188,7 @@ class Run(Identity):
         recipe = self.preset.defaults(self.teacher, teacher=True)
         size = self.teacher_size or self.image_size
         recipe |= {"epochs": self.teacher_epochs, "image_size": size, "rerun": False}
+        recipe |= {"test_limit": 0}  # so that a small trial and a full run share their teacher
         random_weights = {"student_weights": "", "student_weights_hash": ""}
         return self.with_changes(
             student=self.teacher, method="none", seed=self.teacher_seed, **random_weights, **recipe

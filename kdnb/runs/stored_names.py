@@ -1,4 +1,8 @@
-"""Names of fields in files and folders that older versions wrote."""
+"""Names on disk: of files and folders, and of fields that older versions wrote."""
+
+CHECKPOINT = "checkpoint"
+PREVIOUS = "checkpoint.previous"
+REPLACED = "replaced"  # the folder, next to runs/, of runs that were trained anew
 
 # Fields that were called otherwise when the first runs were stored. The names and hashes of folders
 # still contain these, so that no run is renamed; files of format 1 contain them, too.

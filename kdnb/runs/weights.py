@@ -3,14 +3,14 @@
 All of it follows from plain values, so that a run can be described without loading a network.
 """
 
-import hashlib
 import os
-from functools import lru_cache
 from pathlib import Path
 
+from kdnb.data import Preset
 from kdnb.errors import InputError
 from kdnb.models import has_imagenet_weights, has_timm_weights
 from kdnb.paths import resolve_path
+from kdnb.runs.digests import check_file, file_digest
 
 ALTERNATIVES = {
     "teacher_weights": "'none' trains a teacher first",
@@ -18,19 +18,30 @@ ALTERNATIVES = {
 }
 
 
-def student_source(weights: str, network: str) -> tuple[str, str]:
-    """The source of a student's initial weights and its hash; two empty strings for random weights.
+def default_student_weights(preset: Preset, network: str) -> str:
+    """What a network starts from by default: "imagenet", or "" for random weights.
+
+    It is the preset's, if torchvision has such weights for the network.
+    """
+    if preset.student_weights != "none" and has_imagenet_weights(network):
+        return preset.student_weights
+    return ""
+
+
+def student_source(weights: str, network: str, default: str = "") -> tuple[str, str]:
+    """The source of a student's initial weights and its hash, which is "" for random weights.
 
     Args:
         weights: the parameter `student_weights`: "imagenet" or "pretrained", a file or a run's
-            folder; "" or "none" for random weights.
+            folder; "none" for random weights; "" for the default.
         network: name of the student's network.
+        default: of `default_student_weights`.
 
     Raises InputError for a missing file and for a network without ImageNet weights.
     """
-    if weights in ("", "none"):
-        return "", ""
-    return resolve_weights(weights, network, "student_weights")
+    if weights == "none" or not (weights or default):
+        return "none" if default else "", ""
+    return resolve_weights(weights or default, network, "student_weights")
 
 
 def teacher_source(
@@ -82,21 +93,16 @@ def resolve_weights(weights: str, network: str, parameter: str) -> tuple[str, st
 def weights_file(weights: str, parameter: str) -> Path:
     """The absolute path of a weights file, given itself or as the folder of its run.
 
-    Raises InputError if it is missing.
+    Raises InputError if it is missing, and for a file of a finished run that is not the one that
+    the run wrote.
     """
     path = resolve_path(weights)
     path = path / "student.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"{parameter} {weights!r}: no such file; {ALTERNATIVES[parameter]}")
-    return Path(os.path.abspath(path))
+    return check_file(Path(os.path.abspath(path)))
 
 
 def file_hash(path: Path) -> str:
     """The first 16 hex digits of the SHA-256 of a file, read again only if it changed."""
-    status = path.stat()
-    return _file_hash(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache
-def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return file_digest(path)[:16]

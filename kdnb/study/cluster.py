@@ -60,7 +60,7 @@ def run_all(client, runs: list[Run], study: Study) -> dict[str, str]:
     Raises InputError if a worker has other code or folders, ConnectionError if the scheduler is
     gone.
     """
-    from dask.distributed import Event, as_completed, wait
+    from dask.distributed import CancelledError, Event, as_completed, wait
 
     check_workers(client, study)
     names = {f"{run.name}-{study.name}": run.name for run in runs}
@@ -90,8 +90,11 @@ def run_all(client, runs: list[Run], study: Study) -> dict[str, str]:
         except KeyboardInterrupt:
             Event(study.name).set()
             running = {key for keys in client.processing().values() for key in keys}
-            client.cancel([task for task in tasks.values() if task.key not in running])
-            wait([task for task in tasks.values() if task.key in running])
+            # Not what is finished, either: Dask cancels what depends on a cancelled task.
+            waiting = [t for t in tasks.values() if t.key not in running and not t.done()]
+            client.cancel(waiting)
+            with contextlib.suppress(CancelledError):  # one that began just now
+                wait([task for task in tasks.values() if task.key in running])
             raise
         finally:
             for topic in (study.name, "all"):

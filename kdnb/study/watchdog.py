@@ -33,4 +33,7 @@ def listen(command: psutil.Popen) -> None:
 if __name__ == "__main__":
     command = psutil.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
     threading.Thread(target=listen, args=(command,), daemon=True).start()
-    os._exit(command.wait() != 0)
+    status = command.wait()
+    if status < 0:  # nothing else says so: the last line of a log is shown as the reason
+        print(f"killed by {signal.Signals(-status).name}", file=sys.stderr, flush=True)
+    os._exit(status != 0)

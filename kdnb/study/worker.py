@@ -89,7 +89,9 @@ def execute(
                     process.wait(seconds)
     if process.returncode:
         last_line = log.read_text(errors="replace").strip().split("\n")[-1]
-        return f"{last_line} (see {log})"
+        if process.returncode < 0:  # the watchdog, and the command with it
+            last_line = f"killed by signal {-process.returncode}"
+        return f"{last_line or f'it ended with status {process.returncode}'} (see {log})"
     log.unlink(missing_ok=True)
     return ""
 

@@ -1,27 +1,24 @@
 """The training loop: `train` starts or continues a run, on any device."""
 
-import json
 import math
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from kdnb.device import environment, oom_as_input_error, pick_compile, pick_device, set_threads
+from kdnb.device import environment, pick_compile, pick_device, set_threads, system_errors
 from kdnb.errors import InputError
-from kdnb.models import blocks
-from kdnb.progress import StopButton, bar, count, epoch_line
+from kdnb.progress import StopButton, bar, count
 from kdnb.runs.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from kdnb.runs.config import check_config_matches, make_config, set_aside
-from kdnb.runs.files import write_atomically
-from kdnb.runs.folder import write_history
 from kdnb.runs.lock import locked
 from kdnb.runs.run import Run
-from kdnb.training.outputs import make_result, record_fallback, write_config, write_weights
+from kdnb.training.history import History, check_history
+from kdnb.training.log import epoch_line, log_setup
+from kdnb.training.outputs import record_fallback, write_config, write_result, write_weights
 from kdnb.training.setup import TrainingSetup, build_setup, check, load_images
 from kdnb.training.step import Engine, evaluate
 from kdnb.training.tracking import TRACKERS
@@ -34,7 +31,7 @@ class Interrupted(InputError):
     """Training was stopped, by a person or by its deadline. Everything is saved."""
 
 
-@oom_as_input_error()
+@system_errors()
 def train(run: Run, log: Callable[[str], None] = print, deadline: float = math.inf) -> Run:
     """Train a run, and first the teacher that it needs; returns the finished run.
 
@@ -78,24 +75,6 @@ def train(run: Run, log: Callable[[str], None] = print, deadline: float = math.i
     return run
 
 
-def log_setup(run: Run, setup: TrainingSetup, log: Callable[[str], None]) -> None:
-    """Log what is not visible in a run's parameters: which teacher, and what it cannot serve."""
-    if setup.distiller.teacher is not None and run.teacher_weights_hash != "trained":
-        log(f"its teacher: {setup.teacher}; it sees {setup.teacher_images}")
-    images = setup.train.images
-    if images.unlabelled:
-        names = ", ".join(setup.distiller.label_losses) or "no loss"
-        log(f"{images.unlabelled:,} of {len(images):,} images have no label: left out by {names}")
-    if left_out := setup.distiller.left_out:
-        names = ", ".join(left_out)
-        log(f"left out: {names}, which compares predictions; the teacher has not these classes")
-    if setup.same_classes_assumed:
-        log(
-            "its teacher's weights do not name their classes: since there are as many as in the "
-            "data set, they are assumed to be the same"
-        )
-
-
 class Training:
     """A run in training; see `train`."""
 
@@ -109,47 +88,48 @@ class Training:
             "threads": torch.get_num_threads(),
             "compile": compiled,
         }
-        compiled = write_config(run, setup, machine)
-        self.engine = Engine(setup.distiller, run, device, compiled)
+        compiled = write_config(run, setup, machine, log)
+        self.engine = Engine(setup.distiller, run, device, compiled, setup.train.batch_size)
         self.epoch = 0  # finished epochs
         self.step = 0  # finished steps of the next epoch
         self.seconds = 0.0  # spent on these steps
         self.saved = "there is no checkpoint yet"
-        self.rows: list[dict] = []  # of metrics.csv, one per epoch
-        self.means: dict[str, list[torch.Tensor]] = {}  # the losses' running means, one per epoch
-        self.axes: dict[str, np.ndarray] = {}  # names and shapes of the blocks, the axes of these
-        if setup.distiller.teacher is not None:
-            sizes = {"teacher": setup.teacher_images.image_size, "student": run.image_size}
-            for role, size in sizes.items():
-                network_blocks = blocks(getattr(setup.distiller, role), size)
-                names = [block.name for block in network_blocks]
-                shapes = [block.shape for block in network_blocks]
-                self.axes[f"{role}.blocks"] = np.array(names)
-                self.axes[f"{role}.shapes"] = np.array(shapes)
+        self.history = History(run, setup)
 
     def go(self, deadline: float) -> None:
         """Train to the end, from the checkpoint if there is one. Raises Interrupted."""
         epochs = self.run.epochs
         steps = len(self.setup.train)
+        tests = len(self.setup.test)
         with (
             StopButton(deadline) as stop,
-            bar(epochs * steps, "epoch", "step") as progress,
+            bar(epochs * steps + self.tests_before(epochs) * tests, "epoch", "batch") as progress,
             closing(self.engine),
             closing(self.tracker),
         ):
             self.resume()
             self.log(f"{self.run.name}: {count(epochs, 'epoch')} of {count(steps, 'step')}")
             while self.epoch < epochs:
-                progress.n = progress.last_print_n = self.epoch * steps + self.step
+                done = self.epoch * steps + self.tests_before(self.epoch) * tests
+                progress.n = progress.last_print_n = done + self.step
                 progress.set_description(f"epoch {self.epoch + 1}/{epochs}")
                 self.train_epoch(stop, progress)
-                self.log(epoch_line(self.rows[-1], epochs))
-                self.tracker.epoch(self.rows[-1])
+                row = self.history.rows[-1]
+                self.log(epoch_line(row, epochs))
+                self.tracker.epoch(row)
         self.finish()
-        if stop.requested:  # while the last epoch was tested
+        if stop.requested:  # after the last epoch was tested
             raise Interrupted(
                 f"stopped; {self.run.name} is finished, and nothing that follows was begun"
             )
+
+    def is_tested(self, epoch: int) -> bool:
+        """Whether the network is tested after an epoch, counted from 1."""
+        return epoch % self.run.test_every == 0 or epoch == self.run.epochs
+
+    def tests_before(self, epochs: int) -> int:
+        """How many of the first epochs are tested."""
+        return sum(map(self.is_tested, range(1, epochs + 1)))
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step of the current epoch."""
@@ -182,22 +162,47 @@ class Training:
                         "run it again to go on from there"
                     )
         self.check_finite()
-        tested = evaluate(self.setup.distiller.student, self.setup.test, self.run.precision)
+        tested = self.test(stop, progress, seconds_before + time.perf_counter() - started)
+        if self.epoch + 1 == self.run.epochs:
+            self.check_finite(tested["loss"])
         row = {"epoch": self.epoch + 1, "lr": self.lr_at(0)}
         row |= {f"train_{name}": value for name, value in self.engine.epoch_means().items()}
         row |= {f"test_{name}": value for name, value in tested.items()}
         row["seconds"] = seconds_before + time.perf_counter() - started
-        self.rows.append(row)
-        for name, mean in self.setup.distiller.means().items():
-            self.means.setdefault(name, []).append(mean.cpu())
+        self.history.add(row, self.setup.distiller.means())
         self.epoch += 1
         self.step = 0
         self.seconds = 0.0
         self.save()
 
-    def check_finite(self) -> None:
-        """Raises InputError if a loss of this epoch was not finite. Waits for the device."""
-        if step := self.engine.first_nonfinite_step():
+    def test(self, stop: StopButton, progress: tqdm, seconds: float) -> dict[str, float]:
+        """Accuracies and loss on the test images; NaN after an epoch that is not tested.
+
+        A person's stop is obeyed between two batches, a deadline only after the test: else a short
+        one would never let it end. seconds: of the epoch's steps. Raises Interrupted.
+        """
+        if not self.is_tested(self.epoch + 1):
+            return dict.fromkeys(("top1", "top5", "loss"), math.nan)
+        progress.set_description(f"epoch {self.epoch + 1}/{self.run.epochs}, test")
+
+        def after_batch() -> None:
+            progress.update()
+            if stop.requested:
+                self.seconds = seconds
+                self.save()
+                raise Interrupted(
+                    f"stopped while epoch {self.epoch + 1} was tested; "
+                    "run it again to go on from there"
+                )
+
+        student = self.setup.distiller.student
+        return evaluate(student, self.setup.test, self.run.precision, after_batch=after_batch)
+
+    def check_finite(self, test_loss: float = 0.0) -> None:
+        """Raises InputError if a loss or a weight is not finite. Waits for the device."""
+        step = self.engine.first_nonfinite_step()
+        if step or not math.isfinite(test_loss):
+            step = step or self.step
             raise InputError(
                 f"the loss is no longer finite in epoch {self.epoch + 1}, step {step}; "
                 f"{self.saved}; a lower lr (now {self.run.lr}) or precision float32 may help"
@@ -207,41 +212,36 @@ class Training:
         """Save a checkpoint, then metrics.csv and history.npz."""
         if self.engine.fell_back:
             record_fallback(self.run)
-        state = self.engine.state() | {
-            "epoch": self.epoch,
-            "step": self.step,
-            "seconds": self.seconds,
-            "rows": self.rows,
-            "means": self.means,
-        }
+        place = {"epoch": self.epoch, "step": self.step, "seconds": self.seconds}
+        place |= {"identity": self.run.identity}
+        state = self.engine.state() | place | self.history.state()
         save_checkpoint(self.run.folder, state)
         self.write_history()
 
     def write_history(self) -> None:
         """Write metrics.csv and history.npz as they belong to the checkpoint."""
         self.saved = f"the checkpoint after epoch {self.epoch}, step {self.step} is available"
-        arrays = {name: torch.stack(means).float().numpy() for name, means in self.means.items()}
-        if arrays:
-            arrays |= self.axes
-        write_history(self.run.folder, self.rows, arrays)
+        self.history.write(self.run.folder)
 
     def resume(self) -> None:
         """Continue from the checkpoint, if there is one."""
-        state = load_checkpoint(self.run.folder)
-        if state is None:
+        if load_checkpoint(self.run.folder, self.run.identity, self.load) is None:
             return
-        self.engine.load(state)
-        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        self.rows, self.means = state["rows"], state["means"]
         if self.step:
             self.setup.distiller.start_epoch(self.epoch)
         self.write_history()
         self.log(f"{self.run.name}: resuming after epoch {self.epoch}, step {self.step}")
 
+    def load(self, state: dict) -> None:
+        """Load a checkpoint, or nothing of one that cannot be used, whatever it raises."""
+        check_history(state, self.run.epochs)
+        self.engine.restore(state)
+        self.history.load(state)
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+
     def finish(self) -> None:
         """Write the weights, then result.json, which marks the run as finished."""
-        folder = self.run.folder
-        write_weights(self.run, self.setup, self.engine.trainable, self.rows[-1]["test_top1"])
-        result = make_result(self.rows, self.setup)
-        write_atomically(folder / "result.json", json.dumps(result, indent=2))
-        drop_checkpoints(folder)
+        rows = self.history.rows
+        write_weights(self.run, self.setup, self.engine.trainable, rows[-1]["test_top1"])
+        write_result(self.run, rows, self.setup)
+        drop_checkpoints(self.run.folder)

@@ -1,19 +1,24 @@
 """What training writes to a run's folder besides checkpoints: config.json, weights, result.json."""
 
 import json
+import math
+import os
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors.torch import save
 from torch import nn
 
+from kdnb.data import Images
 from kdnb.data.crops import TEST_CROP
 from kdnb.data.image_file import VERSION
-from kdnb.device import has_compiler
+from kdnb.device import has_compiler, set_threads
 from kdnb.models import Preprocessing, parameter_count
 from kdnb.runs.code import definitions, has_outside_code
 from kdnb.runs.config import check_config_matches, make_config
-from kdnb.runs.files import write_atomically
+from kdnb.runs.digests import digests
+from kdnb.runs.files import write_atomically, write_json
 from kdnb.runs.folder import FORMAT
 from kdnb.runs.plugins import LOADED
 from kdnb.runs.run import Run
@@ -33,9 +38,21 @@ def training_config(run: Run, setup: TrainingSetup) -> dict:
         "same_classes_assumed": setup.same_classes_assumed,
         "teacher": describe_teacher(setup),
     }
+    if setup.train.batch_size != run.batch_size:
+        config["batch_size"] = setup.train.batch_size  # that fits the number of images
     if setup.train.has_photographs:
         config["decoding"] = VERSION
+        config |= photograph_facts(setup.train.images, setup.test.images)
     return config
+
+
+def photograph_facts(train: Images, test: Images) -> dict[str, list]:
+    """What config.json says of the photographs that were really decoded."""
+    # With a validation split, both are parts of the training images.
+    return {
+        "damaged_images": sorted({*train.damaged, *test.damaged}),
+        "decoded_images": [train.pixels_digest, test.pixels_digest],
+    }
 
 
 def describe_teacher(setup: TrainingSetup) -> dict | None:
@@ -45,12 +62,15 @@ def describe_teacher(setup: TrainingSetup) -> dict | None:
     return setup.teacher.about | {"images": setup.teacher_images._asdict()}
 
 
-def write_config(run: Run, setup: TrainingSetup, machine: dict) -> bool:
+def write_config(
+    run: Run, setup: TrainingSetup, machine: dict, log: Callable[[str], None] = print
+) -> bool:
     """Write config.json before the first step; returns whether steps are compiled.
 
     machine: device, versions, commit, threads, and whether steps are to be compiled. A run that
-    continues is compiled if it was when it began, unless compile is off. Raises InputError if the
-    folder holds another run.
+    continues is compiled if it was when it began, unless compile is off; and on CPUs it keeps its
+    threads, because another number gives other bits. Raises InputError if the folder holds another
+    run.
     """
     path = run.folder / "config.json"
     config = training_config(run, setup)
@@ -65,13 +85,32 @@ def write_config(run: Run, setup: TrainingSetup, machine: dict) -> bool:
         if last["device_type"] == machine["device_type"]:
             may_compile = has_compiler() and run.compile != "off"
             machine["compile"] = last["compile"] and may_compile
+            keep_threads(run, last, machine, log)
         if {**machine, "started": last["started"]} != last:
             machines = [*machines, machine]
     config["where"] = {name: getattr(run, name) for name in PLACES}
     config["plugins"] = {Path(name).name: digest for name, digest in LOADED.items()}
     config["machines"] = machines
-    write_atomically(path, json.dumps({"format": FORMAT} | config, indent=2))
+    write_json(path, {"format": FORMAT} | config)
     return machine["compile"]
+
+
+def keep_threads(run: Run, last: dict, machine: dict, log: Callable[[str], None]) -> None:
+    """Give a run that continues on CPUs the number of threads that it had, or log that it differs.
+
+    last: the machine that has trained it so far. machine: this one, whose "threads" are set.
+    """
+    threads = last.get("threads", machine["threads"])
+    if machine["device_type"] != "cpu" or threads == machine["threads"]:
+        return
+    if not run.threads and threads <= (os.cpu_count() or 1):
+        set_threads(threads)
+        machine["threads"] = threads
+        return
+    log(
+        f"{run.name}: it was trained with {threads} CPU threads so far, and now with "
+        f"{machine['threads']}: its weights will differ in their last bits"
+    )
 
 
 def record_fallback(run: Run) -> None:
@@ -79,7 +118,7 @@ def record_fallback(run: Run) -> None:
     config = run.config
     if config["machines"][-1]["compile"]:
         config["machines"][-1]["compile"] = False
-        write_atomically(run.folder / "config.json", json.dumps(config, indent=2))
+        write_json(run.folder / "config.json", config)
 
 
 def write_weights(run: Run, setup: TrainingSetup, trainable: nn.ModuleDict, top1: float) -> None:
@@ -109,13 +148,25 @@ def write_weights(run: Run, setup: TrainingSetup, trainable: nn.ModuleDict, top1
             write_atomically(run.folder / f"{name}.safetensors", data)
 
 
+def write_result(run: Run, rows: list[dict], setup: TrainingSetup) -> None:
+    """Write result.json, the last file of a run, with the digests of the other ones.
+
+    rows: of metrics.csv, one per epoch.
+    """
+    result = make_result(rows, setup) | {"files": digests(run.folder)}
+    write_json(run.folder / "result.json", result)
+
+
 def make_result(rows: list[dict], setup: TrainingSetup) -> dict:
-    """What result.json says: accuracies after the last and the best epoch, seconds and counts.
+    """Accuracies after the last and the best epoch, seconds and counts.
+
+    The best epoch is one of those that were tested.
 
     rows: of metrics.csv, one per epoch.
     """
     last = rows[-1]
-    best = max(rows, key=lambda row: row["test_top1"])
+    tested = [row for row in rows if not math.isnan(row["test_top1"])]
+    best = max(tested, key=lambda row: row["test_top1"])
     seconds = [row["seconds"] for row in rows]
     teacher = setup.distiller.teacher
     return {

@@ -33,6 +33,7 @@ class TrainingSetup(NamedTuple):
     same_classes_assumed: bool = (
         False  # the teacher's weights name no classes, and there are as many
     )
+    student_head: str = ""  # where the classifier of student_weights comes from, as a sentence
 
 
 def load_images(run: Run) -> tuple[Images, Images]:
@@ -51,7 +52,7 @@ def load_images(run: Run) -> tuple[Images, Images]:
         train, test = train.split(run.validation)
     if all(LOSSES[term.loss].needs_labels for term in run.terms):
         train = train.labelled()
-    return train.limit(run.train_limit), test
+    return train.limit(run.train_limit), test.limit(run.test_limit, "test")
 
 
 def loaders(
@@ -68,7 +69,7 @@ def loaders(
     preset = run.preset
     train = Loader(
         train_images,
-        run.batch_size,
+        batch_size(run, len(train_images)),
         run.image_size,
         train=True,
         seed=run.seed,
@@ -81,6 +82,17 @@ def loaders(
     if device.type != "cpu":  # larger ones: launching a kernel takes as long as it computes
         test_batch = max(test_batch, 2**19 // run.image_size**2)
     return train, Loader(test_images, test_batch, run.image_size, **common)
+
+
+def batch_size(run: Run, images: int) -> int:
+    """The batch size of a run on so many training images.
+
+    A preset's gives way to the largest power of two that does not exceed the number of images. A
+    batch size that was asked for does not: the Loader refuses it.
+    """
+    if run.batch_size <= images or run.batch_size != run.defaults["batch_size"]:
+        return run.batch_size
+    return max(2, 1 << (images.bit_length() - 1))
 
 
 def holds_data(run: Run, device: torch.device, *images: Images) -> bool:
@@ -129,11 +141,12 @@ def build_setup(
     teacher_example = None
     if teacher_sees and teacher_sees.image_size != run.image_size:
         teacher_example = example.new_zeros(2, 3, *2 * [teacher_sees.image_size])
+    head = ""
     with torch.random.fork_rng([]):  # networks and losses draw their weights on the CPU
         torch.default_generator.manual_seed(run.seed)
         student = create_model(run.student, len(classes), run.image_size)
         if run.student_weights_hash:
-            load_pretrained(student, run, classes)
+            head = load_pretrained(student, run, classes)
         student = student.to(train.device)
         distiller = Distiller(
             student,
@@ -146,20 +159,22 @@ def build_setup(
             allow_partial=run.has_named_method,
         )
     check_tensors_are_separate(distiller.trainable())
-    return TrainingSetup(distiller, train, test, teacher, teacher_sees, is_assumed)
+    return TrainingSetup(distiller, train, test, teacher, teacher_sees, is_assumed, head)
 
 
-def load_pretrained(student: nn.Module, run: Run, classes: tuple[str, ...]) -> None:
-    """Load a run's `student_weights` into a student.
+def load_pretrained(student: nn.Module, run: Run, classes: tuple[str, ...]) -> str:
+    """Load a run's `student_weights` into a student; returns where its classifier comes from.
 
-    The classifier's are loaded only if the file names the same classes.
+    The classifier's are loaded if the file names the same classes, or names none and has as many,
+    unless `student_head` is "new".
 
     Raises InputError for a file that changed since the run was described.
     """
     if run.student_weights_hash == "imagenet":
         model, known_classes = imagenet_model(run.student)
     elif run.student_weights_hash == "pretrained":
-        model, known_classes = timm_model(run.student, run.image_size), ()
+        # Their names are not known, but they are not those of another data set of as many classes.
+        model, known_classes = timm_model(run.student, run.image_size), ("timm's",)
     else:
         path = Path(run.student_weights)
         if not path.is_file() or file_hash(path) != run.student_weights_hash:
@@ -167,14 +182,25 @@ def load_pretrained(student: nn.Module, run: Run, classes: tuple[str, ...]) -> N
                 f"student_weights {run.student_weights!r} does not hold the initial weights of "
                 f"{run.name}: set it to their file"
             )
-        model = load_weights(run.student, path, run.image_size)
+        model = load_weights(run.student, path, run.image_size, "student")
         known_classes = read_metadata(path).get("classes") or ()
     state = model.state_dict()
-    if tuple(known_classes) != tuple(classes):
+    same_classes, is_assumed = Teacher(model, tuple(known_classes)).same_classes(classes)
+    is_new = run.student_head == "new" or not same_classes
+    if is_new:
         for key, value in student.state_dict().items():
             if key.rpartition(".")[0] == student.classifier_name:
                 state[key] = value
     student.load_state_dict(state)
+    if is_new:
+        why = "student_head is new" if same_classes else "its weights are of other classes"
+        return f"its classifier begins with random weights: {why}"
+    if is_assumed:
+        return (
+            "its initial weights do not name their classes: since there are as many as in the data "
+            "set, they are assumed to be the same; student_head new gives it a random classifier"
+        )
+    return "its classifier is that of student_weights"
 
 
 def check_tensors_are_separate(module: nn.Module) -> None:

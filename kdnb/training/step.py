@@ -29,11 +29,19 @@ class Engine:
         run: gives the recipe and the precision.
         device: where to compute.
         compiled: whether to compile the forward pass.
+        batch_size: images in a full batch; 0: the run's.
     """
 
-    def __init__(self, distiller: Distiller, run: Run, device: torch.device, compiled: bool):
+    def __init__(
+        self,
+        distiller: Distiller,
+        run: Run,
+        device: torch.device,
+        compiled: bool,
+        batch_size: int = 0,
+    ):
         self.device = device
-        self.batch_size = run.batch_size
+        self.batch_size = batch_size or run.batch_size
         self.precision = run.precision
         self.distiller = distiller.to(device, memory_format=torch.channels_last).train()
         self.trainable = distiller.trainable()
@@ -151,9 +159,14 @@ class Engine:
     def first_nonfinite_step(self) -> int:
         """The first step of this epoch, from 1, whose loss is not finite; 0 if all are finite.
 
-        Waits for the device.
+        It is the last step if its loss is finite and the weights after it are not. Waits for the
+        device.
         """
-        return -(-int(self.sums[-1]) // self.batch_size)
+        images = int(self.sums[-1])
+        parameters = [p.isfinite().all() for p in self.trainable.parameters()]
+        if not images and not torch.stack(parameters).all():
+            images = int(self.sums[-2])
+        return -(-images // self.batch_size)
 
     def close(self) -> None:
         """Drop the steps: they refer to this object, a cycle that would keep a graph's memory."""
@@ -173,6 +186,15 @@ class Engine:
             state["device_rng"] = torch.cuda.get_rng_state(self.device)
         return state
 
+    def restore(self, state: dict) -> None:
+        """Load the state in a checkpoint, or nothing of one that cannot be loaded completely."""
+        before = copy.deepcopy(self.state())
+        try:
+            self.load(state)
+        except Exception:
+            self.load(before)
+            raise
+
     def load(self, state: dict) -> None:
         """Load what `state` returned."""
         self.trainable.load_state_dict(state["trained"])
@@ -190,23 +212,35 @@ class Engine:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, loader: Loader, precision: str = "float32", is_teacher: bool = False
+    model: nn.Module,
+    loader: Loader,
+    precision: str = "float32",
+    is_teacher: bool = False,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Accuracies "top1" and "top5" (%) and cross-entropy "loss" of all images, in eval mode.
 
-    is_teacher: whether the network gets the teacher's images of each batch.
+    Args:
+        model: the network; its mode is restored at the end, also after an error.
+        loader: the batches.
+        precision: float32 or bfloat16.
+        is_teacher: whether the network gets the teacher's images of each batch.
+        after_batch: called after each batch; it may raise to stop.
     """
     was_training = model.training
     model.eval()
     sums = torch.zeros(3, device=loader.device)
-    for batch in loader.epoch():
-        images = batch.for_teacher if is_teacher else batch.images
-        labels = batch.labels
-        with torch.autocast(loader.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            logits = model(images).logits.float()
-        correct = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
-        sums += torch.stack([correct[:, 0].sum(), correct.sum(), loss])
-    model.train(was_training)
+    try:
+        for batch in loader.epoch():
+            images = batch.for_teacher if is_teacher else batch.images
+            labels = batch.labels
+            with torch.autocast(loader.device.type, torch.bfloat16, precision == "bfloat16"):
+                logits = model(images).logits.float()
+            correct = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+            loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+            sums += torch.stack([correct[:, 0].sum(), correct.sum(), loss])
+            after_batch()
+    finally:
+        model.train(was_training)
     top1, top5, loss = (value / len(loader.images) for value in sums.tolist())
     return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss}

@@ -6,6 +6,7 @@ hyper-parameters. What they write lies in the run's folder; a run that continues
 
 import hashlib
 import io
+import math
 import os
 from importlib import import_module
 from importlib.util import find_spec
@@ -54,7 +55,9 @@ class Tracker:
         if not self.is_open:
             self.open(row["epoch"])
             self.is_open = True
-        self.write(row["epoch"], {name: row[name] for name in row if name != "epoch"})
+        values = {name: row[name] for name in row if name != "epoch"}
+        measured = {name: value for name, value in values.items() if not math.isnan(value)}
+        self.write(row["epoch"], measured)
         if links := self.run.links_by_epoch:
             self.write_image(row["epoch"], draw_links(links, f"epoch {row['epoch']}"))
 

@@ -1,6 +1,7 @@
 """How networks differ: numbers that can be worked out by hand."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from kdnb import InputError, analysis, create_model, plots, train
 from kdnb.analysis import compare, method_comparison
 from kdnb.analysis.compare import Predictions
 from kdnb.data.loader import Loader
+from kdnb.results.intervals import interval
 
 
 def predictions_of(**logits):
@@ -39,6 +41,15 @@ def test_a_difference_has_an_interval_and_a_test():
     assert str(d) == f"+8.00 [{d.low:+.2f}, {d.high:+.2f}] percentage points, McNemar's p = 0.18"
     assert compare.difference(before, before)[::3] == (0, 1)
     assert compare.difference(np.zeros(100, bool), np.arange(100) < 12).p < 0.001
+
+
+def test_the_interval_of_a_positive_quantity_is_positive():
+    values = np.array([0.01, 0.02, 3.0])
+    ends = re.search(r"\[(.+), (.+)\]", interval(values, positive=True)).groups()
+    low, high = map(float, ends)
+    assert 0 < low < values.mean() < high
+    many = np.random.default_rng(0).uniform(0.5, 1, 10_000)  # then nothing changes
+    assert interval(many, positive=True) == interval(many)
 
 
 def test_the_interval_of_a_difference_adds_half_an_image_to_each_cell():

@@ -66,11 +66,25 @@ def test_a_photograph_is_cropped_like_test_images(networks, tmp_path):
         logits = networks.models["teacher"](images).logits
     classes = networks.loader.images.classes
     assert gallery.predicted["teacher"] == [classes[logits.argmax()]]
+    (likeliest,) = gallery.likeliest["teacher"]
+    names, probabilities = zip(*likeliest, strict=True)
+    assert sorted(names) == sorted(classes) and list(probabilities) == sorted(probabilities)[::-1]
+    assert sum(probabilities) == pytest.approx(1)
+    assert probabilities[0] == pytest.approx(logits.softmax(1).max().item(), abs=0.05)
     with open(tmp_path / "dog.png", "rb") as file:
         upload = photograph_gallery(networks, file, "an upload")
     assert upload.names == ["an upload"]
     assert (upload.maps["teacher"][0] == gallery.maps["teacher"][0]).all()
     assert photograph_gallery(networks, "") is None
+
+
+@pytest.mark.parametrize("names", [(), tuple("abcd")])
+def test_a_teacher_of_other_classes_predicts_its_own_if_they_have_names(networks, survey, names):
+    networks = networks._replace(same_classes=False, teacher_classes=names)
+    gallery = make_gallery(networks, survey, np.array([1]))
+    assert list(gallery.likeliest) == ["teacher"] * bool(names) + ["baseline", "distilled"]
+    if names:
+        assert gallery.predicted["teacher"][0] in names
 
 
 def test_a_gallery_is_extended_by_another(networks, survey, tmp_path):

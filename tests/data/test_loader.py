@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -82,6 +84,23 @@ def test_test_images_are_whole_and_in_order():
         [batch.images for batch in Loader(images, 16, 8, padding=2, flip=True).epoch(5)]
     )
     assert_close(made, (images.images / 255 - 0.5) / 0.25, atol=1e-5, rtol=0)
+
+
+def test_test_crops_are_cut_once_where_memory_allows(monkeypatch):
+    images = image_set(10, 20, aspect=torch.linspace(0.5, 2, 10))
+    cuts = []
+    module = sys.modules["kdnb.data.kept_crops"]
+    cut = module.crop_each
+    monkeypatch.setattr(module, "crop_each", lambda *each: cuts.append(each[1]) or cut(*each))
+    first = Loader(images, 4, 16)
+    part = first.take([1, 2]).images
+    batches = [[batch.images for batch in first.epoch()] for _ in range(2)]
+    assert torch.cat(cuts).tolist() == [1, 2, 0, 3, *range(4, 10)]
+    assert torch.equal(batches[0][0][1:3], part)
+    monkeypatch.setattr(module, "fits_in_memory", lambda nbytes: False)
+    without = [batch.images for batch in Loader(images, 4, 16).epoch()]
+    for one, two, three in zip(*batches, without, strict=True):
+        assert torch.equal(one, two) and torch.equal(one, three)
 
 
 def test_photographs_are_cropped_by_the_plan():

@@ -121,3 +121,54 @@ def test_images_without_a_label_lie_next_to_train(own):
     (own / "unlabelled/x.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"1 of 5 images .*: unlabelled/x\.png; skip_damaged"):
         load(own)
+
+
+def test_hidden_folders_and_links_into_the_tree_add_no_image(own, capsys):
+    for name in (".ipynb_checkpoints/0.png", "@eaDir/0.png", ".Trash-1000/files/0.png"):
+        save(own / "train/cat" / name)
+    save(own / "train/@eaDir/x.png")
+    (own / "train/cat/self").symlink_to(".")
+    (own / "train/dog/up").symlink_to("..")
+    (own / "train/dog/other.png").symlink_to("../cat/a.png")
+    outside = save(own.parent / "outside/sub/o.png", seed=7)
+    (own / "train/dog/outside").symlink_to(outside.parents[1])
+    (own / "train/dog/twice").symlink_to(outside.parents[1])
+    (own / "train/dog/again.png").symlink_to(outside)
+    train, _ = load(own)
+    assert train.classes == ("cat", "dog")
+    assert [path.name for path in train.files] == ["a.png", "again.png", "b.png"]
+    assert "5 files in" in capsys.readouterr().out
+
+
+def test_what_is_no_image_or_no_regular_file_is_named(own, capsys):
+    for end in ("jfif", "jpe", "gif", "webp", "jp2"):
+        save_as = {"jfif": "JPEG", "jpe": "JPEG"}.get(end)
+        picture(30, 20, 4).save(own / f"train/cat/x.{end}", save_as)
+    os.mkfifo(own / "train/cat/pipe.jpg")
+    (own / "train/cat/IMG.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    assert len(load(own)[0]) == 7
+    assert "2 files in" in (out := capsys.readouterr().out)
+    assert "train/cat/IMG.HEIC, train/cat/pipe.jpg" in out
+
+
+def test_a_postscript_file_reaches_no_other_program(own, tmp_path, monkeypatch):
+    program = tmp_path / "bin/gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path / 'was-run'}\necho 10.0\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None, raising=False)
+    header = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    (own / "train/cat/photo.jpg").write_bytes(header)
+    with pytest.raises(InputError, match=r"cat/photo\.jpg; skip_damaged"):
+        load(own)
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_damaged_names_and_a_digest_of_the_pixels_are_known(own):
+    (own / "train/cat/torn.png").write_bytes(b"torn")
+    train, _ = load(own, skip_damaged=True)
+    assert train.damaged == ("train/cat/torn.png",)
+    save(own / "train/cat/torn.png", seed=8)
+    again, _ = load(own, skip_damaged=True)
+    assert again.damaged == () and again.pixels_digest != train.pixels_digest

@@ -213,6 +213,7 @@ def test_groups_of_a_name_are_in_lower_case(monkeypatch):
     @register("MyNet-(small|large)(?:-v([12]))?", "MyNet-{}-v{}", "MyNet-SIZE")
     def build(size, version, num_classes):
         built.append((size, version))
+        return torch.nn.Linear(2, num_classes)
 
     assert model_name("mynet-Small-V2") == "MyNet-small-v2" and built == [("small", "2")]
     create_model("MYNET-LARGE", 5)

@@ -19,7 +19,7 @@ from drawing import crowded
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgba
 from PIL import Image
-from toy import blocks, epochs, normalised, random_gallery, random_links, survey_of
+from toy import CLASSES, blocks, epochs, normalised, random_gallery, random_links, survey_of
 
 from kdnb import plots
 from kdnb.analysis import links_by_class
@@ -406,13 +406,26 @@ def test_map_depth_has_a_column_per_pair_and_a_row_per_network():
     assert distances == ["distance 0.00", "distance 0.31", "distance 0.42"]
     assert fig.axes[1].get_title() == "2.2\n128×28×28"
     assert fig.axes[4].get_title() == "2.1\n128×28×28"
-    limit = maps.colour_limit(gallery, pairs, [1])
-    assert 1.5 <= limit <= 2.5
+    limit = maps.colour_limits(gallery, pairs, [1]).of["teacher"]
     expected = maps.overlay(gallery.pixels[1], gallery.maps["teacher"][3][1], limit)
     assert (fig.axes[1].images[0].get_array() == expected).all()
+    assert fig.axes[0].get_ylabel() == f"teacher\nscale 1–{limit:.2f}"
 
 
-def test_the_colour_limit_is_clipped():
+@pytest.mark.parametrize("has_colour", [True, False])
+def test_each_network_has_a_scale_over_photographs_and_all_share_one_over_grey_images(has_colour):
+    gallery = random_gallery()
+    weak = [normalised(5 + array) for array in gallery.maps["distilled"]]
+    gallery = gallery._replace(maps=gallery.maps | {"distilled": weak})
+    if not has_colour:
+        gallery = gallery._replace(pixels=[pixels[..., [0, 0, 0]] for pixels in gallery.pixels])
+    limits = maps.colour_limits(gallery, [(0, 0)])
+    assert (limits.of["distilled"] < limits.of["baseline"]) == has_colour
+    labels = [ax.get_ylabel() for ax in plots.map_grid(gallery, (2, 1)).axes]
+    assert any("scale 1–" in label for label in labels) == has_colour
+
+
+def test_the_colour_limits_are_clipped():
     gallery = random_gallery()
     uniform, corner = {}, {}
     for role, arrays in gallery.maps.items():
@@ -420,8 +433,8 @@ def test_the_colour_limit_is_clipped():
         corner[role] = [np.zeros(array.shape) for array in arrays]
         for array in corner[role]:
             array[:, 0, 0] = 1
-    limits = [maps.colour_limit(gallery._replace(maps=m), [(0, 0)]) for m in (uniform, corner)]
-    assert limits == [1.5, 2.5]
+    limits = [maps.colour_limits(gallery._replace(maps=m), [(0, 0)]) for m in (uniform, corner)]
+    assert [set(each.of.values()) for each in limits] == [{1.2}, {2.5}]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -437,13 +450,24 @@ def test_map_grid_labels_images_maps_and_predictions(n):
     labels = texts(ax.title for ax in near.axes[1:4])
     if n > 2:  # then networks are rows
         labels = [ax.get_ylabel() for ax in near.axes[n : 4 * n : n]]
-    assert labels == [f"{role}\n2.1" for role in gallery.maps]
+    assert [label.rsplit("\n", 1)[0] for label in labels] == [
+        f"{role}\n2.1" for role in gallery.maps
+    ]
     assert {ax.get_xlabel() for ax in near.axes if ax.get_xlabel()} == {"distance 0.21"}
     captions = [ax.get_xlabel() for ax in predicted.axes if ax.get_xlabel()]
     captions = sorted(caption.strip("“”").replace("\n", " ") for caption in captions)
     classes = [name for names in gallery.predicted.values() for name in names]
     assert captions == sorted(name.replace("_", " ") for name in classes)
     assert plots.map_grid(None, (2, 1)) is None
+
+
+def test_the_likeliest_classes_have_a_column_per_network_and_probabilities():
+    table = plots.likeliest_classes(random_gallery(), 1)
+    assert list(table) == ["baseline", "distilled"]
+    first, second = CLASSES[1], CLASSES[0]
+    assert table["distilled"].tolist() == [f"{first} 60.0%", f"{second} 25.0%"]
+    assert plots.likeliest_classes(None) is None
+    assert plots.likeliest_classes(random_gallery()._replace(likeliest={})) is None
 
 
 def test_a_map_over_mid_grey_has_the_colours_of_its_colour_bar():
@@ -458,9 +482,26 @@ def test_a_map_over_mid_grey_has_the_colours_of_its_colour_bar():
     assert np.abs(np.diff(pixels.astype(int), axis=1)).max() < 8  # smooth between cells
 
 
-def test_the_image_is_visible_below_its_map():
+def test_the_image_is_visible_in_grey_below_its_map():
     energies = normalised(np.ones((1, 4, 4)) + np.arange(4))[0]
-    pixels = np.full((300, 300, 3), (200, 0, 9), np.uint8)
-    assert (maps.overlay(pixels, 0 * energies) == pixels).all()
+    # A yellow flower is no energy, and a white shirt stays white.
+    yellow, white = (np.full((300, 300, 3), v, np.uint8) for v in ((255, 220, 0), (255, 255, 255)))
+    overlaid = maps.overlay(yellow, 0 * energies)
+    assert (overlaid == overlaid[0, 0, 0]).all() and 180 < overlaid[0, 0, 0] < 220
+    assert (maps.overlay(white, 0 * energies) == 255).all()
     dark, light = (maps.overlay(np.full((8, 8, 3), v, np.uint8), energies) for v in (0, 255))
     assert light.mean() > dark.mean() + 50
+
+
+@pytest.mark.parametrize("name", ["$1-$5", "A$$AP", "US$_{net}_AU$", "over $10"])
+def test_dollar_signs_in_names_are_drawn(name):
+    fig = plt.figure()
+    drawn = fig.text(0.5, 0.5, text.wrap(name, 40))
+    fig.canvas.draw()  # what is no formula, such as $$, raises there
+    is_formula = drawn._preprocess_math(drawn.get_text())
+    assert is_formula == (name.replace("_", " "), False)
+
+
+def test_a_title_is_drawn_and_described_with_its_dollar_signs():
+    fig, _ = plots.style.figure("Classes", "$1-$5", 3)
+    assert fig.get_suptitle() == r"Classes – \$1-\$5" and fig.title == "Classes – $1-$5"

@@ -39,11 +39,14 @@ def random_gallery(n=3):
     maps = {}
     for role, role_sides in sides.items():
         maps[role] = [normalised(rng.random((n, side, side))) for side in role_sides]
-    predictions = {"baseline": [CLASSES[i] for i in (1, 1, 0)][:n], "distilled": CLASSES[:n]}
+    likeliest = {
+        role: [[(CLASSES[i], 0.6), (CLASSES[i - 1], 0.25)] for i in classes[:n]]
+        for role, classes in {"baseline": (1, 1, 0), "distilled": (0, 1, 2)}.items()
+    }
     per_pair = np.arange(6)[:, None] / 10 + np.arange(3) / 100  # t s
     distances = dict.fromkeys(("baseline", "distilled"), np.broadcast_to(per_pair, (n, 6, 3)))
     pixels = [rng.integers(0, 256, (side, side, 3)).astype(np.uint8) for side in (8, 300, 262)[:n]]
-    return Gallery(CLASSES[:n], pixels, maps, distances, predictions, (blocks(3, 2), blocks(3, 1)))
+    return Gallery(CLASSES[:n], pixels, maps, distances, likeliest, (blocks(3, 2), blocks(3, 1)))
 
 
 def epochs(line, role, run, top1, **columns):

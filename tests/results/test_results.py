@@ -15,7 +15,9 @@ from kdnb import METHODS, InputError, Run, grid, plots, results, train
 from kdnb.data import DATASETS
 from kdnb.results import curves, frame, grouping, published, records, tables
 from kdnb.results.__main__ import main
-from kdnb.results.pages import fill_documents, make_pages
+from kdnb.results.differences import method_differences
+from kdnb.results.pages import fill_documents, full_runs, make_pages, overview
+from kdnb.runs.folder import RunFolder
 from kdnb.runs.identity import describe_overrides
 from kdnb.study import __main__ as study
 
@@ -95,12 +97,10 @@ def make(
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(told))
     (folder / "result.json").write_text(json.dumps(measured))
-    epochs = [
-        "epoch,lr,train_top1,test_top1,seconds",
-        f"1,1,10,{top1 - 20},30",
-        f"2,1,20,{top1},10\n",
-    ]
-    (folder / "metrics.csv").write_text("\n".join(epochs))
+    epochs = asked["epochs"]
+    rows = [f"{epoch},1,10,{top1 - 20},30" for epoch in range(1, epochs)]
+    rows = ["epoch,lr,train_top1,test_top1,seconds", *rows, f"{epochs},1,20,{top1},10\n"]
+    (folder / "metrics.csv").write_text("\n".join(rows))
 
 
 @pytest.fixture
@@ -357,7 +357,8 @@ def test_curves_are_drawn_by_line(outputs):
     }
     assert dict(zip(parts["cifar100"]["line"], parts["cifar100"]["order"], strict=True)) == orders
     drawn = results.curves_by_protocol(load(outputs))["cifar100"].query("order == 0")
-    assert list(drawn["spent"]) == [30.0, 40.0] and list(drawn["test_top1"]) == [56.0, 76.0]
+    assert list(drawn["spent"])[::239] == [30.0, 7180.0]
+    assert list(drawn["test_top1"])[::239] == [56.0, 76.0]
 
 
 def test_a_student_of_its_teachers_architecture_is_no_teacher(tmp_path):
@@ -408,13 +409,12 @@ def test_a_record_is_a_run_without_its_weights(tmp_path):
         _ = Run.open(record).weights
     other = shutil.copytree(run.folder, tmp_path / "elsewhere" / "runs" / "as it was called then")
     assert records.make_record(Run.open(other), tmp_path).name == other.name != run.name
-    told = results.load_frame(tmp_path / "records", tmp_path / "runs").set_index("network")[
-        "folder"
-    ]
-    assert told.to_dict() == {
-        "wrn_10_1": str(run.folder),
-        "wrn_16_1": str(run.teacher_run.folder),
-    }  # own runs first
+    shutil.rmtree(tmp_path / "records/as it was called then")
+    own = results.load_frame(tmp_path / "runs").set_index("network")
+    assert own["origin"].to_dict() == {"wrn_10_1": "mine", "wrn_16_1": "mine"}
+    both = results.load_frame(tmp_path / "records", tmp_path / "runs").set_index("network")
+    # A run and its record are one row.
+    assert both["origin"].to_dict() == {"wrn_10_1": "records", "wrn_16_1": "mine"}
     again = train(replace(run, seed=1), quiet)
     ((what, (links, teacher, student)),) = results.links_by_protocol(
         results.load_frame(tmp_path / "runs")
@@ -425,7 +425,7 @@ def test_a_record_is_a_run_without_its_weights(tmp_path):
     )
     assert (len(teacher), len(student)) == links.shape[1:] == (6, 3)
     (again.folder / "history.npz").write_bytes(b"torn")
-    with pytest.warns(UserWarning, match=r"left out of the links: .*history\.npz is damaged"):
+    with pytest.warns(UserWarning, match=r"left out of the tables: .*history\.npz is damaged"):
         (what,) = results.links_by_protocol(results.load_frame(tmp_path / "runs"))
     assert what.endswith("from wrn_16_1")
     table = tables.network_table({"teacher": run.teacher_run, "distilled": run})
@@ -462,7 +462,8 @@ def test_runs_of_any_machine_are_gathered_and_a_damaged_one_is_said(tmp_path, ca
 
 def test_the_notebook_finds_its_folders_and_nothing_in_them_is_no_error(tmp_path):
     given, both = {"outputs": str(tmp_path), "In": []}, [tmp_path / "records", tmp_path / "runs"]
-    assert results.from_notebook(given) == (both, tmp_path / "runs")
+    assert results.from_notebook(given) == (both[1:], tmp_path / "runs")
+    assert results.from_notebook(given | {"source": "both"}) == (both, tmp_path / "runs")
     assert results.from_notebook(given | {"source": "records"}) == (both[:1], tmp_path)
     for wrong in (
         {"source": "all"},
@@ -501,6 +502,82 @@ def test_documents_of_a_checkout_are_filled_in_and_others_left_alone(
     fill_documents({"readme": "# Title\n\nnew\n"})
     expected = before.replace("old", "new") if is_checkout else before
     assert (tmp_path / "README.md").read_text() == expected
+
+
+@pytest.fixture
+def own_and_records(tmp_path):
+    """Two seeds of KD and their baselines as records; mine: seed 7 of both, and other bits of the
+    record's seed 0, under its name."""
+    for seed, (alone, kd) in enumerate([(70.0, 72.0), (71.0, 74.0)]):
+        make(tmp_path, alone, seed=seed)
+        make(tmp_path, kd, method="kd", seed=seed)
+    (tmp_path / "runs").rename(tmp_path / "records")
+    make(tmp_path, 60.0, seed=7)
+    make(tmp_path, 65.0, method="kd", seed=7)
+    make(tmp_path, 50.0, method="kd", seed=0)
+    (tmp_path / "runs/wrn_16_2-kd-0-50.0").rename(tmp_path / "runs/wrn_16_2-kd-0-72.0")
+    return results.load_frame(tmp_path / "records", tmp_path / "runs")
+
+
+def test_own_runs_and_records_are_told_apart_and_never_averaged(own_and_records):
+    table = tables.summary_table(own_and_records)
+    cells = table[["trained with", tables.ORIGIN, tables.TOP1, "seeds"]].to_numpy().tolist()
+    assert cells == [
+        ["labels only", "records", "70.50 ± 0.71", "2"],
+        ["labels only", "mine", "60.00", "1"],
+        ["kd", "records", "73.00 ± 1.41", "2"],
+        ["kd", "mine", "57.50 ± 10.61", "2"],
+    ]
+    lines = curves.group_by_protocol(own_and_records)["cifar100"]["line"]
+    assert {"wrn_16_2, kd from wrn_40_2 (mine)", "wrn_16_2, labels only (records)"} <= set(lines)
+    text = overview(own_and_records)
+    (header,) = (line for line in text.splitlines() if line.startswith("| network"))
+    assert f"| {tables.ORIGIN} " in header and header.count("|") <= 8 + 1
+    alone = own_and_records[own_and_records["origin"] == "mine"]
+    assert f"| {tables.ORIGIN} " not in overview(alone)  # nothing to tell apart
+
+
+def test_a_run_is_paired_with_an_own_baseline_first_and_a_missing_pair_is_a_remark(own_and_records):
+    table = tables.summary_table(own_and_records).set_index(["trained with", tables.ORIGIN])
+    # Seed 7 has a baseline here, seed 0 only among the records: +5 and -20 points.
+    assert table.loc[("kd", "mine"), tables.GAIN].startswith("-7.50 [")
+    assert table.loc[("kd", "records"), tables.GAIN].startswith("+2.50 [")
+    runs = own_and_records.assign(origin="mine")
+    is_missing = (runs["method"] == "none") & (runs["seed"] == 7)
+    (kd,) = tables.summary_table(runs[~is_missing]).query("`trained with` == 'kd'")[tables.REMARK]
+    assert kd == "gain of 2 of 3 seeds"
+
+
+def test_rows_of_tables_and_lines_of_figures_have_one_order(tmp_path):
+    for method in ("none", "crd", "afd", "kd"):
+        for seed in (0, 1):
+            make(tmp_path, 70.0 + seed, method=method, seed=seed)
+    runs = load(tmp_path)
+    methods = ["none", "kd", "afd", "crd"]
+    assert list(curves.group_by_protocol(runs)["cifar100"]["method"].unique()) == methods
+    assert list(method_differences(runs)["method"]) == methods
+    shown = tables.summary_table(runs)["trained with"].replace("labels only", "none")
+    assert list(shown) == methods
+
+
+def test_a_teacher_that_was_given_has_a_column_with_what_its_file_says(tmp_path):
+    make(tmp_path, 70.0, method="kd", teacher={"top1": 76.2}, result={"teacher_parameters": 9})
+    (path,) = (tmp_path / "runs").iterdir()
+    table = tables.network_table({"distilled": RunFolder(path)})
+    assert table["teacher"][["network", "top1", "parameters"]].tolist() == [
+        "wrn_40_2 (cifar100)",
+        76.2,
+        9,
+    ]
+    rows = tables.method_table(load(tmp_path), tables.teacher_row(RunFolder(path)))
+    assert rows.iloc[-1][["trained with", tables.TOP1]].tolist() == ["the teacher", "76.20"]
+
+
+def test_rows_without_a_run_are_folded(outputs):
+    text = full_runs(load(outputs))
+    before, folded = text.split("<details>")
+    assert "75.47 (Ji 2021)" in before and "python -m kdnb.study" not in before
+    assert "python -m kdnb.study" in folded and folded.endswith("</details>")
 
 
 def test_no_runs_have_no_curves():

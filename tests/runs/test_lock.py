@@ -196,3 +196,22 @@ def test_an_unwritable_folder_is_named(tmp_path):
     with locked(tmp_path / "run"):
         write_atomically(tmp_path / "run" / "a", "one")
     assert files(tmp_path / "run") == {"a"}
+
+
+def test_what_a_file_manager_adds_blocks_nobody(tmp_path):
+    (tmp_path / ".lease" / "@eaDir").mkdir(parents=True)
+    (tmp_path / ".lease" / ".DS_Store").write_text("")
+    for _ in range(2):
+        with locked(tmp_path):
+            (lock.HELD[tmp_path] / ".DS_Store").write_text("")
+            with pytest.raises(InputError, match="being trained by another"), locked(tmp_path):
+                raise AssertionError
+    assert files(tmp_path / ".lease") == {"@eaDir", ".DS_Store"}
+
+
+def test_a_lease_of_the_future_ends_like_any_other(tmp_path):
+    held = tmp_path / ".lease" / "elsewhere,7,42,0123abcd"
+    held.mkdir(parents=True)
+    make_older(held, -lock.LEASE_SECONDS - 60)
+    with locked(tmp_path):
+        assert not held.exists()

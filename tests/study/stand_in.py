@@ -21,10 +21,9 @@ def papermill_command(notebook, output, parameters):
 
 
 def install():
-    from kdnb.study import __main__ as study
-    from kdnb.study import worker
+    from kdnb.study import plan, worker
 
-    worker.papermill_command = study.papermill_command = papermill_command
+    worker.papermill_command = plan.papermill_command = papermill_command
 
 
 def dask_setup(server):

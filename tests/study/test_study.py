@@ -12,7 +12,7 @@ import pytest
 from kdnb.runs.grid import plan_study
 from kdnb.runs.parameters import parse_value
 from kdnb.study import __main__ as study
-from kdnb.study import worker
+from kdnb.study import plan, worker
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = {
@@ -113,8 +113,8 @@ def test_a_method_that_the_teacher_cannot_serve_is_left_out_with_a_line(tmp_path
         (["--seeds", "4-x"], "--seeds: '4-x': it must be numbers and ranges"),
         (["--seeds=-1"], "--seeds: '-1': it must be numbers and ranges"),
         (["--seeds", "4-0"], "seed is an empty list"),
-        (["--jobs", "0"], "--jobs is 0: it must be 1 or more"),
-        (["--per-gpu", "0"], "--per-gpu is 0: it must be 1 or more"),
+        (["--jobs", "0"], "--jobs: 0 is not between 1 and 10,000"),
+        (["--per-gpu", "0"], "--per-gpu: 0 is not between 1 and 10,000"),
         (["--pair", "a-b"], "unknown pair 'a-b': choose one of all, wrn_10_1-wrn_10_1"),
         (["--pair", "all", "-p", "student", "x"], "-p student: it has an option of its own"),
         (["-p", "seed", "3"], "-p seed: it has an option of its own"),
@@ -148,7 +148,7 @@ def test_values_are_typed_as_papermill_types_them():
 
 def test_a_failure_stops_what_needs_it_and_nothing_else(tmp_path, capsys, monkeypatch):
     failing = [sys.executable, "-c", "raise OSError('disk full')"]
-    for module in (study, worker):
+    for module in (plan, worker):
         monkeypatch.setattr(module, "papermill_command", lambda *_: failing)
     assert study.main(arguments(tmp_path, "--methods", "none,kd", "--jobs", "2")) == 1
     teacher, alone, distilled = (run.name for run in planned(tmp_path, "none", "kd"))
@@ -199,6 +199,6 @@ def test_an_interrupted_grid_resumes(tmp_path, capsys, monkeypatch):
     assert list(tmp_path.glob("runs/figures/learning-curves-digits*.png"))
 
     # Nothing is left to train; only the tables are made again.
-    monkeypatch.setattr(study, "execute", lambda *_: "")
+    monkeypatch.setattr(plan, "execute", lambda *_: "")
     assert study.main(argv) == 0
     assert capsys.readouterr().out.count("finished  ") == 1

@@ -200,3 +200,9 @@ def test_a_cluster_that_starts_workers_only_for_tasks_gets_one(tmp_path):
         adaptive.adapt(minimum=0, maximum=1, interval="100ms")
         with Client(adaptive) as own:
             assert run_all(own, [run], study) == {}
+
+
+def test_a_command_that_is_killed_says_so(tmp_path):
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    error = execute([sys.executable, "-c", code], tmp_path / "log", {})
+    assert error == f"killed by SIGKILL (see {tmp_path / 'log'})"

@@ -16,6 +16,7 @@ from helpers import (
     equal_runs,
     press_stop,
     quiet,
+    rewrite,
     save_teacher,
     teacher,
     tiny,
@@ -140,6 +141,28 @@ def test_evaluate_counts_what_a_plain_loop_counts():
     assert measured["loss"] == pytest.approx(float(loss), rel=1e-4)
 
 
+def test_a_network_is_tested_on_as_many_images_and_as_often_as_asked(run):
+    lines = []
+    small = train(replace(run, test_limit=10, test_every=2, epochs=5), log=lines.append)
+    result, metrics = small.result, small.metrics
+    assert metrics["test_top1"].isna().tolist() == [True, False, True, False, False]
+    assert [" test " in line for line in lines if line.startswith("epoch")] == [0, 1, 0, 1, 1]
+    assert result["test_images"] == 10
+    assert result["top1"] == metrics["test_top1"].iloc[-1]
+    assert result["best"]["epoch"] in (2, 4, 5)
+    assert small.overrides == {"epochs": [5, 3], "test_limit": [10, 0]}  # not full length
+    with pytest.raises(InputError, match="test_limit is 41: there are only 40 test images"):
+        train(replace(run, test_limit=41), log=quiet)
+    with pytest.raises(InputError, match="test_every is 0: it must be 1 or more"):
+        replace(run, test_every=0)
+
+
+def test_how_often_it_is_tested_changes_no_weight_and_no_teacher(finished, run):
+    assert weights(train(replace(run, test_every=3), log=quiet)) == weights(finished)
+    trained_first = replace(run, teacher_weights="none", teacher_weights_hash="")
+    assert replace(trained_first, test_limit=10).teacher_run == trained_first.teacher_run
+
+
 @pytest.mark.parametrize("is_finished", [False, True])
 def test_threads_are_set_also_for_a_finished_run(run, monkeypatch, is_finished):
     run = replace(run, method="none", epochs=1)
@@ -207,12 +230,12 @@ def test_a_checkpoint_of_otherwise_decoded_photographs_is_refused(run, monkeypat
     new = json.loads(path.read_text())
     assert new.pop("decoding") == VERSION
     old = path.read_text()
-    path.write_text(json.dumps(new))
+    rewrite(path, dict(new))
     with pytest.raises(InputError, match=f"decoding was 1 and is now {VERSION}"):
         train(run, log=quiet)
     path.write_text(old)
     train(run, log=quiet)
-    path.write_text(json.dumps(new))
+    rewrite(path, new)
     assert train(run, log=quiet).done  # a finished run is only read
 
 
@@ -258,9 +281,11 @@ def test_a_run_resumes_uncompiled_if_it_was_or_has_to_be(
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(run):
-    sentence = r"no longer finite in epoch 1, step \d+; there is no checkpoint yet.*lr \(now 1e"
+    sentence = (
+        r"no longer finite in epoch 1, step \d+; there is no checkpoint yet.*lr \(now 1000000000"
+    )
     with pytest.raises(InputError, match=sentence):
-        train(replace(run, lr=1e30), log=quiet)
+        train(replace(run, lr=1e9), log=quiet)
 
 
 def argv(fields):
@@ -283,7 +308,7 @@ def test_too_little_memory_is_one_sentence_and_releases_the_tensors(
 
     monkeypatch.setattr(Engine, "__call__", fill)
     run = tiny_run(tmp_path, teacher_weights=teacher)
-    sentence = "CUDA out of memory: a smaller batch_size, image_size or network"
+    sentence = "CUDA out of memory: a smaller batch_size, image_size, network or option"
     with pytest.raises(InputError, match=sentence) as caught:
         train(run, log=quiet)
     assert caught.value
@@ -307,3 +332,37 @@ def test_a_bug_in_one_run_has_a_traceback_and_does_not_end_the_list(tmp_path, mo
     assert err.count("Traceback") == 2
     assert err.count("failed: tiny-wrn_10_1-none") == 2
     assert "seed=1" in err
+
+
+def test_a_last_step_that_diverges_is_no_finished_run(run):
+    run = replace(run, method="none", lr=1e9, epochs=1, batch_size=70)
+    with pytest.raises(InputError, match=r"no longer finite in epoch 1, step 1"):
+        train(run, log=quiet)
+    assert not run.done and not (run.folder / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("asked", [0, 2])
+def test_a_run_that_goes_on_keeps_its_threads_or_says_so(run, monkeypatch, asked):
+    break_off(replace(run, threads=1), 7, press_stop)
+    monkeypatch.setattr("kdnb.device.DEFAULT_THREADS", 2)  # as the share of another worker
+    lines = []
+    train(replace(run, threads=asked), log=lines.append)
+    assert [machine["threads"] for machine in run.config["machines"]] == [1, 2][: 1 + (asked > 0)]
+    assert any("with 1 CPU threads so far, and now with 2" in line for line in lines) == (asked > 0)
+
+
+def test_photographs_that_change_in_a_run_are_refused(run, monkeypatch):
+    photographs = image_set(70, 10, aspect=torch.linspace(0.5, 2, 70))
+    states = [replace(photographs, damaged=("a.jpg",), pixels_digest="1 (x)")]
+    load = DATASETS["tiny"]._replace(load=lambda root, size, **_: (states[-1], states[-1]))
+    monkeypatch.setitem(DATASETS, "tiny", load)
+    run = replace(run, method="none")
+    break_off(run, 3, press_stop)
+    states.append(replace(photographs, pixels_digest="2 (x)"))
+    with pytest.raises(InputError, match=r"begun with other images: a\.jpg can be decoded now"):
+        train(run, log=quiet)
+    states.append(replace(states[0], pixels_digest="2 (x)"))
+    with pytest.raises(InputError, match="but other pixels"):
+        train(run, log=quiet)
+    states.append(replace(states[0], pixels_digest="2 (another version)"))
+    assert train(run, log=quiet).done

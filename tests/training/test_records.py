@@ -18,7 +18,7 @@ def test_a_run_reports_its_last_epoch_and_not_its_best(tmp_path, monkeypatch):
     """In result.json and in the metadata of its weights; the best stands apart."""
     accuracies = iter([(60.0, 90.0), (80.0, 100.0), (50.0, 70.0)])
 
-    def evaluate(*_):
+    def evaluate(*_, **options):
         top1, top5 = next(accuracies)
         return {"top1": top1, "top5": top5, "loss": 1.0}
 

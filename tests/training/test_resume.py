@@ -1,5 +1,6 @@
 """Training that is interrupted, killed or out of time resumes where it was, to the same bits."""
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -22,8 +23,9 @@ from helpers import (
 )
 
 from kdnb import METHODS, InputError, train
+from kdnb.data.loader import Loader
 from kdnb.progress import StopButton
-from kdnb.runs.checkpoint import CHECKPOINT, load_checkpoint
+from kdnb.runs.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from kdnb.training import setup
 from kdnb.training.loop import Interrupted
 from kdnb.training.step import Engine, evaluate
@@ -135,14 +137,32 @@ def test_a_second_press_stops_at_once():
         press_stop()
 
 
-def test_stopped_in_the_last_test_it_is_finished_and_nothing_follows(tmp_path, monkeypatch):
+def test_stopped_between_two_test_batches_it_goes_on_with_the_test(run, undisturbed, monkeypatch):
+    epoch = Loader.epoch
+
+    def stop_at_the_second_test(self, *arguments):
+        if not self.train and next(tests) == 2:
+            press_stop()
+        yield from epoch(self, *arguments)
+
+    tests = itertools.count(1)
+    monkeypatch.setattr(Loader, "epoch", stop_at_the_second_test)
+    with pytest.raises(Interrupted, match="stopped while epoch 2 was tested"):
+        train(run, log=quiet)
+    monkeypatch.undo()
+    assert f"{run.name}: resuming after epoch 1, step {STEPS}" in resume(run)
+    assert equal_runs(run, undisturbed)
+
+
+def test_stopped_after_the_last_test_it_is_finished_and_nothing_follows(tmp_path, monkeypatch):
     run = tiny_run(tmp_path, method="kd", teacher_epochs=1, epochs=1)
 
-    def stop_then_evaluate(*arguments):
+    def evaluate_then_stop(*arguments, **options):
+        measured = evaluate(*arguments, **options)
         press_stop()
-        return evaluate(*arguments)
+        return measured
 
-    monkeypatch.setattr(sys.modules["kdnb.training.loop"], "evaluate", stop_then_evaluate)
+    monkeypatch.setattr(sys.modules["kdnb.training.loop"], "evaluate", evaluate_then_stop)
     sentence = f"{run.teacher_run.name} is finished, and nothing that follows was begun"
     with pytest.raises(Interrupted, match=sentence):
         train(run, quiet)
@@ -172,3 +192,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_a_checkpoint(run, monkey
         train(run, log=quiet)
     assert load_checkpoint(run.folder)["epoch"] == 1
     assert not run.done
+
+
+@pytest.mark.parametrize("change", [{"epoch": 99}, {"rng": None}, {"rows": []}, {"trained": {}}])
+def test_a_checkpoint_of_another_version_falls_back(undisturbed, run, change):
+    """Its checksum is right and its content is not."""
+    break_off(run, MIDDLE, press_stop)
+    state = load_checkpoint(run.folder)
+    save_checkpoint(run.folder, state | change)
+    with pytest.warns(UserWarning, match="checkpoint is damaged .*going on from the one before it"):
+        train(run, log=quiet)
+    assert equal_runs(run, undisturbed)

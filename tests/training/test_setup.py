@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY, quiet, save_teacher, tiny, tiny_run
+from helpers import TINY, edit, quiet, save_teacher, tiny, tiny_run
 
 from kdnb import InputError, Run, create_model, train
 from kdnb.data import DATASETS
@@ -58,7 +58,7 @@ def test_a_teacher_is_trained_first_and_once(tmp_path):
     assert lines[0].endswith("1 epoch of 5 steps")
     assert len(list((tmp_path / "runs").iterdir())) == 3
     save_teacher(teacher_run.weights, None)  # it is trained again elsewhere
-    with pytest.raises(InputError, match="does not hold the weights that teach tiny-wrn_10_1-kd"):
+    with pytest.raises(InputError, match=r"student\.safetensors is damaged \(its checksum"):
         build_setup(first)
 
 
@@ -135,16 +135,24 @@ def test_a_student_starts_from_weights_of_imagenet(tmp_path, imagenet_resnet18):
 
 @pytest.mark.parametrize("classes", [None, CLASSES, ["cat", "dog", "c", "d"], ["a"]])
 def test_a_student_starts_from_given_weights(tmp_path, classes):
+    """A file without names, of as many classes, is taken for one of these classes, and says so."""
     file = save_teacher(tmp_path / "s.safetensors", classes)
     run = tiny_run(tmp_path, student="wrn_16_1", student_weights=file, method="none", seed=1)
     random = replace(run, student_weights_hash="", student_weights="")
-    initial, fresh = (build_setup(each).distiller.student.state_dict() for each in (run, random))
+    setup, other = build_setup(run), build_setup(random)
+    initial, fresh = (each.distiller.student.state_dict() for each in (setup, other))
+    assert ("are assumed to be the same" in setup.student_head) == (classes is None)
+    assert ("random weights" in setup.student_head) == (classes not in (None, CLASSES))
     given = load_weights("wrn_16_1", file).state_dict()
     assert not torch.equal(fresh["conv1.weight"], given["conv1.weight"])
     for name, value in initial.items():
         # The classifier is of use only for the same classes.
-        is_given = not name.startswith("fc.") or classes == CLASSES
+        is_given = not name.startswith("fc.") or classes in (None, CLASSES)
         assert torch.equal(value, (given if is_given else fresh)[name])
+    new = build_setup(replace(run, student_head="new")).distiller.student.state_dict()
+    assert torch.equal(new["fc.weight"], fresh["fc.weight"])
+    assert torch.equal(new["conv1.weight"], given["conv1.weight"])
+    assert replace(random, student_head="new") == random
 
 
 def test_given_weights_are_part_of_what_a_run_is(tmp_path):
@@ -165,6 +173,34 @@ def test_given_weights_are_part_of_what_a_run_is(tmp_path):
         build_setup(trained)
 
 
+@pytest.fixture
+def starts_from_imagenet(monkeypatch, imagenet_resnet18):
+    preset = replace(TINY, student="resnet18", student_weights="imagenet")
+    monkeypatch.setitem(DATASETS, "tiny", DATASETS["tiny"]._replace(preset=preset))
+
+
+def test_a_preset_may_start_networks_from_imagenet(tmp_path, starts_from_imagenet):
+    run = tiny_run(tmp_path, method="none")
+    assert run.student_weights_hash == "imagenet" and not run.overrides
+    random = tiny_run(tmp_path, method="none", student_weights="none")
+    assert random.overrides == {"student_weights_hash": ["", "imagenet"]}
+    assert replace(random, seed=0) == random != run
+    assert not tiny_run(tmp_path, method="none", student="wrn_10_1").overrides  # there are none
+    trained = train(replace(random, epochs=1), quiet)
+    assert Run.open(trained.folder) == trained
+    # A run of a time when the preset had no weights.
+    edit(trained.folder / "config.json", where=trained.config["where"] | {"student_weights": ""})
+    assert Run.open(trained.folder) == trained
+
+
+def test_a_presets_batch_size_gives_way_to_few_images(tmp_path):
+    lines = []
+    run = train(tiny_run(tmp_path, method="none", train_limit=11, epochs=1), lines.append)
+    assert lines[0] == "batch_size is 8: there are 11 training images"
+    assert lines[1].endswith("1 epoch of 2 steps")
+    assert run.config["batch_size"] == 8 and run.batch_size == 16
+
+
 # What is refused
 
 
@@ -172,7 +208,7 @@ def test_given_weights_are_part_of_what_a_run_is(tmp_path):
     ("fields", "sentence"),
     [
         ({"method": "none", "train_limit": 5000}, "train_limit is 5000: there are only 70"),
-        ({"method": "none", "train_limit": 10}, "batch_size 16: there are only 10"),
+        ({"method": "none", "batch_size": 100}, "batch_size 100: there are only 70"),
         (
             {"method": "none", "student": "alexnet"},
             "images of 8 pixels do not pass through this network",
@@ -198,12 +234,12 @@ def test_weights_of_another_network_are_refused(tmp_path):
 
 
 def test_a_teacher_that_its_preset_cannot_train_can_be_trained_by_itself(tmp_path, monkeypatch):
-    preset = replace(TINY, for_teacher={"batch_size": 100})
+    preset = replace(TINY, for_teacher={"train_limit": 5000})
     monkeypatch.setitem(DATASETS, "tiny", DATASETS["tiny"]._replace(preset=preset))
-    sentence = r"cannot be trained by the preset \(batch_size 100: .*\): train it by itself"
+    sentence = r"cannot be trained by the preset \(train_limit is 5000: .*\): train it by itself"
     with pytest.raises(InputError, match=sentence):
         train(tiny_run(tmp_path, method="kd", epochs=1), quiet)
-    fields = {"student": "wrn_16_1", "method": "none", "batch_size": 16, "epochs": 1}
+    fields = {"student": "wrn_16_1", "method": "none", "train_limit": -1, "epochs": 1}
     alone = train(tiny_run(tmp_path, **fields), quiet)
     run = tiny_run(tmp_path, method="kd", epochs=1, teacher_weights=str(alone.folder))
     assert train(run, quiet).done

@@ -1,0 +1,151 @@
+"""List, show and delete the runs on this machine.
+
+    python -m kdnb.runs list            # state, accuracy, seconds and MB of each
+    python -m kdnb.runs show NAME       # its parameters, machine, result and files
+    python -m kdnb.runs delete NAME     # its folder and its figures; asks first
+    python -m kdnb.runs prune           # checkpoints of runs that stopped a week ago; asks first
+    python -m kdnb.runs disk            # what runs, figures and caches take
+
+NAME is a run's name or folder, or a pattern such as 'digits-*'. Records are never deleted.
+
+Exit status: 0; 1 if the answer was no; 2 for bad input, such as a run that is being trained.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdnb.errors import InputError
+from kdnb.paths import cache_folder, output_folder
+from kdnb.runs import disk
+from kdnb.runs.folder import RunFolder
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m kdnb.runs", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("command", choices=("list", "show", "delete", "prune", "disk"))
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="which runs (all; delete and show need one)"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument(
+        "--days", type=float, default=7, help="for prune: since the last checkpoint (7)"
+    )
+    parser.add_argument("--outputs", default="", help="folder of the runs (outputs/)")
+    return parser
+
+
+def megabytes(nbytes: int) -> str:
+    return f"{nbytes / 1e6:,.1f}"
+
+
+def number(value: float, digits: int) -> str:
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def print_runs(runs: Sequence[disk.StoredRun]) -> None:
+    rows = [("state", "top-1 (%)", "seconds", "MB", "name")]
+    rows += [
+        (run.state, number(run.top1, 2), number(run.seconds, 0), megabytes(run.nbytes), run.name)
+        for run in runs
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for state, top1, seconds, size, name in rows:
+        numbers = zip((top1, seconds, size), widths[1:4], strict=True)
+        columns = [state.ljust(widths[0]), *(text.rjust(width) for text, width in numbers), name]
+        print("  ".join(columns))
+
+
+def print_run(run: disk.StoredRun) -> None:
+    """Print what a run is, and what is on disk of it."""
+    folder = RunFolder(run.path)
+    config = folder.config
+    facts = {"folder": run.path, "state": run.state, **config["run"]}
+    machine = config["machines"][-1]
+    facts |= {"last trained": machine["started"], "on": machine["device"]}
+    facts |= {"commit": machine["commit"], "MB": megabytes(run.nbytes)}
+    if folder.done:
+        result = folder.result
+        facts |= {"top-1 (%)": number(result["top1"], 2), "seconds": number(run.seconds, 0)}
+    for path in run.figures:
+        facts[f"figure {path.name.removesuffix(f'-{run.name}{path.suffix}')}"] = path
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        if value not in ("", None):
+            print(f"{name:{width}}  {value}")
+
+
+def confirmed(question: str, yes: bool) -> bool:
+    """Whether the user agrees. Raises InputError if nobody can be asked."""
+    if yes:
+        return True
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        raise InputError("nobody is there to answer: --yes does it without asking") from None
+
+
+def print_taught(runs: Sequence[disk.StoredRun], outputs: Path) -> None:
+    """Print which other runs have one of these as their teacher: analyses need its weights."""
+    names = {run.name for run in runs}
+    for other in disk.stored_runs(outputs):
+        if other.name in names or other.state == "damaged":
+            continue
+        config = RunFolder(other.path).config
+        weights = (config.get("teacher") or {}).get("weights", "")
+        file = config.get("where", {}).get("teacher_weights", "")
+        for name in names & {weights, Path(file).parent.name}:
+            print(f"{name} is the teacher of {other.name}")
+
+
+def run_command(options: argparse.Namespace) -> int:
+    outputs = output_folder(options.outputs)
+    if options.command == "disk":
+        use = disk.disk_use(outputs, cache_folder())
+        for what, (nbytes, folder) in use.items():
+            print(f"{megabytes(nbytes):>10} MB  {what:{max(map(len, use))}}  {folder}")
+        return 0
+    if options.command in ("show", "delete") and not options.names:
+        raise InputError(f"{options.command} needs the name of a run")
+    runs = disk.stored_runs(outputs, options.names or ["*"])
+    if options.command == "show":
+        for run in runs:
+            print_run(run)
+        return 0
+    change = {"delete": disk.delete, "prune": disk.prune}.get(options.command)
+    if options.command == "prune":
+        runs = disk.prunable(runs, options.days)
+    print_runs(runs)
+    if change is None or not runs:
+        return 0
+    if change is disk.delete:
+        print_taught(runs, outputs)
+        nbytes = sum(run.nbytes + sum(map(disk.size_of, run.figures)) for run in runs)
+        question = f"delete these, {megabytes(nbytes)} MB?"
+    else:
+        nbytes = sum(disk.size_of(path) for run in runs for path in run.checkpoints)
+        question = f"delete their checkpoints, {megabytes(nbytes)} MB? They would start anew."
+    if not confirmed(question, options.yes):
+        return 1
+    for run in runs:
+        change(run)
+    print(f"{megabytes(nbytes)} MB are free again")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = make_parser()
+    options = parser.parse_intermixed_args(argv)  # options may come before names
+    try:
+        return run_command(options)
+    except InputError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

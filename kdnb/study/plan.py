@@ -1,0 +1,86 @@
+"""A study: its runs are planned, trained on Dask, and put into results.ipynb."""
+
+import argparse
+import shlex
+import sys
+
+from kdnb.device import system_errors
+from kdnb.errors import InputError
+from kdnb.paths import data_folder, output_folder
+from kdnb.runs.config import check_config_matches, make_config, set_aside
+from kdnb.runs.grid import parse_pairs, plan_study
+from kdnb.runs.parameters import check
+from kdnb.runs.plugins import load_plugins
+from kdnb.runs.run import Run
+from kdnb.study.cluster import cluster, run_all
+from kdnb.study.fingerprints import Study
+from kdnb.study.worker import execute, papermill_command, visible_gpus
+
+
+@system_errors()
+def run_study(options: argparse.Namespace) -> int:
+    """Plan a study, train its runs and execute results.ipynb; returns the exit status.
+
+    Raises InputError for bad arguments.
+    """
+    outputs = output_folder(options.outputs).absolute()
+    parameters = {str(name): value for name, value in options.p}
+    plugins = load_plugins(check("plugins", parameters.get("plugins", ""), ""))
+    rerun = parameters.pop("rerun", False)
+    pairs = parse_pairs(options.pair)
+    check_no_option(parameters, pairs)
+    jobs = options.jobs
+    if jobs is None:
+        jobs = max(1, options.per_gpu * len(visible_gpus()))
+    # A worker may have another default.
+    data_root = data_folder(check("data_root", parameters.get("data_root", ""), "")).absolute()
+    parameters["data_root"] = str(data_root)
+    runs = plan_study(
+        options.dataset,
+        options.methods,
+        pairs,
+        seed=options.seeds,
+        outputs=str(outputs),
+        **parameters,
+    )
+    if rerun and not options.dry_run:
+        teachers = {run.teacher_run for run in runs}
+        runs = [run if run in teachers else set_aside(run) for run in runs]
+    for run in runs:
+        if run.done and not options.dry_run:
+            check_config_matches(run, make_config(run))
+        line = f"finished  {run.folder}" if run.done else f"to run    {run_command(run)}"
+        print(line, flush=True)
+    if options.dry_run:
+        return 0
+    failed = {}
+    unfinished = [run for run in runs if not run.done]
+    if unfinished:
+        with cluster(options.scheduler, jobs) as client:
+            data = dict.fromkeys(options.dataset, str(data_root))
+            study = Study.create(options.per_gpu, outputs / "runs", data, plugins)
+            failed = run_all(client, unfinished, study)
+    parameters = {"outputs": outputs, "plugins": plugins}
+    summary = papermill_command("results.ipynb", outputs / "results.ipynb", parameters)
+    if error := execute(summary, outputs / "results.log", {}):
+        failed["results.ipynb"] = error
+    for name, error in failed.items():
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def check_no_option(parameters: dict[str, object], pairs: list[dict[str, str]]) -> None:
+    """Raises InputError for a parameter of -p that has an option, such as the seed."""
+    with_option = {"dataset", "method", "seed", "outputs", *pairs[0]}
+    if twice := with_option & parameters.keys():
+        raise InputError(f"-p {min(twice)}: it has an option of its own")
+
+
+def run_command(run: Run) -> str:
+    """The command that trains a run by itself."""
+    words = ["python", "-m", "kdnb"]
+    for name, default in Run.parameters().items():
+        value = getattr(run, name)
+        if value != default:
+            words += ["-p", name, str(value)]
+    return shlex.join(words)

@@ -1,0 +1,43 @@
+"""The lines that a training prints: what it starts from, and its epochs."""
+
+import math
+from collections.abc import Callable
+
+from kdnb.runs.run import Run
+from kdnb.training.setup import TrainingSetup
+
+
+def log_setup(run: Run, setup: TrainingSetup, log: Callable[[str], None]) -> None:
+    """Log what is not visible in a run's parameters: which teacher, and what it cannot serve."""
+    if setup.distiller.teacher is not None and run.teacher_weights_hash != "trained":
+        log(f"its teacher: {setup.teacher}; it sees {setup.teacher_images}")
+    if setup.student_head:
+        log(setup.student_head)
+    images = setup.train.images
+    if setup.train.batch_size != run.batch_size:
+        log(f"batch_size is {setup.train.batch_size}: there are {len(images)} training images")
+    if images.unlabelled:
+        names = ", ".join(setup.distiller.label_losses) or "no loss"
+        log(f"{images.unlabelled:,} of {len(images):,} images have no label: left out by {names}")
+    if left_out := setup.distiller.left_out:
+        names = ", ".join(left_out)
+        log(f"left out: {names}, which compares predictions; the teacher has not these classes")
+    if setup.same_classes_assumed:
+        log(
+            "its teacher's weights do not name their classes: since there are as many as in the "
+            "data set, they are assumed to be the same"
+        )
+
+
+def epoch_line(row: dict, epochs: int) -> str:
+    """A finished epoch as one line; row: of metrics.csv."""
+    terms = [name for name in row if name.startswith("train_")]
+    losses = "  ".join(
+        f"{name.removeprefix('train_')} {row[name]:.4g}"
+        for name in terms
+        if name not in ("train_top1", "train_total")
+    )
+    accuracy = f"train {row['train_top1']:.2f} %"
+    if not math.isnan(row["test_top1"]):
+        accuracy += f"  test {row['test_top1']:.2f} %"
+    return f"epoch {row['epoch']}/{epochs}  {losses}  {accuracy}  {row['seconds']:.1f} s"
