@@ -52,7 +52,7 @@ def gradient_norms(run: Run, batches: int = 4) -> pd.DataFrame:
 
 def load_trained(distiller: Distiller, run: Run) -> None:
     """Load the weights of a finished run's student and losses."""
-    trained = load_weights(run.student, run.weights, run.image_size)
+    trained = load_weights(run.student, run.weights, run.image_size, network_alone=True)
     distiller.student.load_state_dict(trained.state_dict())
     if distiller.losses.state_dict():  # the file is missing if no loss has parameters
         load_state(distiller.losses, read_state_dict(run.loss_weights), run.loss_weights)

@@ -17,13 +17,13 @@ from kdnb.data.loader import Loader
 from kdnb.device import pick_device, set_threads
 from kdnb.errors import InputError
 from kdnb.losses.afd import AFD, energy
+from kdnb.losses.predicting import load_network
 from kdnb.models import (
     Block,
     Output,
     blocks,
     class_count,
     example_output,
-    load_weights,
     parameter_count,
     read_state_dict,
 )
@@ -163,7 +163,7 @@ def load_networks(runs: Mapping[str, Run]) -> Networks:
     _, test_images = load_images(distilled)
     models = {"teacher": teacher.model}
     for name, run in runs.items():
-        models[name] = load_weights(run.student, run.weights, run.image_size)
+        models[name] = load_network(run.student, run.weights, run.image_size)
     for model in models.values():
         model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     size = distilled.image_size

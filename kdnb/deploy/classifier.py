@@ -152,7 +152,11 @@ def load(
             f"the data set {metadata.get('dataset')!r}: give kdnb.load a kdnb.models.Preprocessing "
             f"({', '.join(PREPROCESSING_KEYS)})"
         )
-    network = load_weights(metadata["network"], path)
+    load_network = load_weights
+    if "predictor" in metadata:
+        # Here: the losses need the packages of the training code, which other files do not.
+        from kdnb.losses.predicting import load_network
+    network = load_network(metadata["network"], path)
     classes = metadata.get("classes") or [str(i) for i in range(class_count(network))]
     metadata |= preprocessing._asdict() | {"classes": classes}
     return Classifier(network, classes, preprocessing, metadata).eval()

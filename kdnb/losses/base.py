@@ -1,7 +1,7 @@
 """The base class of all losses, the tables they are registered in, and helpers for feature maps."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,18 @@ from kdnb.sources import claim
 
 LOSSES: dict[str, type["Loss"]] = {}  # name in a mix -> class
 METHODS: dict[str, str] = {"none": "ce"}  # name of a method -> mix of weighted losses
+
+
+class Classifiers(NamedTuple):
+    """The last layers of both networks, each with weight (classes, channels) and bias (classes,).
+
+    Attributes:
+        student: of the student; it is trained.
+        teacher: of the teacher; it is frozen. None in a run without a teacher.
+    """
+
+    student: nn.Linear
+    teacher: nn.Linear | None
 
 
 class Loss(nn.Module):
@@ -55,6 +67,14 @@ class Loss(nn.Module):
         warmup: number of epochs over which the weight of the loss rises linearly, from 1 / warmup
             of it in the first epoch; 0 for the full weight from the start.
         may_be_zero: the options that may be 0, such as the weight of one part of the loss.
+        needs_classifiers: whether the loss reads the networks' last layers. They are its attribute
+            `classifiers` from before `setup` on.
+        needs_batch_size: whether the class is called with the number of images in a batch, as a
+            third positional argument. The last batch of an epoch may be smaller.
+        teacher_grad: whether the loss takes gradients of the teacher's Output with respect to its
+            images or maps, by `torch.autograd.grad`. The teacher's weights are frozen in any case.
+        takes_all_teachers: whether `forward` gets a tuple of the Outputs of all teachers. If not,
+            a run with several teachers has an instance of the loss for each, and adds them up.
         running_names: the names of the running means, see `register_running_mean`.
     """
 
@@ -63,7 +83,12 @@ class Loss(nn.Module):
     needs_labels: ClassVar[bool] = False
     warmup: ClassVar[int] = 0
     may_be_zero: ClassVar[frozenset[str]] = frozenset()
+    needs_classifiers: ClassVar[bool] = False
+    needs_batch_size: ClassVar[bool] = False
+    teacher_grad: ClassVar[bool] = False
+    takes_all_teachers: bool = False
     running_names: tuple[str, ...] = ()
+    classifiers: Classifiers | None = None
 
     def __init__(self, *examples: Output):
         super().__init__()
@@ -86,6 +111,11 @@ class Loss(nn.Module):
             batch: the images, their labels (-1 for none) and their indices in the training set.
         """
         raise NotImplementedError
+
+    # A loss that changes how the student predicts overrides this with a method
+    # `predict(student: Output) -> Output`, which returns the student's Output with the logits that
+    # it predicts by. All losses get this Output, and the network is tested, saved and exported so.
+    predict = None
 
     def setup(self, labels: Tensor) -> None:
         """Prepares the loss for a training set; called once before training. Does nothing here.

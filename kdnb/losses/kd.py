@@ -1,5 +1,9 @@
 """Knowledge distillation (Hinton, Vinyals, Dean, 2015)."""
 
+import math
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -13,15 +17,25 @@ class KD(Loss, name="kd", method="ce:0.1 + kd:0.9"):
 
     Args:
         T: temperature of both networks' predictions.
+        ensemble: whether several teachers teach the mean of their predictions at temperature T, in
+            place of a loss for each of them.
     """
 
     same_classes = True
 
-    def __init__(self, student: Output, teacher: Output, *, T: float = 4.0):
+    def __init__(self, student: Output, teacher: Output, *, T: float = 4.0, ensemble: bool = False):
         super().__init__()
         self.T = T
+        self.takes_all_teachers = ensemble
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        log_p_s = F.log_softmax(student.logits.float() / self.T, dim=1)  # b c
-        log_p_t = F.log_softmax(teacher.logits.float() / self.T, dim=1)  # b c
+    def log_prediction(self, output: Output) -> Tensor:
+        return F.log_softmax(output.logits.float() / self.T, dim=1)  # b c
+
+    def forward(self, student: Output, teacher: Output | Sequence[Output], batch: Batch) -> Tensor:
+        log_p_s = self.log_prediction(student)
+        if self.takes_all_teachers:
+            log_p = torch.stack([*map(self.log_prediction, teacher)])  # k b c
+            log_p_t = log_p.logsumexp(0) - math.log(len(teacher))
+        else:
+            log_p_t = self.log_prediction(teacher)
         return F.kl_div(log_p_s, log_p_t, reduction="batchmean", log_target=True) * self.T**2

@@ -75,7 +75,9 @@ def read_metadata(path: str | Path) -> dict:
 
 
 @system_errors()
-def load_weights(name: str, path: str | Path, image_size: int = 0, role: str = "") -> nn.Module:
+def load_weights(
+    name: str, path: str | Path, image_size: int = 0, role: str = "", network_alone: bool = False
+) -> nn.Module:
     """Returns the network `name` with the weights of a checkpoint.
 
     They are found wherever a trainer put them: in dictionaries of any name, with prefixes of the
@@ -89,12 +91,21 @@ def load_weights(name: str, path: str | Path, image_size: int = 0, role: str = "
             `create_model`. The positions in the checkpoint may be of another size: then they are
             resampled. 0: the size in the file's metadata, or else the network's own.
         role: "student" or "teacher": which of several networks in the file is meant.
+        network_alone: whether to load the network of a student whose method changed how it
+            predicts, such as SimKD's, without what changed it.
 
-    Raises InputError for a file that cannot be read, for weights of another network, and for
-    weights that are not finite.
+    Raises InputError for a file that cannot be read, for weights of another network, for weights
+    that are not finite, and for a student that does not predict by its network alone.
     """
     path = Path(path)
     found = read_entries(path)
+    if "predictor" in read_metadata(path):
+        if not network_alone:
+            raise InputError(
+                f"{path} holds a student that does not predict by its network alone: load it by "
+                "kdnb.load"
+            )
+        found = [entry for entry in found if not entry.key.startswith("predictor.")]
     with torch.device("meta"):  # only for keys and shapes: no memory, no random numbers
         example = create_model(name, 2)
     state = find_network(found, example.state_dict(), role, path)

@@ -9,7 +9,9 @@ from kdnb.data import Batch
 from kdnb.errors import InputError
 from kdnb.losses import LOSSES
 from kdnb.losses.mix import Term, applicable_terms, canonical, needs_teacher, parse, weight_at
+from kdnb.losses.predicting import Predicting, describe_predictor
 from kdnb.models import Output, class_count, example_output
+from kdnb.training.loss_terms import OverTeachers, Teachers, build_loss
 
 
 def check_maps(terms: Sequence[Term], student: Output, teacher: Output) -> None:
@@ -32,8 +34,8 @@ class Distiller(nn.Module):
 
     Args:
         student: a network that returns `Output`.
-        teacher: another one; its weights are frozen, and it stays in eval mode. A method without a
-            teacher's losses needs none.
+        teacher: another one, or `Teachers`; the weights are frozen, and it stays in eval mode. A
+            method without a teacher's losses needs none.
         method: the name of a method, a mix, or parsed terms.
         example: images (2 or more, 3, height, width), from which the losses learn the shapes of
             both networks' maps.
@@ -41,11 +43,13 @@ class Distiller(nn.Module):
         same_classes: whether the teacher predicts the student's classes; None: if it predicts as
             many.
         labels: (n,) of the whole training set, for losses that remember its images, such as CRD.
+        batch_size: images in a full batch, for losses whose layers depend on it, such as SemCKD; 0:
+            as many as in `example`.
         allow_partial: leave out losses that this teacher cannot serve, and name them in `left_out`.
 
     Raises InputError for a missing teacher or example, for images that are too small for a network,
-    for losses that the teacher cannot serve, unless they may be left out, and for losses on
-    features of a network without feature maps.
+    for losses that the teacher cannot serve, unless they may be left out, for losses on features of
+    a network without feature maps, and for two losses that change how the student predicts.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Distiller(nn.Module):
         teacher_example: Tensor | None = None,
         same_classes: bool | None = None,
         labels: Tensor | None = None,
+        batch_size: int = 0,
         allow_partial: bool = False,
     ):
         super().__init__()
@@ -67,25 +72,43 @@ class Distiller(nn.Module):
         self.losses = nn.ModuleDict()
         self.terms = parse(method) if isinstance(method, str) else tuple(method)
         student_example = None if example is None else example_output(student, example)
-        outputs = student_example, None
+        teachers: list[nn.Module] = []
+        teacher_examples: list[Output] = []
         if needs_teacher(self.terms):
             if teacher is None or example is None:
                 raise InputError(
                     f"the method {canonical(self.terms)} needs a teacher and an example batch"
                 )
+            teachers = [*teacher] if isinstance(teacher, Teachers) else [teacher]
             if same_classes is None:
-                same_classes = class_count(student) == class_count(teacher)
+                same_classes = {class_count(student)} == {*map(class_count, teachers)}
             self.terms, self.left_out = applicable_terms(self.terms, same_classes, allow_partial)
             self.teacher = teacher.requires_grad_(False).eval()
             if teacher_example is None:
                 teacher_example = example
-            outputs = student_example, example_output(teacher, teacher_example)
-            check_maps(self.terms, *outputs)
+            teacher_examples = [example_output(each, teacher_example) for each in teachers]
+            for each in teacher_examples:
+                check_maps(self.terms, student_example, each)
+        size = batch_size or (0 if example is None else len(example))
         for term in self.terms:
-            loss = LOSSES[term.loss](*outputs, **term.options)
-            if labels is not None:
-                loss.setup(labels)
-            self.losses[term.loss] = loss
+            self.losses[term.loss] = build_loss(
+                term, student, teachers, student_example, teacher_examples, labels, size
+            )
+        predictors = [name for name, loss in self.losses.items() if getattr(loss, "predict", None)]
+        if len(predictors) > 1:
+            raise InputError(
+                f"{' and '.join(predictors)} both change how the student predicts: choose one"
+            )
+        self.predictor = predictors[0] if predictors else ""
+        self.predictor_metadata = next(
+            (
+                describe_predictor(term, teacher_examples[0])
+                for term in self.terms
+                if term.loss == self.predictor
+            ),
+            None,
+        )
+        self.teacher_grad = any(LOSSES[term.loss].teacher_grad for term in self.terms)
         # A tensor on the device: a captured step would keep a Python number for ever.
         weights = torch.tensor([term.weight for term in self.terms])
         self.register_buffer("weights", weights, persistent=False)
@@ -120,16 +143,38 @@ class Distiller(nn.Module):
             teacher_images: the images as the teacher sees them; None: as the student does.
         """
         batch = Batch(images, labels, index, teacher_images)
-        student = self.student(images)
-        teacher = None
-        if self.teacher is not None:
-            with torch.no_grad():
-                teacher = self.teacher(batch.for_teacher)
-        terms = {name: loss(student, teacher, batch) for name, loss in self.losses.items()}
+        student = self.model(images)
+        teacher = None if self.teacher is None else self.teach(batch.for_teacher)
+        terms = {
+            name: loss(student, self.teacher_output(loss, teacher), batch)
+            for name, loss in self.losses.items()
+        }
         total = sum(
             weight * term for weight, term in zip(self.weights, terms.values(), strict=True)
         )
         return {"total": total, **terms}, student.logits
+
+    @property
+    def model(self) -> nn.Module:
+        """The student as it predicts: the network itself, unless a loss changes its logits."""
+        if not self.predictor:
+            return self.student
+        return Predicting(self.student, self.losses[self.predictor])
+
+    def teach(self, images: Tensor) -> Output | tuple[Output, ...]:
+        """The teacher's Output, or the Outputs of all teachers."""
+        if self.teacher_grad:
+            return self.teacher(images.detach().requires_grad_())
+        with torch.no_grad():
+            return self.teacher(images)
+
+    @staticmethod
+    def teacher_output(loss: nn.Module, teacher: Output | tuple[Output, ...] | None):
+        """What a loss gets of the teacher or teachers: all Outputs, or that of the first one."""
+        takes_all = isinstance(loss, OverTeachers) or loss.takes_all_teachers
+        if teacher is None or takes_all == (type(teacher) is tuple):
+            return teacher
+        return (teacher,) if takes_all else teacher[0]
 
     def trainable(self) -> nn.ModuleDict:
         """What is trained and saved in checkpoints: the student and the losses' parameters."""

@@ -195,7 +195,7 @@ class Training:
                     "run it again to go on from there"
                 )
 
-        student = self.setup.distiller.student
+        student = self.setup.distiller.model
         return evaluate(student, self.setup.test, self.run.precision, after_batch=after_batch)
 
     def check_finite(self, test_loss: float = 0.0) -> None:

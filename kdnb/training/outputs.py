@@ -14,6 +14,7 @@ from kdnb.data import Images
 from kdnb.data.crops import TEST_CROP
 from kdnb.data.image_file import VERSION
 from kdnb.device import has_compiler, set_threads
+from kdnb.losses.predicting import predictor_state
 from kdnb.models import Preprocessing, parameter_count
 from kdnb.runs.code import definitions, has_outside_code
 from kdnb.runs.config import check_config_matches, make_config
@@ -141,8 +142,13 @@ def write_weights(run: Run, setup: TrainingSetup, trainable: nn.ModuleDict, top1
         "run": run.name,
         "commit": run.config["machines"][-1]["commit"],
     }
-    for name, module in trainable.items():
-        state = {key: value.cpu().contiguous() for key, value in module.state_dict().items()}
+    distiller = setup.distiller
+    states = {name: module.state_dict() for name, module in trainable.items()}
+    if distiller.predictor:
+        metadata["predictor"] = distiller.predictor_metadata
+        states["student"] |= predictor_state(distiller.losses[distiller.predictor])
+    for name, state in states.items():
+        state = {key: value.cpu().contiguous() for key, value in state.items()}
         if state:
             data = save(state, {"kdnb": json.dumps(metadata)})
             write_atomically(run.folder / f"{name}.safetensors", data)
@@ -175,7 +181,7 @@ def make_result(rows: list[dict], setup: TrainingSetup) -> dict:
         "best": {"epoch": best["epoch"], "top1": best["test_top1"], "top5": best["test_top5"]},
         "epoch_seconds": statistics.median(seconds),
         "total_seconds": sum(seconds),
-        "parameters": parameter_count(setup.distiller.student),
+        "parameters": parameter_count(setup.distiller.model),
         "teacher_parameters": parameter_count(teacher) if teacher is not None else None,
         "train_images": len(setup.train.images) - setup.train.images.unlabelled,
         "unlabelled_images": setup.train.images.unlabelled,

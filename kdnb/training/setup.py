@@ -182,8 +182,11 @@ def load_pretrained(student: nn.Module, run: Run, classes: tuple[str, ...]) -> s
                 f"student_weights {run.student_weights!r} does not hold the initial weights of "
                 f"{run.name}: set it to their file"
             )
-        model = load_weights(run.student, path, run.image_size, "student")
-        known_classes = read_metadata(path).get("classes") or ()
+        model = load_weights(run.student, path, run.image_size, "student", network_alone=True)
+        metadata = read_metadata(path)
+        # The classifier of a student that predicts by another one is not trained.
+        is_trained = "predictor" not in metadata
+        known_classes = (metadata.get("classes") or ()) if is_trained else ("none",)
     state = model.state_dict()
     same_classes, is_assumed = Teacher(model, tuple(known_classes)).same_classes(classes)
     is_new = run.student_head == "new" or not same_classes

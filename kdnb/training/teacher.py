@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from kdnb.errors import InputError
+from kdnb.losses.predicting import load_network
 from kdnb.models import (
     class_count,
     create_model,
     fingerprint,
     imagenet_model,
-    load_weights,
     read_metadata,
     timm_model,
 )
@@ -76,7 +76,7 @@ def load_teacher(run: Run) -> Teacher:
         # A teacher that was trained first may have been moved: then teacher_weights names its file.
         own_run = run.teacher_run if run.teacher_weights in ("", "none") else None
         path = own_run.weights if own_run else weights_file(run.teacher_weights, "teacher_weights")
-        model = load_weights(run.teacher, path, size, "teacher")
+        model = load_network(run.teacher, path, size, "teacher")
         metadata = with_current_names(read_metadata(path))
         classes = metadata.get("classes") or ()
         weights = own_run.name if own_run else path.name
