@@ -51,8 +51,9 @@ def load_deployed(run: Run) -> Deployed:
 
     Raises InputError for a run without a teacher, and for one without weights.
     """
-    if not run.teacher:
-        raise InputError(f"method {run.label!r} has no teacher: choose a run that has")
+    if len(run.teachers) != 1:
+        count = "several teachers" if run.teacher else "no teacher"
+        raise InputError(f"{run.name} has {count}: choose a run with one")
     run, baseline = train(run), train(run.baseline)
     set_threads(run.threads)
     distilled = load(run.weights)

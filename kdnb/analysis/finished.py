@@ -64,9 +64,10 @@ def newest_run(accept: Callable[[Run], bool], **where) -> Run | None:
 
 
 def has_teacher(run: Run) -> bool:
-    return bool(run.teacher)
+    """Whether a run has one teacher."""
+    return len(run.teachers) == 1
 
 
 def has_afd(run: Run) -> bool:
-    """Whether the method of a run includes AFD."""
-    return "afd" in {term.loss for term in run.terms}
+    """Whether the method of a run includes AFD, from one teacher."""
+    return has_teacher(run) and "afd" in {term.loss for term in run.terms}

@@ -116,6 +116,7 @@ def load_run(run: Run) -> Networks:
 
     Raises InputError for a run without AFD, and for one that did not keep its weights.
     """
+    check_one_teacher(run)
     if not has_afd(run):
         raise InputError(
             f"method {run.label!r} has no afd: nothing is linked; choose a run whose method has it"
@@ -141,6 +142,15 @@ def load_run(run: Run) -> Networks:
     return networks._replace(afd=afd, links_by_epoch=run.history["afd.links"])
 
 
+def check_one_teacher(run: Run) -> None:
+    """Raises InputError for a run with several teachers."""
+    if len(run.teachers) > 1:
+        raise InputError(
+            f"{run.name} has several teachers: choose a run with one, whose blocks can be compared "
+            "with the student's"
+        )
+
+
 def load_state(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Load a state dict from a file. Raises InputError if it is of another module."""
     try:
@@ -157,6 +167,7 @@ def load_networks(runs: Mapping[str, Run]) -> Networks:
         runs: {name: run}, all of the same student network.
     """
     distilled = next(run for run in runs.values() if run.teacher)
+    check_one_teacher(distilled)
     set_threads(distilled.threads)
     device = pick_device(distilled.device)
     teacher = load_teacher(distilled)
@@ -205,6 +216,13 @@ def teacher_table(run: Run) -> pd.DataFrame:
     _, test = loaders(run, images)
     test = replace(test, test_crop=teacher_sees.crop, **teacher_sees.loader_options)
     model = teacher.model.to(test.device)
+    facts = {
+        "network": run.teacher,
+        "weights": teacher.about["weights"],
+        "parameters": f"{parameter_count(model):,}",
+    }
+    if len(run.teachers) > 1:
+        return as_table("teachers", facts)
     top1 = "it knows other classes" if class_count(model) else "it has no classifier"
     if teacher.same_classes(images[1].classes)[0]:
         is_same_test = teacher.about["dataset"] == run.dataset and not run.validation
@@ -213,13 +231,7 @@ def teacher_table(run: Run) -> pd.DataFrame:
         else:
             measured = evaluate(model, test, run.precision, is_teacher=True)["top1"]
             top1 = f"{measured:.2f}, measured now in {run.precision}"
-    facts = {
-        "network": run.teacher,
-        "weights": teacher.about["weights"],
-        "parameters": f"{parameter_count(model):,}",
-        "blocks": len(model.block_names),
-        "top-1 (%)": top1,
-    }
+    facts |= {"blocks": len(model.block_names), "top-1 (%)": top1}
     if test.teacher_differs:
         facts["sees"] = str(teacher_sees)
     if overrides := describe_overrides(teacher.about["overrides"] or {}):

@@ -159,7 +159,9 @@ class StepTimer:
             teacher_output = teacher()
 
         def loss_part(name: str) -> None:
-            autocast(distiller.losses[name])(student_output, teacher_output, batch).backward()
+            loss = distiller.losses[name]
+            teacher = distiller.teacher_output(loss, teacher_output)
+            autocast(loss)(student_output, teacher, batch).backward()
 
         for name in distiller.losses:
             if name != "ce":  # the student's part includes it

@@ -21,7 +21,8 @@ FROM_IMAGES = ("classes", "damaged_images", "decoded_images")  # known when imag
 
 def make_config(run: Run) -> dict:
     """What config.json says of a run, as far as it follows from its description."""
-    used = code.definitions(run.terms, (run.student, run.teacher), run.dataset)
+    networks = (run.student, *run.teacher.split(","))
+    used = code.definitions(run.terms, networks, run.dataset)
     config = {
         "run": run.identity,
         "preset": asdict(run.preset),

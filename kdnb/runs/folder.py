@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -129,13 +130,13 @@ class RunFolder:
     def links_by_epoch(self) -> tuple[np.ndarray, list, list] | None:
         """AFD's attention by epoch (epochs, T, S), and both networks' blocks; None without AFD.
 
-        The attention is a mean over the training images; a block is its name and the shape of its
-        map.
+        None also for a run with several teachers, whose means are numbered ("afd.0.links"). The
+        attention is a mean over the training images; a block is its name and the shape of its map.
         """
         path = self.folder / "history.npz"
         history = self.history if os.path.isfile(path) else {}
         attention = next(
-            (means for name, means in history.items() if name.endswith(".links")), None
+            (means for name, means in history.items() if re.fullmatch(r"\w+\.links", name)), None
         )
         if attention is None:
             return None

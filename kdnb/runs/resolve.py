@@ -15,7 +15,12 @@ from kdnb.paths import data_folder
 from kdnb.runs import parameters
 from kdnb.runs.identity import Identity
 from kdnb.runs.plugins import load_plugins
-from kdnb.runs.weights import default_student_weights, student_source, teacher_source
+from kdnb.runs.weights import (
+    default_student_weights,
+    several_sources,
+    student_source,
+    teacher_source,
+)
 
 LOGS = ("", "tensorboard", "wandb", "mlflow")  # kdnb.training.tracking has one class each
 
@@ -35,7 +40,7 @@ def resolve(run: Identity) -> None:
     run.set_fields(
         method=canonical(terms),
         student=model_name(run.student or preset.student),
-        teacher=model_name(run.teacher or preset.teacher),
+        teacher=",".join(map(model_name, (run.teacher or preset.teacher).split(","))),
     )
     run.set_fields(**{name: getattr(run, name) or value for name, value in run.defaults.items()})
     run.set_fields(precision=pick_precision(run.precision, pick_device(run.device)))
@@ -79,6 +84,11 @@ def check_values(run: Identity) -> None:
 def resolve_teacher(run: Identity, terms: Sequence[Term]) -> None:
     """Set the fields of a run's teacher. Raises InputError if it cannot teach these terms."""
     preset = run.preset
+    names = run.teacher.split(",")
+    if not run.teacher_weights_hash and len(names) > 1:
+        sources = several_sources(run.teacher_weights, names)
+        sources, hashes = (",".join(each) for each in zip(*sources, strict=True))
+        run.set_fields(teacher_weights=sources, teacher_weights_hash=hashes)
     if not run.teacher_weights_hash:
         source, digest = teacher_source(
             run.teacher_weights, run.teacher, preset.teacher_weights, run.short_teacher
@@ -92,7 +102,7 @@ def resolve_teacher(run: Identity, terms: Sequence[Term]) -> None:
             "teacher_seed and teacher_epochs apply to a teacher that is trained first "
             "(teacher_weights 'none')"
         )
-    if run.teacher_size == run.image_size and not input_size(run.teacher):
+    if run.teacher_size == run.image_size and not any(map(input_size, names)):
         run.set_fields(teacher_size=0)  # it says the same
     if run.teacher_knows_other_classes:
         applicable_terms(terms, same_classes=False, allow_partial=run.has_named_method)

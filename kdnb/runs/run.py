@@ -38,7 +38,7 @@ class Run(Identity):
     student_weights: str = where(default="")  # imagenet, a file, none: random; "": the preset's
     student_head: str = ""  # new: a random classifier; "": that of student_weights, if it fits
     method: str = "afd"  # none, kd, afd, or a mix of losses: ce:0.1 + kd:0.9 + afd:200
-    teacher: str = ""  # wrn_40_2, resnet34 ...; "": the preset's
+    teacher: str = ""  # wrn_40_2, resnet34 ...; several: a,b; "": the preset's
     teacher_weights: str = where(default="")  # imagenet, pretrained, a file; none: train it first
     teacher_seed: int = 0  # of a teacher that is trained first
     teacher_epochs: int = 0  # of a teacher that is trained first; 0: the preset's
@@ -133,8 +133,8 @@ class Run(Identity):
     @property
     def teacher_knows_other_classes(self) -> bool:
         """Whether the teacher is known, before it is loaded, to have ImageNet's classes or none."""
-        is_foreign = self.teacher_weights_hash in ("imagenet", "pretrained")
-        return is_foreign and self.dataset != "imagenet"
+        is_foreign = {"imagenet", "pretrained"} & {*self.teacher_weights_hash.split(",")}
+        return bool(is_foreign) and self.dataset != "imagenet"
 
     @property
     def has_named_method(self) -> bool:
@@ -192,6 +192,29 @@ class Run(Identity):
         random_weights = {"student_weights": "", "student_weights_hash": ""}
         return self.with_changes(
             student=self.teacher, method="none", seed=self.teacher_seed, **random_weights, **recipe
+        )
+
+    @property
+    def teachers(self) -> tuple["Run", ...]:
+        """The run with each of its teachers alone, in the same folder; none without a teacher."""
+        names = self.teacher.split(",")
+        if len(names) == 1:
+            return (self,) if self.teacher else ()
+        parts = zip(
+            names,
+            self.teacher_weights.split(","),
+            self.teacher_weights_hash.split(","),
+            strict=True,
+        )
+        return tuple(
+            replace(
+                self,
+                teacher=name,
+                teacher_weights=weights,
+                teacher_weights_hash=digest,
+                folder_override=str(self.folder),
+            )
+            for name, weights, digest in parts
         )
 
     @property

@@ -4,10 +4,11 @@ All of it follows from plain values, so that a run can be described without load
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from kdnb.data import Preset
-from kdnb.errors import InputError
+from kdnb.errors import InputError, quote
 from kdnb.models import has_imagenet_weights, has_timm_weights
 from kdnb.paths import resolve_path
 from kdnb.runs.digests import check_file, file_digest
@@ -68,6 +69,30 @@ def teacher_source(
     if weights == "none":
         return "none", "trained"
     return resolve_weights(weights, network, "teacher_weights")
+
+
+def several_sources(weights: str, networks: Sequence[str]) -> list[tuple[str, str]]:
+    """The source of the weights of each of several teachers, and its hash.
+
+    Args:
+        weights: the parameter `teacher_weights`: for each teacher "imagenet", "pretrained", a file
+            or a run's folder, with commas between them.
+        networks: names of the teachers' networks.
+
+    Raises InputError for another number of weights, and for weights that are missing: several
+    teachers are not trained first.
+    """
+    given = [part.strip() for part in weights.split(",") if part.strip()]
+    if len(given) != len(networks) or "none" in given:
+        raise InputError(
+            f"teacher_weights {quote(weights)}: each of the {len(networks)} teachers "
+            f"({', '.join(networks)}) needs trained weights (a file, a run's folder, imagenet or "
+            "pretrained), with commas between them"
+        )
+    return [
+        resolve_weights(part, network, "teacher_weights")
+        for part, network in zip(given, networks, strict=True)
+    ]
 
 
 def resolve_weights(weights: str, network: str, parameter: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from kdnb.models import blocks
 from kdnb.runs.folder import write_history
 from kdnb.runs.run import Run
+from kdnb.training.loss_terms import Teachers
 from kdnb.training.setup import TrainingSetup
 
 
@@ -23,7 +24,10 @@ class History:
             return
         sizes = {"teacher": setup.teacher_images.image_size, "student": run.image_size}
         for role, size in sizes.items():
-            network_blocks = blocks(getattr(setup.distiller, role), size)
+            network = getattr(setup.distiller, role)
+            if isinstance(network, Teachers):  # their blocks are no one axis
+                continue
+            network_blocks = blocks(network, size)
             self.axes[f"{role}.blocks"] = np.array([block.name for block in network_blocks])
             self.axes[f"{role}.shapes"] = np.array([block.shape for block in network_blocks])
 

@@ -75,7 +75,8 @@ def write_config(
     """
     path = run.folder / "config.json"
     config = training_config(run, setup)
-    used = definitions(run.terms, (run.student, run.teacher), run.dataset)
+    networks = (run.student, *run.teacher.split(","))
+    used = definitions(run.terms, networks, run.dataset)
     if has_outside_code(used) and not machine["commit"].endswith("+changes"):
         machine["commit"] += "+changes"
     machines = [machine]

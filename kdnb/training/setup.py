@@ -156,6 +156,7 @@ def build_setup(
             teacher_example=teacher_example,
             same_classes=same_classes,
             labels=images[0].labels,
+            batch_size=train.batch_size,
             allow_partial=run.has_named_method,
         )
     check_tensors_are_separate(distiller.trainable())

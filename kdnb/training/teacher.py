@@ -1,5 +1,6 @@
 """The teacher of a run: a trained network, the source of its weights, and its classes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -18,6 +19,7 @@ from kdnb.runs.identity import describe_overrides
 from kdnb.runs.run import Run
 from kdnb.runs.stored_names import with_current_names
 from kdnb.runs.weights import file_hash, weights_file
+from kdnb.training.loss_terms import Teachers
 from kdnb.training.teacher_images import teacher_image_size
 
 IMAGENET_CLASSES = 1000
@@ -53,6 +55,9 @@ class Teacher:
 
         It is assumed if the weights file does not name its classes, and there are as many.
         """
+        if isinstance(self.model, Teachers):
+            answers = [Teacher(each, self.classes).same_classes(classes) for each in self.model]
+            return all(same for same, _ in answers), any(assumed for _, assumed in answers)
         if self.classes:
             return tuple(self.classes) == tuple(classes), False
         equal = class_count(self.model) == len(classes)
@@ -60,11 +65,38 @@ class Teacher:
 
 
 def load_teacher(run: Run) -> Teacher:
-    """The teacher of a run: torchvision's or timm's weights, a file, or a finished run.
+    """The teacher of a run, or its teachers: torchvision's or timm's weights, or files.
 
     Raises InputError for weights that are missing, of another network, or not those with which the
     run was described or begun.
     """
+    if len(run.teachers) == 1:
+        return load_one(run, stored_hash(run))
+    hashes = (stored_hash(run) or "").split(",")
+    if len(hashes) != len(run.teachers):
+        hashes = [None] * len(run.teachers)
+    return join([load_one(each, digest) for each, digest in zip(run.teachers, hashes, strict=True)])
+
+
+def join(teachers: Sequence[Teacher]) -> Teacher:
+    """Several teachers as one, whose facts are those of each with commas between them."""
+    about = {
+        name: ",".join(str(each.about[name]) for each in teachers)
+        for name in ("network", "weights", "sha256")
+    }
+    for name in ("dataset", "classes"):
+        values = {each.about[name] for each in teachers}
+        about[name] = values.pop() if len(values) == 1 else None
+    classes = {each.classes for each in teachers}
+    return Teacher(
+        Teachers(each.model for each in teachers),
+        classes.pop() if len(classes) == 1 else (),
+        about | {"top1": None, "overrides": None},
+    )
+
+
+def load_one(run: Run, digest_before: str | None) -> Teacher:
+    """The teacher of a run that has one; digest_before: of config.json, None if it says nothing."""
     size = teacher_image_size(run)
     if run.teacher_weights_hash == "imagenet":
         model, classes = imagenet_model(run.teacher)
@@ -87,7 +119,7 @@ def load_teacher(run: Run) -> Teacher:
         "sha256": fingerprint(model),
         "classes": class_count(model),
     }
-    if run.teacher_weights_hash != digest or stored_hash(run) not in (None, about["sha256"]):
+    if run.teacher_weights_hash != digest or digest_before not in (None, about["sha256"]):
         raise InputError(
             f"{weights} does not hold the weights that teach {run.name}: set teacher_weights to "
             "their file, or delete that run's folder to begin anew"
@@ -113,6 +145,9 @@ def untrained_teacher(run: Run, classes: tuple[str, ...]) -> Teacher:
     For what depends on networks and classes alone, such as the time of a step. Only a weights file
     of the user's is read.
     """
+    if len(run.teachers) > 1:
+        parts = [untrained_teacher(each, classes) for each in run.teachers]
+        return Teacher(Teachers(each.model for each in parts), parts[0].classes)
     size = teacher_image_size(run)
     if run.teacher_weights_hash in ("imagenet", "pretrained"):
         return Teacher(create_model(run.teacher, IMAGENET_CLASSES, size))

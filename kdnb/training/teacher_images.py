@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kdnb.data import Images
 from kdnb.data.crops import TEST_CROP
+from kdnb.errors import InputError
 from kdnb.models import (
     Preprocessing,
     imagenet_preprocessing,
@@ -72,6 +73,8 @@ def teacher_image_size(run: Run) -> int:
     """
     if run.teacher_size or not run.teacher or run.teacher_weights_hash == "trained":
         return run.teacher_size or run.image_size
+    if len(run.teachers) > 1:
+        return max(map(teacher_image_size, run.teachers))  # they are equal: see `teacher_images`
     fixed = input_size(run.teacher)
     if not fixed:
         return run.image_size
@@ -80,7 +83,22 @@ def teacher_image_size(run: Run) -> int:
 
 
 def teacher_images(run: Run, images: Images) -> TeacherImages:
-    """The images that a run's teacher gets; images: of the data set."""
+    """The images that a run's teacher gets; images: of the data set.
+
+    Raises InputError for several teachers that were trained on images of different sizes, crops or
+    normalisations.
+    """
+    if len(run.teachers) > 1:
+        seen = [teacher_images(each, images) for each in run.teachers]
+        if len({each[:-1] for each in seen}) > 1:
+            raise InputError(
+                "several teachers get the same images, and these were trained on different ones: "
+                + "; ".join(
+                    f"{each.teacher} on {what}"
+                    for each, what in zip(run.teachers, seen, strict=True)
+                )
+            )
+        return seen[0]
     preprocessing, source = own_preprocessing(run)
     size = teacher_image_size(run)
     if preprocessing is None:

@@ -1,13 +1,16 @@
 """What losses may ask for: classifiers, the batch size, gradients, several teachers, and a say in
 how the student predicts."""
 
+import json
+
 import pytest
 import torch
 from helpers import quiet, teacher, tiny, tiny_run
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import kdnb
-from kdnb import InputError, create_model, train
+from kdnb import InputError, analysis, create_model, train
 from kdnb.losses import LOSSES, METHODS, Loss
 from kdnb.training.distiller import Distiller
 from kdnb.training.loss_terms import Teachers
@@ -99,8 +102,8 @@ def test_losses_add_up_over_several_teachers():
     both = distiller("ce + afd:200", "wrn_16_1", "wrn_10_2").train()
     terms, _ = both(*batch())
     expected = 0
-    for teacher, loss in zip(both.teacher, both.losses["afd"], strict=True):
-        one = loss(both.student(batch()[0]), teacher(batch()[0]), None)
+    for network, loss in zip(both.teacher, both.losses["afd"], strict=True):
+        one = loss(both.student(batch()[0]), network(batch()[0]), None)
         expected += one.item()
     assert terms["afd"].item() == pytest.approx(expected, rel=1e-5)
     assert both.means().keys() == {"afd.0.links", "afd.1.links"}
@@ -169,3 +172,33 @@ def test_only_one_loss_may_change_how_the_student_predicts(shifted):
 
     with pytest.raises(InputError, match="both change how the student predicts: choose one"):
         distiller("shifted + second")
+
+
+def test_a_run_has_several_teachers(teacher, tmp_path):
+    two = {"teacher": "wrn_16_1, WRN-16-1", "teacher_weights": f"{teacher}, {teacher}"}
+    run = train(tiny_run(tmp_path, epochs=2, **two), quiet)
+    one = train(tiny_run(tmp_path, epochs=2, teacher_weights=teacher), quiet)
+    assert run.config["teacher"]["network"] == "wrn_16_1,wrn_16_1"
+    # The sum of two equal losses, but for AFD's random weights.
+    first = (each.metrics["train_kd"][0] for each in (run, one))
+    assert next(first) == pytest.approx(2 * next(first), rel=0.05)
+    assert run.history["afd.1.links"].shape == (2, *one.history["afd.links"].shape[1:])
+    assert run.links_by_epoch is None and one.links_by_epoch is not None
+    assert tiny_run(tmp_path, epochs=2, **two).done
+    with pytest.raises(InputError, match=r"has several teachers: choose a run with one"):
+        analysis.load_run(run)
+
+
+@pytest.mark.parametrize("weights", ["", "none", "{0}", "{0}, none"])
+def test_several_teachers_need_weights_each(teacher, tmp_path, weights):
+    with pytest.raises(InputError, match=r"each of the 2 teachers \(wrn_16_1, wrn_16_2\) needs"):
+        tiny_run(tmp_path, teacher="wrn_16_1,wrn_16_2", teacher_weights=weights.format(teacher))
+
+
+def test_several_teachers_get_the_same_images(teacher, tmp_path):
+    other = tmp_path / "other.safetensors"
+    about = kdnb.models.read_metadata(teacher) | {"mean": [0.1, 0.2, 0.3]}
+    save_file(load_file(teacher), other, {"kdnb": json.dumps(about)})
+    run = tiny_run(tmp_path, teacher="wrn_16_1,wrn_16_1", teacher_weights=f"{teacher},{other}")
+    with pytest.raises(InputError, match="several teachers get the same images, and these were"):
+        train(run, quiet)
