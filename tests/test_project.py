@@ -4,6 +4,7 @@ The documents are README.md and docs/*.md. Their Python blocks run, their comman
 commands' own parsers, their links lead somewhere, and their numbers are those of the records.
 """
 
+import importlib
 import re
 import shlex
 import shutil
@@ -94,7 +95,9 @@ def documented_commands(text: str) -> list[list[str]]:
 def planned(monkeypatch):
     """The runs that `python -m kdnb` would train. Nothing is trained, and no records are made."""
     runs = []
-    loop = sys.modules["kdnb.training.loop"]  # kdnb.training.loop.train is the function, too
+    loop = importlib.import_module(
+        "kdnb.training.loop"
+    )  # kdnb.training.loop.train is the function, too
     monkeypatch.setattr(loop, "train", lambda run, *_: runs.append(run))
     monkeypatch.setattr("kdnb.results.records.gather", lambda *_: 0)
     monkeypatch.setattr(results_command, "print_differences", lambda _: None)
