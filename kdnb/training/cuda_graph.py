@@ -1,9 +1,8 @@
 """A training step as one CUDA graph: one launch in place of hundreds of kernel launches.
 
 With batches of 64 small images, a GPU computes faster than Python can launch kernels. A captured
-step reads and writes
-the same memory at every replay: its inputs are copied into place, and what changes between steps,
-such as the learning rate, has to be a tensor.
+step reads and writes the same memory at every replay: its inputs are copied into place, and what
+changes between steps, such as the learning rate, has to be a tensor.
 """
 
 import warnings
@@ -30,16 +29,18 @@ def on_side_stream(stream: torch.cuda.Stream | None) -> Iterator[None]:
         return
     current = torch.cuda.current_stream(stream.device)
     stream.wait_stream(current)
-    with torch.cuda.stream(stream):
-        yield
-    current.wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:  # also after an error, so that what follows finds the results of the steps before
+        current.wait_stream(stream)
 
 
 class CUDAGraphStep:
     """`step(*tensors)`, captured as a CUDA graph at its fourth call and replayed from then on.
 
     The inputs of later calls have the shapes of the fourth. A step that cannot be captured runs as
-    it is, with a warning.
+    it is, with a warning. Raises torch.OutOfMemoryError if it does not fit in memory.
 
     Args:
         step: runs on the current stream, does not wait for the device, and returns nothing. It
@@ -58,6 +59,8 @@ class CUDAGraphStep:
             self.inputs = [tensor.clone() for tensor in inputs]
             try:
                 self.replay = capture(lambda: self.step(*self.inputs))
+            except torch.OutOfMemoryError:  # the step alone would not fit either
+                raise
             except RuntimeError as error:
                 warnings.warn(
                     f"the step is not replayed as a CUDA graph, which costs time: {error}",

@@ -58,6 +58,17 @@ def test_a_step_that_cannot_be_captured_runs_eagerly(captures, tmp_path, monkeyp
     assert run.weights.read_bytes() == eager.weights.read_bytes()
 
 
+def test_too_little_memory_for_a_capture_is_no_reason_to_go_on(captures, monkeypatch):
+    def too_large(step):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(cuda_graph, "capture", too_large)
+    step = CUDAGraphStep(lambda x: None)
+    with pytest.raises(torch.OutOfMemoryError):
+        for _ in range(WARM_UPS + 1):
+            step(torch.zeros(1))
+
+
 class Tape(TorchDispatchMode):
     """Records the operations of a step, and replays them in the same memory without Python, as a
     CUDA graph does.
