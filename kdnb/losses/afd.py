@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.losses.base import Batch, Loss, Output
+from kdnb.losses.base import Batch, Loss, Output, average_pool
 
 
 class Statistics(torch.autograd.Function):
@@ -104,9 +104,7 @@ class AFD(Loss, name="afd", method="ce + kd:0.9 + afd:200"):
         # Neighbouring teacher maps of one size share the resized student maps.
         for size, group in groupby(energies_t, key=lambda e: e.shape[1:]):
             m_t = F.normalize(torch.stack([*group], 1).flatten(2), dim=2)  # b t hw
-            resized = [
-                e if e.shape[1:] == size else F.adaptive_avg_pool2d(e, size) for e in energies_s
-            ]
+            resized = [average_pool(e, size) for e in energies_s]
             m_s = F.normalize(torch.stack(resized, 1).flatten(2), dim=2)  # b s hw
             # In float32: the distance is a small difference of large terms.
             with torch.autocast(m_t.device.type, enabled=False):

@@ -199,7 +199,15 @@ def match_size(h_s: Tensor, h_t: Tensor) -> tuple[Tensor, Tensor]:
         h_t: the teacher's map; its channels, height and width may differ.
     """
     size = [*map(min, h_s.shape[2:], h_t.shape[2:])]
-    return tuple(
-        h.float() if [*h.shape[2:]] == size else F.adaptive_avg_pool2d(h.float(), size)
-        for h in (h_s, h_t)
-    )
+    return tuple(average_pool(h.float(), size) for h in (h_s, h_t))
+
+
+def average_pool(h: Tensor, size: Sequence[int]) -> Tensor:
+    """Returns maps (..., height, width) in another size, by adaptive average pooling."""
+    old = h.shape[-2:]
+    if tuple(old) == tuple(size):
+        return h
+    if old[0] % size[0] or old[1] % size[1]:
+        return F.adaptive_avg_pool2d(h, size)
+    # Windows of one size: the compiler fuses this operation, and not the adaptive one.
+    return F.avg_pool2d(h, (old[0] // size[0], old[1] // size[1]))

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.losses.base import Batch, Loss, Output, align_from_deepest
+from kdnb.losses.base import Batch, Loss, Output, align_from_deepest, average_pool
 
 MAX_WIDTH = 512  # channels between the two convolutions of a fusion
 
@@ -65,7 +65,7 @@ def hierarchical(h_s: Tensor, h_t: Tensor) -> Tensor:
     for size in (4, 2, 1):
         if size < h_s.shape[2]:
             weights.append(weights[-1] / 2)
-            small_s, small_t = (F.adaptive_avg_pool2d(h, size) for h in (h_s, h_t))
+            small_s, small_t = (average_pool(h, (size, size)) for h in (h_s, h_t))
             loss = loss + weights[-1] * F.mse_loss(small_s, small_t)
     return loss / sum(weights)
 

@@ -11,7 +11,7 @@ from torch import nn
 from kdnb import LOSSES, Distiller, InputError, Output, create_model
 from kdnb.data import Batch
 from kdnb.losses.afd import AFD
-from kdnb.losses.base import Loss, align_from_deepest, match_size
+from kdnb.losses.base import Loss, align_from_deepest, average_pool, match_size
 from kdnb.losses.crd import CRD
 from kdnb.losses.fitnet import regressor
 from kdnb.losses.vid import VID
@@ -199,6 +199,17 @@ def test_maps_are_paired_from_the_deepest_on_and_fit_to_the_smaller():
     assert (
         torch.allclose(h_s, wide.unflatten(3, (2, 4)).mean(4)) and match_size(wide, wide)[0] is wide
     )
+
+
+@pytest.mark.parametrize("size", [(8, 8), (4, 2), (3, 5), (16, 16), (8, 3)])
+def test_pooling_has_the_bits_of_adaptive_pooling(size):
+    """Runs of before, which pooled adaptively in any case, can go on."""
+    torch.manual_seed(0)
+    maps = torch.randn(3, 5, 8, 8, requires_grad=True)
+    pooled = average_pool(maps, size), torch.nn.functional.adaptive_avg_pool2d(maps, size)
+    assert torch.equal(*pooled)
+    weights = torch.randn(pooled[0].shape)
+    assert torch.equal(*(torch.autograd.grad((weights * p).sum(), maps)[0] for p in pooled))
 
 
 @pytest.mark.parametrize(
