@@ -27,6 +27,24 @@ def check_maps(terms: Sequence[Term], student: Output, teacher: Output) -> None:
             )
 
 
+def run_views(network: nn.Module, images: Tensor, views: int) -> Output:
+    """The Output of all images, one view of them after the other.
+
+    So batch norm in train mode has the statistics of one view, as in the published code.
+    """
+    if views == 1:
+        return network(images)
+    outputs = [network(view) for view in images.chunk(views)]
+    return Output(*map(concatenate, zip(*outputs, strict=True)))
+
+
+def concatenate(parts: Sequence) -> Tensor | tuple | None:
+    """The batches of a field of Output: tensors, tuples of tensors, or None."""
+    if isinstance(parts[0], tuple):
+        return tuple(map(torch.cat, zip(*parts, strict=True)))
+    return None if parts[0] is None else torch.cat(parts)
+
+
 class Distiller(nn.Module):
     """The weighted sum of a method's losses, such as ce + 0.9 kd + 200 afd.
 
@@ -41,6 +59,7 @@ class Distiller(nn.Module):
         same_classes: whether the teacher predicts the student's classes; None: if it predicts as
             many.
         labels: (n,) of the whole training set, for losses that remember its images, such as CRD.
+        views: number of views of each image in a batch, which have batch norm statistics each.
         allow_partial: leave out losses that this teacher cannot serve, and name them in `left_out`.
 
     Raises InputError for a missing teacher or example, for images that are too small for a network,
@@ -58,10 +77,12 @@ class Distiller(nn.Module):
         teacher_example: Tensor | None = None,
         same_classes: bool | None = None,
         labels: Tensor | None = None,
+        views: int = 1,
         allow_partial: bool = False,
     ):
         super().__init__()
         self.student = student
+        self.views = views
         self.teacher: nn.Module | None = None
         self.left_out: tuple[str, ...] = ()
         self.losses = nn.ModuleDict()
@@ -109,6 +130,7 @@ class Distiller(nn.Module):
         labels: Tensor,
         index: Tensor | None = None,
         teacher_images: Tensor | None = None,
+        targets: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The losses of a batch before weighting, their weighted sum "total"; the student's logits.
 
@@ -118,13 +140,14 @@ class Distiller(nn.Module):
             index: (batch,), the images' positions in the training set, for losses that remember
                 them.
             teacher_images: the images as the teacher sees them; None: as the student does.
+            targets: (batch, classes), what cross-entropy compares with; None: the labels.
         """
-        batch = Batch(images, labels, index, teacher_images)
-        student = self.student(images)
+        batch = Batch(images, labels, index, teacher_images, targets)
+        student = run_views(self.student, images, self.views)
         teacher = None
         if self.teacher is not None:
             with torch.no_grad():
-                teacher = self.teacher(batch.for_teacher)
+                teacher = run_views(self.teacher, batch.for_teacher, self.views)
         terms = {name: loss(student, teacher, batch) for name, loss in self.losses.items()}
         total = sum(
             weight * term for weight, term in zip(self.weights, terms.values(), strict=True)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safetensors.torch import save
-from torch import nn
 
 from kdnb.data import Images
 from kdnb.data.crops import TEST_CROP
@@ -23,6 +22,7 @@ from kdnb.runs.folder import FORMAT
 from kdnb.runs.plugins import LOADED
 from kdnb.runs.run import Run
 from kdnb.training.setup import TrainingSetup
+from kdnb.training.step import Engine
 
 # Fields that say where things were.
 PLACES = ("student_weights", "teacher_weights", "data_root", "plugins")
@@ -121,12 +121,18 @@ def record_fallback(run: Run) -> None:
         write_json(run.folder / "config.json", config)
 
 
-def write_weights(run: Run, setup: TrainingSetup, trainable: nn.ModuleDict, top1: float) -> None:
+def write_weights(run: Run, setup: TrainingSetup, engine: Engine, top1: float) -> None:
     """Write student.safetensors and losses.safetensors, with metadata that says how to use them.
+
+    A run with an average of its weights has that in student.safetensors, since that was tested, and
+    the student's own weights in student_last.safetensors.
 
     top1: the accuracy after the last epoch, in percent. A method whose losses have no parameters
     has no second file.
     """
+    modules = {"student": engine.tested, "losses": setup.distiller.losses}
+    if engine.average:
+        modules["student_last"] = setup.distiller.student
     images = setup.train.images
     crop = 1.0 if images.aspect is None else TEST_CROP
     preprocessing = Preprocessing(images.mean, images.std, run.image_size, crop)
@@ -141,10 +147,11 @@ def write_weights(run: Run, setup: TrainingSetup, trainable: nn.ModuleDict, top1
         "run": run.name,
         "commit": run.config["machines"][-1]["commit"],
     }
-    for name, module in trainable.items():
+    for name, module in modules.items():
         state = {key: value.cpu().contiguous() for key, value in module.state_dict().items()}
         if state:
-            data = save(state, {"kdnb": json.dumps(metadata)})
+            tested = metadata | ({"top1": None} if name == "student_last" else {})
+            data = save(state, {"kdnb": json.dumps(tested)})
             write_atomically(run.folder / f"{name}.safetensors", data)
 
 

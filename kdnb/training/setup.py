@@ -75,6 +75,10 @@ def loaders(
         seed=run.seed,
         padding=preset.padding,
         flip=preset.flip,
+        augment=run.augment,
+        mix=run.mix,
+        label_smoothing=run.label_smoothing,
+        views=run.view_count,
         **common,
         **(teacher_sees.loader_options if teacher_sees else {}),
     )
@@ -156,6 +160,7 @@ def build_setup(
             teacher_example=teacher_example,
             same_classes=same_classes,
             labels=images[0].labels,
+            views=run.view_count,
             allow_partial=run.has_named_method,
         )
     check_tensors_are_separate(distiller.trainable())
