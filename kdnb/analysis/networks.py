@@ -30,9 +30,9 @@ from kdnb.models import (
 from kdnb.runs.identity import describe_overrides
 from kdnb.runs.parameters import as_table
 from kdnb.runs.run import Run
+from kdnb.training.evaluation import evaluate
 from kdnb.training.loop import train
 from kdnb.training.setup import holds_data, load_images, loaders
-from kdnb.training.step import evaluate
 from kdnb.training.teacher import load_teacher
 from kdnb.training.teacher_images import teacher_images
 

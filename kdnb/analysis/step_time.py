@@ -17,8 +17,10 @@ from kdnb.models import Output
 from kdnb.results.frame import LABELS_ONLY
 from kdnb.runs.run import Run
 from kdnb.training.distiller import Distiller
+from kdnb.training.evaluation import evaluate
+from kdnb.training.recipe import make_optimizer
 from kdnb.training.setup import TrainingSetup, build_setup, load_images
-from kdnb.training.step import Engine, evaluate
+from kdnb.training.step import Engine
 from kdnb.training.teacher import untrained_teacher
 
 MATRIX_SIZE = 2048  # rows of the matrices whose product measures the arithmetic rate
@@ -72,7 +74,9 @@ class StepTimer:
             method = " ".join([self.run.label, *(f"without {name}" for name in self.left_out)])
             parts = [method, f"{self.run.teacher} → {self.run.student}"]
         size = f"{self.run.image_size} px"
-        return ", ".join([*parts, size, f"batch {self.run.batch_size}", self.run.precision])
+        views = f"{self.run.view_count} views of " if self.run.view_count > 1 else ""
+        batch = f"batch {views}{self.run.batch_size}"
+        return ", ".join([*parts, size, batch, self.run.precision])
 
     def build(self, run: Run) -> TrainingSetup:
         """A new setup of a run, with an untrained teacher."""
@@ -88,12 +92,7 @@ class StepTimer:
     def reference_step(self, run: Run) -> Callable[[], None]:
         """A training step in plain PyTorch: float32, channels first, eager."""
         distiller = self.build(run).distiller.train()
-        optimizer = torch.optim.SGD(
-            distiller.trainable().parameters(),
-            lr=run.lr,
-            momentum=run.preset.momentum,
-            weight_decay=run.preset.weight_decay,
-        )
+        optimizer = make_optimizer(run, distiller.trainable().parameters(), run.lr)
         batches = cycle([in_float32(batch, torch.contiguous_format) for batch in self.batches])
 
         def step() -> None:

@@ -7,6 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from kdnb.data.ragged import Ragged
@@ -22,17 +23,29 @@ class Batch(NamedTuple):
         index: positions of the images in their split, int64 (batch,).
         teacher_images: the same crops as the teacher sees them, in its normalisation and size;
             None if it sees `images`.
+        targets: the probabilities that cross-entropy compares the predictions with, (batch,
+            classes); None for those of `labels`.
+
+    With two views of each image, all tensors have two rows per image: those of the first view, then
+    those of the second in the same order.
     """
 
     images: Tensor
     labels: Tensor
     index: Tensor
     teacher_images: Tensor | None = None
+    targets: Tensor | None = None
 
     @property
     def for_teacher(self) -> Tensor:
         """The images that a teacher gets."""
         return self.images if self.teacher_images is None else self.teacher_images
+
+
+def concatenate(batches: Sequence[Batch]) -> Batch:
+    """Returns one batch of the rows of several."""
+    fields = zip(*batches, strict=True)
+    return Batch(*(None if rows[0] is None else torch.cat(rows) for rows in fields))
 
 
 # Without eq and repr: comparing tensors gives no single truth value, and they are long to print.

@@ -6,27 +6,21 @@ with (seed, epoch). So an epoch can be resumed at any batch, on any device, with
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.data.crops import (
-    TEST_CROP,
-    centre_boxes,
-    copy_windows,
-    crop_each,
-    gather_windows,
-    random_boxes,
-    resize_windows,
-)
-from kdnb.data.images import Batch, Images
+from kdnb.data.augment import augment
+from kdnb.data.choices import Choices, views_of
+from kdnb.data.crops import TEST_CROP, copy_windows, crop_each, gather_windows, resize_windows
+from kdnb.data.images import Batch, Images, concatenate
 from kdnb.data.kept_crops import KeptCrops
+from kdnb.data.mixing import with_targets
 from kdnb.data.normalise import Normalise
 from kdnb.data.ragged import Ragged
-from kdnb.data.stream import stream
+from kdnb.data.stream import stream, to_device
 from kdnb.errors import InputError
 
 
@@ -42,7 +36,11 @@ class Loader:
     centre square for testing. Test crops that were cut on a CPU are kept for the next epoch.
 
     A teacher may see the same crops in another size and normalisation: then the batches have
-    `teacher_images`, too. Photographs are cut anew from the stored pixels, other images resized.
+    `teacher_images`, too. Photographs are cut anew from the stored pixels, other images and those
+    that are strongly augmented are resized.
+
+    With two views, a batch has a weakly augmented version of each image, by crop and flip, and then
+    a strongly augmented one, with a crop and flip of its own.
 
     Args:
         images: the split.
@@ -53,6 +51,12 @@ class Loader:
         padding: black pixels around a training image before it is cropped at random; 0: no such
             crops. Not used for photographs.
         flip: whether training images are flipped left to right with probability 1/2.
+        augment: "trivialaugment" or "randaugment", which follows crop and flip in training; "none":
+            training images are neither cropped at random nor flipped; "": they are.
+        mix: "mixup" or "cutmix": training images are mixed in pairs; "": they are not.
+        label_smoothing: share of each label that is spread over all classes in training.
+        views: number of versions of each image, 1 or 2. Of two, the second alone is strongly
+            augmented, by RandAugment unless `augment` says otherwise.
         device: where the batches are made.
         on_device: whether the device holds all images of the split; on a CPU, a memory map stays
             one. If not, a thread reads the pixels of each batch and sends them to the device, two
@@ -75,6 +79,10 @@ class Loader:
     seed: int = 0
     padding: int = 0
     flip: bool = False
+    augment: str = ""
+    mix: str = ""
+    label_smoothing: float = 0.0
+    views: int = 1
     device: str | torch.device = "cpu"
     on_device: bool = True
     dtype: torch.dtype = torch.float32
@@ -95,8 +103,7 @@ class Loader:
                 f"{images.size} pixels"
             )
         self.device = torch.device(self.device)
-        if self.has_photographs or not self.train:
-            self.padding = 0
+        self.choices = Choices(**{f.name: getattr(self, f.name) for f in fields(Choices)})
         is_cpu = self.device.type == "cpu"
         self.stored = images.images
         if self.on_device and not is_cpu:
@@ -120,29 +127,8 @@ class Loader:
         return full + (rest >= smallest)
 
     def plan(self, epoch: int) -> dict[str, Tensor]:
-        """Draws all choices of an epoch: tensors on the CPU with a row per image, in order.
-
-        Returns a dictionary with
-            "index": int64 (n,), the index of the image;
-            "box": int64 (n, 4), for photographs: left, top, width and height of the crop in pixels
-                of the stored image;
-            "corner": int64 (n, 2), with `padding`: row and column of the crop's first pixel;
-            "flip": bool (n,), with `flip` in training: whether it is flipped.
-        """
-        n = len(self.images)
-        rng = np.random.default_rng([self.seed, epoch])
-        order = rng.permutation(n) if self.train else np.arange(n)
-        choices = {"index": order}
-        if self.has_photographs:
-            sizes = self.images.images.sizes.numpy()[order]
-            choices["box"] = (
-                random_boxes(sizes, rng) if self.train else centre_boxes(sizes, self.test_crop)
-            )
-        elif self.padding:
-            choices["corner"] = rng.integers(0, 2 * self.padding + 1, (n, 2))
-        if self.train and self.flip:
-            choices["flip"] = rng.random(n) < 0.5
-        return {name: torch.from_numpy(rows) for name, rows in choices.items()}
+        """Draws all choices of an epoch; see `Choices.draw`."""
+        return self.choices.draw(epoch)
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Yields the batches of an epoch.
@@ -153,7 +139,7 @@ class Loader:
         """
         plan = self.plan(epoch)
         if self.on_device and not self.has_photographs:  # at once: each copy costs a launch
-            plan = {name: values.to(self.device) for name, values in plan.items()}
+            plan = to_device(plan, self.device)
         steps = range(start * self.batch_size, len(self) * self.batch_size, self.batch_size)
         parts = (
             {name: values[i : i + self.batch_size] for name, values in plan.items()} for i in steps
@@ -174,8 +160,7 @@ class Loader:
 
     def make(self, plan: dict[str, Tensor]) -> Batch:
         """Returns the batch of some rows of a `plan`, in the memory format channels_last."""
-        part = self.read(plan)
-        return self.finish({name: values.to(self.device) for name, values in part.items()})
+        return self.finish(to_device(self.read(plan), self.device))
 
     def read(self, plan: dict[str, Tensor]) -> dict[str, Tensor]:
         """Returns some rows of a `plan` with the stored "pixels" that `crop` needs.
@@ -184,17 +169,19 @@ class Loader:
         """
         if self.crops_each:
             return plan
-        shape = plan["box"][:, 2:].amax(0).tolist() if self.has_photographs else None
+        names = [name for name in plan if name.endswith("box")]  # of each view of photographs
+        shapes = {name: plan[name][:, 2:].amax(0).tolist() for name in names}
         if self.on_device:
             # Not blocking, which would wait until the GPU has finished the steps before.
-            is_cuda = self.device.type == "cuda"
-            plan = {k: v.to(self.device, non_blocking=is_cuda) for k, v in plan.items()}
-        if self.has_photographs:
-            windows = gather_windows if self.on_device else copy_windows
-            pixels = windows(self.stored, plan["index"], plan["box"], *shape)
-        else:
-            pixels = self.stored[plan["index"]]
-        return plan | {"pixels": pixels}
+            plan = to_device(plan, self.device, non_blocking=self.device.type == "cuda")
+        if not self.has_photographs:
+            return plan | {"pixels": self.stored[plan["index"]]}
+        windows = gather_windows if self.on_device else copy_windows
+        pixels = {
+            name.replace("box", "pixels"): windows(self.stored, plan["index"], plan[name], *shape)
+            for name, shape in shapes.items()
+        }
+        return plan | pixels
 
     def crop(self, part: dict[str, Tensor], size: int) -> Tensor:
         """Returns the cropped pixels 0..255 of what `read` returns, (batch, 3, size, size)."""
@@ -204,7 +191,7 @@ class Loader:
             return crop_each(self.stored, part["index"], part["box"], size)
         if self.has_photographs:
             return resize_windows(part["pixels"], part["box"], size)
-        if self.padding:
+        if "corner" in part:
             padded = F.pad(part["pixels"], [self.padding] * 4)  # black, before normalisation
             windows = padded.unfold(2, size, 1).unfold(3, size, 1)  # a view: b 3 y x size size
             rows, columns = part["corner"].unbind(1)
@@ -213,20 +200,44 @@ class Loader:
 
     def finish(self, part: dict[str, Tensor]) -> Batch:
         """Returns the batch of what `read` returns, which is on the device."""
+        if not self.train or self.views == 1:
+            return self.view(part)
+        return concatenate([self.view(part) for part in views_of(part)])
+
+    def view(self, part: dict[str, Tensor]) -> Batch:
+        """Returns the batch of one view; part: of what `read` returns, see `views_of`."""
         index = part["index"]
         flip = part.get("flip")
         pixels = self.crop(part, self.size)
+        is_strong = "operation" in part
+        if is_strong:
+            if flip is not None:
+                pixels, flip = torch.where(flip[:, None, None, None], pixels.flip(3), pixels), None
+            pixels = augment(pixels, part["operation"], part["magnitude"])
         images = self.normalise(pixels, flip)
         teacher_images = None
         if self.teacher_differs:
-            teacher_images = self.normalise_for_teacher(self.teacher_pixels(part, pixels), flip)
-        return Batch(images, self.labels[index], index, teacher_images)
+            for_teacher = self.teacher_pixels(part, pixels, is_strong)
+            teacher_images = self.normalise_for_teacher(for_teacher, flip)
+        batch = Batch(images, self.labels[index], index, teacher_images)
+        if self.train and (self.mix or self.label_smoothing):
+            classes = len(self.images.classes)
+            batch = with_targets(batch, classes, self.label_smoothing, self.mix, part)
+        return batch
 
-    def teacher_pixels(self, part: dict[str, Tensor], pixels: Tensor) -> Tensor:
-        """Returns the pixels 0..255 of the crops in the teacher's size; pixels: the student's."""
+    def teacher_pixels(
+        self, part: dict[str, Tensor], pixels: Tensor, is_strong: bool = False
+    ) -> Tensor:
+        """Returns the pixels 0..255 of the crops in the teacher's size.
+
+        Args:
+            part: of what `read` returns.
+            pixels: the student's.
+            is_strong: whether these are strongly augmented; then they are resized.
+        """
         if self.teacher_size == self.size:
             return pixels
-        if self.has_photographs:
+        if self.has_photographs and not is_strong:
             return self.crop(part, self.teacher_size)
         size = self.teacher_size, self.teacher_size
         return F.interpolate(pixels.float(), size=size, mode="bilinear", antialias=True)

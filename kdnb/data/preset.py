@@ -22,13 +22,14 @@ def cosine(done: float) -> float:
 
 # The learning rate as a share of lr, given the share of the epochs that is done.
 SCHEDULES = {"one cycle": one_cycle, "cosine": cosine}
+STEPS = "steps"  # the schedule of a preset with milestones
+OPTIMIZERS = ("sgd", "nesterov", "adamw")
+WARMUP_START = 0.01  # share of lr with which a warm-up begins
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     """The default training recipe of a data set; a run's own settings override it.
-
-    The optimiser is SGD with momentum.
 
     Attributes:
         student: name of the student network.
@@ -51,8 +52,9 @@ class Preset:
             Empty: the learning rate follows `schedule` instead.
         schedule: a name in SCHEDULES. It has no effect with milestones.
         gamma: what the learning rate is multiplied by at a milestone.
-        momentum: momentum of SGD.
-        weight_decay: weight decay of SGD.
+        optimizer: a name in OPTIMIZERS.
+        momentum: momentum of SGD, or the first beta of AdamW.
+        weight_decay: weight decay of the optimiser; AdamW's is decoupled.
         train_limit: number of training images that the student gets, taken evenly from all
             classes; -1: all.
         for_teacher: settings of a teacher's training that differ, such as {"epochs": 6}.
@@ -75,6 +77,7 @@ class Preset:
     milestones: tuple[float, ...] = ()
     schedule: str = "one cycle"
     gamma: float = 0.1
+    optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     train_limit: int = -1
@@ -84,6 +87,7 @@ class Preset:
 
     def __post_init__(self):
         choose("schedule", self.schedule, SCHEDULES)
+        choose("optimizer", self.optimizer, OPTIMIZERS)
 
     def defaults(self, network: str, teacher: bool) -> dict[str, float]:
         """Returns the settings of a run that it does not give itself.
@@ -93,8 +97,10 @@ class Preset:
             teacher: whether it is trained as a teacher. A teacher gets all training images.
         """
         names = ("epochs", "batch_size", "lr", "image_size", "train_limit")
+        names += ("optimizer", "momentum", "weight_decay")
         settings = {name: getattr(self, name) for name in names}
         settings["lr"] = self.lrs.get(network, self.lr)
+        settings["schedule"] = STEPS if self.milestones else self.schedule
         if teacher:
             settings |= {"train_limit": -1, **self.for_teacher}
         return settings
@@ -115,19 +121,26 @@ class Preset:
             raise InputError(f"image_size is {image_size}: for these images it has to be {allowed}")
         return round(image_size * (self.stored_size or self.image_size) / self.image_size)
 
-    def lr_at(self, epoch: float, epochs: int, lr: float) -> float:
+    def lr_at(
+        self, epoch: float, epochs: int, lr: float, schedule: str = "", warmup_epochs: int = 0
+    ) -> float:
         """Returns the learning rate at a point of the training.
 
-        With milestones it is lr times gamma for each milestone that has passed; each takes effect
-        after a whole number of epochs, the first after one epoch at the earliest. Without, it
-        follows the schedule.
+        With "steps" it is lr times gamma for each milestone that has passed; each takes effect
+        after a whole number of epochs, the first after one epoch at the earliest. Other schedules
+        begin after the warm-up, in which the learning rate rises linearly from 1 % of lr.
 
         Args:
             epoch: the point: epochs that are done, with the fraction of the current one.
             epochs: number of epochs of the run.
             lr: learning rate of the run.
+            schedule: "steps" or a name in SCHEDULES; "": the preset's.
+            warmup_epochs: number of epochs of the warm-up.
         """
-        if self.milestones:
+        if epoch < warmup_epochs:
+            return lr * (WARMUP_START + (1 - WARMUP_START) * epoch / warmup_epochs)
+        schedule = schedule or (STEPS if self.milestones else self.schedule)
+        if schedule == STEPS:
             passed = sum(epoch >= max(1, int(m * epochs)) for m in self.milestones)
             return lr * self.gamma**passed
-        return lr * SCHEDULES[self.schedule](epoch / epochs)
+        return lr * SCHEDULES[schedule]((epoch - warmup_epochs) / (epochs - warmup_epochs))

@@ -10,7 +10,18 @@ from torch import Tensor
 
 AHEAD = 2  # batches that are read and sent ahead of use
 
+# Choices that decide which kernels are launched: the CPU has to know them.
+ON_CPU = ("operation", "magnitude")
+
 Tensors = dict[str, Tensor]
+
+
+def to_device(tensors: Tensors, device: torch.device, non_blocking: bool = False) -> Tensors:
+    """Returns the tensors on a device, but for those of ON_CPU."""
+    return {
+        name: tensor if name in ON_CPU else tensor.to(device, non_blocking=non_blocking)
+        for name, tensor in tensors.items()
+    }
 
 
 def stream(
@@ -31,13 +42,10 @@ def stream(
     def send(plan: Tensors) -> tuple[Tensors, torch.cuda.Event | None]:
         tensors = read(plan)
         if copies is None:
-            return {name: tensor.to(device) for name, tensor in tensors.items()}, None
+            return to_device(tensors, device), None
         with torch.cuda.stream(copies):
-            sent = {
-                name: tensor.pin_memory().to(device, non_blocking=True)
-                for name, tensor in tensors.items()
-            }
-            return sent, copies.record_event()
+            pinned = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+            return to_device(pinned, device, non_blocking=True), copies.record_event()
 
     plans = iter(plans)
     with ThreadPoolExecutor(1, thread_name_prefix="stream") as pool:
@@ -50,7 +58,8 @@ def stream(
                     current = torch.cuda.current_stream(device)
                     current.wait_event(is_sent)
                     for tensor in tensors.values():
-                        tensor.record_stream(current)  # its memory is in use until then
+                        if tensor.is_cuda:
+                            tensor.record_stream(current)  # its memory is in use until then
                 yield tensors
         finally:
             for future in queue:

@@ -64,6 +64,9 @@ class Loss(nn.Module):
         needs_labels: whether the loss reads the labels. The label of an image without one is -1;
             such a loss has to leave the image out, by `labelled_mean`. Images without a label are
             used only by a method with a loss that does not need labels.
+        views: number of versions of each image that the loss needs. With 2, `batch.images` has a
+            weakly augmented version of each image and then, in the same order, a strongly augmented
+            one; `output.logits.chunk(2)` splits an Output. A loss that needs 1 may get either.
         warmup: number of epochs over which the weight of the loss rises linearly, from 1 / warmup
             of it in the first epoch; 0 for the full weight from the start.
         may_be_zero: the options that may be 0, such as the weight of one part of the loss.
@@ -81,6 +84,7 @@ class Loss(nn.Module):
     needs_teacher: ClassVar[bool] = True
     same_classes: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
+    views: ClassVar[int] = 1
     warmup: ClassVar[int] = 0
     may_be_zero: ClassVar[frozenset[str]] = frozenset()
     needs_classifiers: ClassVar[bool] = False

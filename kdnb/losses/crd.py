@@ -101,8 +101,11 @@ class CRD(Loss, name="crd", method="ce + crd:0.8"):
             loss_s = self.nce(e_s, self.memory_t, self.Z_s, indices, labels)
             loss_t = self.nce(e_t, self.memory_s, self.Z_t, indices, labels)
         if self.training:
+            # An image with two views has two embeddings: its row gets the first, in either place,
+            # because which of two different ones is written last is not defined.
+            first = (index[:, None] == index).int().argmax(1)
             for memory, e in ((self.memory_s, e_s), (self.memory_t, e_t)):
-                rows = self.momentum * memory[index] + (1 - self.momentum) * e.detach()
+                rows = self.momentum * memory[index] + (1 - self.momentum) * e.detach()[first]
                 memory.index_copy_(0, index, F.normalize(rows))
         return loss_s + loss_t
 

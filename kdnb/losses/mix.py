@@ -158,6 +158,11 @@ def needs_teacher(terms: Sequence[Term]) -> bool:
     return any(LOSSES[term.loss].needs_teacher for term in terms)
 
 
+def views_needed(terms: Sequence[Term]) -> int:
+    """Returns how many versions of each training image the terms compare."""
+    return max(LOSSES[term.loss].views for term in terms)
+
+
 def weight_at(loss: str, weight: float, epoch):
     """Returns the weight of a loss in an epoch, which rises linearly while the loss warms up.
 

@@ -67,11 +67,14 @@ def zeros(shapes: dict[str, list]) -> Output:
     return Output(logits, pooled=pooled, **maps)
 
 
-def predictor_state(loss: Loss) -> dict[str, Tensor]:
-    """The tensors that a weights file holds besides the student's."""
-    state = {PREFIX + key: value for key, value in loss.state_dict().items()}
-    if loss.classifiers:
-        classifier = loss.classifiers.teacher.state_dict()
+def student_state(student: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a student's weights file; student: a network or a Predicting."""
+    if not isinstance(student, Predicting):
+        return student.state_dict()
+    state = student.network.state_dict()
+    state |= {PREFIX + key: value for key, value in student.loss.state_dict().items()}
+    if student.loss.classifiers:
+        classifier = student.classifier.state_dict()
         state |= {CLASSIFIER + key: value for key, value in classifier.items()}
     return state
 

@@ -216,8 +216,9 @@ def recipe(config: dict) -> str:
     their defaults.
     """
     step_fields = [f for f in fields(Preset) if f.name not in WITHOUT_EFFECT]
-    defaults = {f.name: f.default for f in step_fields if f.default is not MISSING}
-    defaults |= {f.name: f.default for f in fields(Run) if f.compare}
+    defaults = {f.name: f.default for f in fields(Run) if f.compare}
+    # A run's field of the same name, such as momentum, has no value before its preset is known.
+    defaults |= {f.name: f.default for f in step_fields if f.default is not MISSING}
     facts = defaults | training_facts(config)
     shared = {name: value for name, value in facts.items() if name not in TEACHING}
     own_code = (f"network {shared['student']}", f"data set {shared['dataset']}")

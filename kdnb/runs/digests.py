@@ -13,7 +13,7 @@ from kdnb.errors import InputError
 from kdnb.runs.files import damaged, is_finished, json_digest, read_json
 
 SMALL = ("config.json", "metrics.csv", "history.npz")  # of a record, too
-WEIGHTS = ("student.safetensors", "losses.safetensors")
+WEIGHTS = ("student.safetensors", "losses.safetensors", "student_last.safetensors")
 
 
 def file_digest(path: Path) -> str:

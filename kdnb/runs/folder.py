@@ -158,8 +158,13 @@ class RunFolder:
 
     @property
     def weights(self) -> Path:
-        """The file of the trained network, after the last epoch."""
+        """The file of the trained network, after the last epoch: the one that was tested."""
         return check_file(require_file(self.folder / "student.safetensors"))
+
+    @property
+    def last_weights(self) -> Path:
+        """The file of the student's own weights, in a run that was tested by their average."""
+        return check_file(require_file(self.folder / "student_last.safetensors"))
 
     @property
     def loss_weights(self) -> Path:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields
 
+from kdnb.data.preset import STEPS
 from kdnb.paths import file_name
 from kdnb.runs.folder import RunFolder
 from kdnb.runs.stored_names import STORED_NAMES
@@ -35,6 +36,12 @@ DISPLAY_VALUES = {
     ("teacher_size", "0"): "the student's",
     ("milestones", "[]"): "one cycle",
     ("student_weights_hash", ""): "none",
+    ("augment", ""): "the preset's",
+    ("clip", "0.0"): "none",
+    ("ema", "0.0"): "none",
+    ("label_smoothing", "0.0"): "none",
+    ("mix", ""): "none",
+    ("views", "0"): "1",
 }
 
 
@@ -56,6 +63,8 @@ def training_facts(config: Mapping) -> dict[str, object]:
     describes no run.
     """
     preset = {name: value for name, value in config["preset"].items() if name not in WITHOUT_EFFECT}
+    if preset.get("milestones"):
+        preset["schedule"] = STEPS  # as a run calls it; the preset's own has no effect
     decoding = {"decoding": config.get("decoding", 1)} if "classes" in config else {}
     return preset | config["run"] | decoding
 

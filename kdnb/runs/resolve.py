@@ -15,6 +15,7 @@ from kdnb.paths import data_folder
 from kdnb.runs import parameters
 from kdnb.runs.identity import Identity
 from kdnb.runs.plugins import load_plugins
+from kdnb.runs.recipe import resolve_recipe
 from kdnb.runs.weights import (
     default_student_weights,
     several_sources,
@@ -42,9 +43,16 @@ def resolve(run: Identity) -> None:
         student=model_name(run.student or preset.student),
         teacher=",".join(map(model_name, (run.teacher or preset.teacher).split(","))),
     )
-    run.set_fields(**{name: getattr(run, name) or value for name, value in run.defaults.items()})
+    given = {name: getattr(run, name) for name in run.defaults}
+    run.set_fields(
+        **{
+            name: value if given[name] == getattr(type(run), name) else given[name]
+            for name, value in run.defaults.items()
+        }
+    )
     run.set_fields(precision=pick_precision(run.precision, pick_device(run.device)))
     check_values(run)
+    resolve_recipe(run, terms)
     if not run.student_weights_hash:
         default = default_student_weights(preset, run.student)
         source, digest = student_source(run.student_weights, run.student, default)
@@ -77,8 +85,6 @@ def check_values(run: Identity) -> None:
         raise InputError("batch_size is 1: batch norm needs at least 2 images")
     if run.test_every == 0:
         raise InputError("test_every is 0: it must be 1 or more; the last epoch is always tested")
-    if run.validation >= 1:
-        raise InputError(f"validation is {run.validation}: it must be a share below 1")
 
 
 def resolve_teacher(run: Identity, terms: Sequence[Term]) -> None:

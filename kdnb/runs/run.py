@@ -9,7 +9,7 @@ from pathlib import Path
 from kdnb.data import DATASETS, Preset
 from kdnb.device import system_errors
 from kdnb.errors import InputError
-from kdnb.losses.mix import Term, applicable_terms, canonical, label, parse
+from kdnb.losses.mix import Term, applicable_terms, canonical, label, parse, views_needed
 from kdnb.paths import file_name, output_folder, run_folder
 from kdnb.runs import parameters
 from kdnb.runs.folder import RunFolder
@@ -19,6 +19,8 @@ from kdnb.runs.resolve import resolve
 
 where = partial(field, compare=False)  # a field that says where or how, not what, is trained
 derived = partial(field, default="", metadata={"derived": True})  # a field that is no parameter
+# Parts of a recipe that no preset has, and so no teacher that is trained first.
+NOT_OF_A_PRESET = ("warmup_epochs", "label_smoothing", "clip", "ema", "augment", "mix", "views")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,17 @@ class Run(Identity):
     epochs: int = 0  # 0: the preset's
     batch_size: int = 0  # 0: the preset's
     lr: float = 0.0  # the highest learning rate; 0: the preset's
+    optimizer: str = ""  # sgd, nesterov, adamw; "": the preset's
+    momentum: float = -1.0  # of sgd and nesterov, the first beta of adamw; -1: the preset's
+    weight_decay: float = -1.0  # 0: none; -1: the preset's
+    schedule: str = ""  # of lr: steps (the preset's), cosine, onecycle; "": the preset's
+    warmup_epochs: int = 0  # in which lr rises linearly, before steps or cosine
+    label_smoothing: float = 0.0  # of ce: the share of the label spread over all classes
+    clip: float = 0.0  # the largest norm of the gradients; 0: no limit
+    ema: float = 0.0  # decay of an average of the weights, which is tested then; 0: no average
+    augment: str = ""  # trivialaugment, randaugment: after crop and flip; none: not even these
+    mix: str = ""  # mixup, cutmix: training images are mixed in pairs; "": they are not
+    views: int = 0  # 2: each image weakly and strongly augmented; 0: as many as the method needs
     image_size: int = 0  # height and width of the networks' input in pixels; 0: the preset's
     train_limit: int = 0  # number of training images, balanced; -1: all; 0: the preset's
     test_limit: int = 0  # number of test images, balanced; 0: all
@@ -137,6 +150,11 @@ class Run(Identity):
         return bool(is_foreign) and self.dataset != "imagenet"
 
     @property
+    def view_count(self) -> int:
+        """How many versions of each training image a step has."""
+        return self.views or views_needed(self.terms)
+
+    @property
     def has_named_method(self) -> bool:
         """Whether the method has a name; then losses that the teacher cannot serve are left out."""
         return self.label != self.method
@@ -154,8 +172,11 @@ class Run(Identity):
         if self.teacher_knows_other_classes:  # without what it cannot teach
             trained, _ = applicable_terms(self.terms, same_classes=False, allow_partial=True)
             values["method"] = canonical(trained)
+        zero_matters = ("seed", "momentum", "weight_decay")
         values = {
-            name: value for name, value in values.items() if value not in ("", 0) or name == "seed"
+            name: value
+            for name, value in values.items()
+            if value not in ("", 0) or name in zero_matters
         }
         return parameters.as_table("parameter", values)
 
@@ -188,6 +209,7 @@ class Run(Identity):
         recipe = self.preset.defaults(self.teacher, teacher=True)
         size = self.teacher_size or self.image_size
         recipe |= {"epochs": self.teacher_epochs, "image_size": size, "rerun": False}
+        recipe |= {name: getattr(Run, name) for name in NOT_OF_A_PRESET}
         recipe |= {"test_limit": 0}  # so that a small trial and a full run share their teacher
         random_weights = {"student_weights": "", "student_weights_hash": ""}
         return self.with_changes(

@@ -1,6 +1,7 @@
 """The objective: a student, a frozen teacher, and the weighted losses between them."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,24 @@ def check_maps(terms: Sequence[Term], student: Output, teacher: Output) -> None:
             )
 
 
+def run_views(network: nn.Module, images: Tensor, views: int) -> Output:
+    """The Output of all images, one view of them after the other.
+
+    So batch norm in train mode has the statistics of one view, as in the published code.
+    """
+    if views == 1:
+        return network(images)
+    outputs = [network(view) for view in images.chunk(views)]
+    return Output(*map(concatenate, zip(*outputs, strict=True)))
+
+
+def concatenate(parts: Sequence) -> Tensor | tuple | None:
+    """The batches of a field of Output: tensors, tuples of tensors, or None."""
+    if isinstance(parts[0], tuple):
+        return tuple(map(torch.cat, zip(*parts, strict=True)))
+    return None if parts[0] is None else torch.cat(parts)
+
+
 class Distiller(nn.Module):
     """The weighted sum of a method's losses, such as ce + 0.9 kd + 200 afd.
 
@@ -45,6 +64,7 @@ class Distiller(nn.Module):
         labels: (n,) of the whole training set, for losses that remember its images, such as CRD.
         batch_size: images in a full batch, for losses whose layers depend on it, such as SemCKD; 0:
             as many as in `example`.
+        views: number of views of each image in a batch, which have batch norm statistics each.
         allow_partial: leave out losses that this teacher cannot serve, and name them in `left_out`.
 
     Raises InputError for a missing teacher or example, for images that are too small for a network,
@@ -63,10 +83,12 @@ class Distiller(nn.Module):
         same_classes: bool | None = None,
         labels: Tensor | None = None,
         batch_size: int = 0,
+        views: int = 1,
         allow_partial: bool = False,
     ):
         super().__init__()
         self.student = student
+        self.views = views
         self.teacher: nn.Module | None = None
         self.left_out: tuple[str, ...] = ()
         self.losses = nn.ModuleDict()
@@ -132,6 +154,7 @@ class Distiller(nn.Module):
         labels: Tensor,
         index: Tensor | None = None,
         teacher_images: Tensor | None = None,
+        targets: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The losses of a batch before weighting, their weighted sum "total"; the student's logits.
 
@@ -141,9 +164,10 @@ class Distiller(nn.Module):
             index: (batch,), the images' positions in the training set, for losses that remember
                 them.
             teacher_images: the images as the teacher sees them; None: as the student does.
+            targets: (batch, classes), what cross-entropy compares with; None: the labels.
         """
-        batch = Batch(images, labels, index, teacher_images)
-        student = self.model(images)
+        batch = Batch(images, labels, index, teacher_images, targets)
+        student = run_views(self.model, images, self.views)
         teacher = None if self.teacher is None else self.teach(batch.for_teacher)
         terms = {
             name: loss(student, self.teacher_output(loss, teacher), batch)
@@ -164,9 +188,11 @@ class Distiller(nn.Module):
     def teach(self, images: Tensor) -> Output | tuple[Output, ...]:
         """The teacher's Output, or the Outputs of all teachers."""
         if self.teacher_grad:
-            return self.teacher(images.detach().requires_grad_())
-        with torch.no_grad():
-            return self.teacher(images)
+            images = images.detach().requires_grad_()
+        with nullcontext() if self.teacher_grad else torch.no_grad():
+            if isinstance(self.teacher, Teachers):
+                return tuple(run_views(each, images, self.views) for each in self.teacher)
+            return run_views(self.teacher, images, self.views)
 
     @staticmethod
     def teacher_output(loss: nn.Module, teacher: Output | tuple[Output, ...] | None):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+from kdnb.progress import count
 from kdnb.runs.run import Run
 from kdnb.training.setup import TrainingSetup
 
@@ -27,6 +28,15 @@ def log_setup(run: Run, setup: TrainingSetup, log: Callable[[str], None]) -> Non
             "its teacher's weights do not name their classes: since there are as many as in the "
             "data set, they are assumed to be the same"
         )
+
+
+def cost_line(setup: TrainingSetup, epochs: int) -> str:
+    """How many steps a run has, and what one costs if its images have two views."""
+    text = f"{count(epochs, 'epoch')} of {count(len(setup.train), 'step')}"
+    if setup.train.views == 1:
+        return text
+    rows = setup.train.views * setup.train.batch_size
+    return f"{text} of {rows} images, {setup.train.views} views of {setup.train.batch_size}"
 
 
 def epoch_line(row: dict, epochs: int) -> str:

@@ -16,11 +16,12 @@ from kdnb.runs.checkpoint import drop_checkpoints, load_checkpoint, save_checkpo
 from kdnb.runs.config import check_config_matches, make_config, set_aside
 from kdnb.runs.lock import locked
 from kdnb.runs.run import Run
+from kdnb.training.evaluation import evaluate
 from kdnb.training.history import History, check_history
-from kdnb.training.log import epoch_line, log_setup
+from kdnb.training.log import cost_line, epoch_line, log_setup
 from kdnb.training.outputs import record_fallback, write_config, write_result, write_weights
 from kdnb.training.setup import TrainingSetup, build_setup, check, load_images
-from kdnb.training.step import Engine, evaluate
+from kdnb.training.step import Engine
 from kdnb.training.tracking import TRACKERS
 
 CHECKPOINT_SECONDS = 180  # between checkpoints inside an epoch; every epoch ends with one
@@ -108,7 +109,7 @@ class Training:
             closing(self.tracker),
         ):
             self.resume()
-            self.log(f"{self.run.name}: {count(epochs, 'epoch')} of {count(steps, 'step')}")
+            self.log(f"{self.run.name}: {cost_line(self.setup, epochs)}")
             while self.epoch < epochs:
                 done = self.epoch * steps + self.tests_before(self.epoch) * tests
                 progress.n = progress.last_print_n = done + self.step
@@ -134,7 +135,8 @@ class Training:
     def lr_at(self, step: int) -> float:
         """The learning rate of a step of the current epoch."""
         epoch = self.epoch + step / len(self.setup.train)
-        return self.run.preset.lr_at(epoch, self.run.epochs, self.run.lr)
+        run = self.run
+        return run.preset.lr_at(epoch, run.epochs, run.lr, run.schedule, run.warmup_epochs)
 
     def train_epoch(self, stop: StopButton, progress: tqdm) -> None:
         """Train the rest of the current epoch, test, and save a checkpoint. Raises Interrupted."""
@@ -195,8 +197,8 @@ class Training:
                     "run it again to go on from there"
                 )
 
-        student = self.setup.distiller.model
-        return evaluate(student, self.setup.test, self.run.precision, after_batch=after_batch)
+        tested, loader = self.engine.tested, self.setup.test
+        return evaluate(tested, loader, self.run.precision, after_batch=after_batch)
 
     def check_finite(self, test_loss: float = 0.0) -> None:
         """Raises InputError if a loss or a weight is not finite. Waits for the device."""
@@ -242,6 +244,6 @@ class Training:
     def finish(self) -> None:
         """Write the weights, then result.json, which marks the run as finished."""
         rows = self.history.rows
-        write_weights(self.run, self.setup, self.engine.trainable, rows[-1]["test_top1"])
+        write_weights(self.run, self.setup, self.engine, rows[-1]["test_top1"])
         write_result(self.run, rows, self.setup)
         drop_checkpoints(self.run.folder)

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safetensors.torch import save
-from torch import nn
 
 from kdnb.data import Images
 from kdnb.data.crops import TEST_CROP
 from kdnb.data.image_file import VERSION
 from kdnb.device import has_compiler, set_threads
-from kdnb.losses.predicting import predictor_state
+from kdnb.losses.predicting import student_state
 from kdnb.models import Preprocessing, parameter_count
 from kdnb.runs.code import definitions, has_outside_code
 from kdnb.runs.config import check_config_matches, make_config
@@ -24,6 +23,7 @@ from kdnb.runs.folder import FORMAT
 from kdnb.runs.plugins import LOADED
 from kdnb.runs.run import Run
 from kdnb.training.setup import TrainingSetup
+from kdnb.training.step import Engine
 
 # Fields that say where things were.
 PLACES = ("student_weights", "teacher_weights", "data_root", "plugins")
@@ -123,12 +123,21 @@ def record_fallback(run: Run) -> None:
         write_json(run.folder / "config.json", config)
 
 
-def write_weights(run: Run, setup: TrainingSetup, trainable: nn.ModuleDict, top1: float) -> None:
+def write_weights(run: Run, setup: TrainingSetup, engine: Engine, top1: float) -> None:
     """Write student.safetensors and losses.safetensors, with metadata that says how to use them.
+
+    A run with an average of its weights has that in student.safetensors, since that was tested, and
+    the student's own weights in student_last.safetensors.
 
     top1: the accuracy after the last epoch, in percent. A method whose losses have no parameters
     has no second file.
     """
+    states = {
+        "student": student_state(engine.tested),
+        "losses": setup.distiller.losses.state_dict(),
+    }
+    if engine.average:
+        states["student_last"] = student_state(setup.distiller.model)
     images = setup.train.images
     crop = 1.0 if images.aspect is None else TEST_CROP
     preprocessing = Preprocessing(images.mean, images.std, run.image_size, crop)
@@ -143,15 +152,13 @@ def write_weights(run: Run, setup: TrainingSetup, trainable: nn.ModuleDict, top1
         "run": run.name,
         "commit": run.config["machines"][-1]["commit"],
     }
-    distiller = setup.distiller
-    states = {name: module.state_dict() for name, module in trainable.items()}
-    if distiller.predictor:
-        metadata["predictor"] = distiller.predictor_metadata
-        states["student"] |= predictor_state(distiller.losses[distiller.predictor])
+    if setup.distiller.predictor_metadata:
+        metadata["predictor"] = setup.distiller.predictor_metadata
     for name, state in states.items():
         state = {key: value.cpu().contiguous() for key, value in state.items()}
         if state:
-            data = save(state, {"kdnb": json.dumps(metadata)})
+            tested = metadata | ({"top1": None} if name == "student_last" else {})
+            data = save(state, {"kdnb": json.dumps(tested)})
             write_atomically(run.folder / f"{name}.safetensors", data)
 
 

@@ -1,7 +1,6 @@
 """What a run starts from: its images, batches, networks and teacher."""
 
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,11 +12,11 @@ from kdnb.data.stanford40 import Stanford40
 from kdnb.device import PRECISIONS, fits, pick_device
 from kdnb.errors import InputError
 from kdnb.losses import LOSSES
-from kdnb.models import create_model, imagenet_model, load_weights, read_metadata, timm_model
+from kdnb.models import create_model
 from kdnb.paths import data_folder
 from kdnb.runs.run import Run
-from kdnb.runs.weights import file_hash
 from kdnb.training.distiller import Distiller
+from kdnb.training.initial_weights import load_initial_weights
 from kdnb.training.teacher import Teacher, load_teacher
 from kdnb.training.teacher_images import TeacherImages, teacher_image_size, teacher_images
 
@@ -75,6 +74,10 @@ def loaders(
         seed=run.seed,
         padding=preset.padding,
         flip=preset.flip,
+        augment=run.augment,
+        mix=run.mix,
+        label_smoothing=run.label_smoothing,
+        views=run.view_count,
         **common,
         **(teacher_sees.loader_options if teacher_sees else {}),
     )
@@ -146,7 +149,7 @@ def build_setup(
         torch.default_generator.manual_seed(run.seed)
         student = create_model(run.student, len(classes), run.image_size)
         if run.student_weights_hash:
-            head = load_pretrained(student, run, classes)
+            head = load_initial_weights(student, run, classes)
         student = student.to(train.device)
         distiller = Distiller(
             student,
@@ -156,55 +159,12 @@ def build_setup(
             teacher_example=teacher_example,
             same_classes=same_classes,
             labels=images[0].labels,
-            batch_size=train.batch_size,
+            batch_size=train.batch_size * run.view_count,
+            views=run.view_count,
             allow_partial=run.has_named_method,
         )
     check_tensors_are_separate(distiller.trainable())
     return TrainingSetup(distiller, train, test, teacher, teacher_sees, is_assumed, head)
-
-
-def load_pretrained(student: nn.Module, run: Run, classes: tuple[str, ...]) -> str:
-    """Load a run's `student_weights` into a student; returns where its classifier comes from.
-
-    The classifier's are loaded if the file names the same classes, or names none and has as many,
-    unless `student_head` is "new".
-
-    Raises InputError for a file that changed since the run was described.
-    """
-    if run.student_weights_hash == "imagenet":
-        model, known_classes = imagenet_model(run.student)
-    elif run.student_weights_hash == "pretrained":
-        # Their names are not known, but they are not those of another data set of as many classes.
-        model, known_classes = timm_model(run.student, run.image_size), ("timm's",)
-    else:
-        path = Path(run.student_weights)
-        if not path.is_file() or file_hash(path) != run.student_weights_hash:
-            raise InputError(
-                f"student_weights {run.student_weights!r} does not hold the initial weights of "
-                f"{run.name}: set it to their file"
-            )
-        model = load_weights(run.student, path, run.image_size, "student", network_alone=True)
-        metadata = read_metadata(path)
-        # The classifier of a student that predicts by another one is not trained.
-        is_trained = "predictor" not in metadata
-        known_classes = (metadata.get("classes") or ()) if is_trained else ("none",)
-    state = model.state_dict()
-    same_classes, is_assumed = Teacher(model, tuple(known_classes)).same_classes(classes)
-    is_new = run.student_head == "new" or not same_classes
-    if is_new:
-        for key, value in student.state_dict().items():
-            if key.rpartition(".")[0] == student.classifier_name:
-                state[key] = value
-    student.load_state_dict(state)
-    if is_new:
-        why = "student_head is new" if same_classes else "its weights are of other classes"
-        return f"its classifier begins with random weights: {why}"
-    if is_assumed:
-        return (
-            "its initial weights do not name their classes: since there are as many as in the data "
-            "set, they are assumed to be the same; student_head new gives it a random classifier"
-        )
-    return "its classifier is that of student_weights"
 
 
 def check_tensors_are_separate(module: nn.Module) -> None:

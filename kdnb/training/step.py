@@ -1,4 +1,4 @@
-"""One training step, eager, compiled or as a CUDA graph; and the evaluation of a network."""
+"""One training step, eager, compiled or as a CUDA graph."""
 
 import copy
 import math
@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from kdnb.data import Batch
-from kdnb.data.loader import Loader
 from kdnb.runs.run import Run
 from kdnb.training.cuda_graph import CUDAGraphStep, on_side_stream
 from kdnb.training.distiller import Distiller
+from kdnb.training.recipe import Average, make_optimizer
 
 GRAPH_DEVICES = ("cuda",)  # where full steps are replayed as a graph, unless compile is off
 
 
 class Engine:
-    """The training step of a run, SGD: call it with a batch.
+    """The training step of a run: call it with a batch.
 
     It sums up losses and accuracy on the device; nothing in a step waits for the device. The step
     of a full batch may be compiled and captured; the last, smaller batch of an epoch runs eagerly.
@@ -41,20 +41,23 @@ class Engine:
         batch_size: int = 0,
     ):
         self.device = device
-        self.batch_size = batch_size or run.batch_size
+        # Rows of a full batch: there is one for each view of an image.
+        self.batch_size = (batch_size or run.batch_size) * run.view_count
         self.precision = run.precision
+        self.clip = run.clip
         self.distiller = distiller.to(device, memory_format=torch.channels_last).train()
         self.trainable = distiller.trainable()
         self.lr = run.lr
         use_graph = device.type in GRAPH_DEVICES and run.compile != "off"
-        self.optimizer = torch.optim.SGD(
+        self.optimizer = make_optimizer(
+            run,
             self.trainable.parameters(),
             # A tensor in a captured step, which would keep a Python number for ever.
             lr=torch.tensor(run.lr, device=device) if use_graph else run.lr,
-            momentum=run.preset.momentum,
-            weight_decay=run.preset.weight_decay,
             fused=device.type in ("cpu", "cuda"),
         )
+        self.average = Average(distiller.model, run.ema) if run.ema else None
+        self.fields: tuple[str, ...] = Batch._fields  # those that the batches have
         self.eager_step = partial(self._step, self._forward)
         self.full_step = self.eager_step
         self.compiled_forward: Callable | None = None  # made in the first step
@@ -80,17 +83,20 @@ class Engine:
     def __call__(self, batch: Batch) -> None:
         is_full = len(batch.labels) == self.batch_size
         with on_side_stream(self.stream):
-            # A captured step takes tensors only: images for the teacher alone may be missing.
-            tensors = [value for value in batch if value is not None]
-            (self.full_step if is_full else self.eager_step)(*tensors)
+            # A captured step takes tensors only. The same fields are None in all batches of a run.
+            given = {name: value for name, value in batch._asdict().items() if value is not None}
+            self.fields = tuple(given)
+            (self.full_step if is_full else self.eager_step)(*given.values())
 
-    def _forward(self, images: Tensor, labels: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+    def _forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of a batch; its terms times the images, correct predictions, labelled images.
 
-        others: the index, and the teacher's images if the batch has them.
+        tensors: the fields of the batch, as `fields` names them.
         """
+        batch = dict(zip(self.fields, tensors, strict=True))
+        labels = batch["labels"]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            terms, logits = self.distiller(images, labels, *others)
+            terms, logits = self.distiller(**batch)
         correct = (logits.detach().argmax(1) == labels).sum()  # never without a label, -1
         labelled = (labels >= 0).sum()
         counts = [labelled if name in self.of_labelled else len(labels) for name in self.names]
@@ -118,17 +124,26 @@ class Engine:
                 self.load(before)
         self._step(self.compiled_forward, *batch)
 
-    def _step(self, forward: Callable, images: Tensor, labels: Tensor, *others: Tensor) -> None:
+    def _step(self, forward: Callable, *batch: Tensor) -> None:
         """One step. Its results stay on the device, in tensors that are always the same."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss, sums = forward(images, labels, *others)
+        loss, sums = forward(*batch)
         loss.backward()
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.trainable.parameters(), self.clip)
         self.optimizer.step()
+        if self.average:
+            self.average.update()
         self.sums[:-2] += sums[:-1]
-        self.sums[-2] += len(labels)
+        self.sums[-2] += len(batch[0])
         self.labelled += sums[-1]
         is_first_nonfinite = (self.sums[-1] == 0) & ~torch.isfinite(sums[0])
         self.sums[-1] += is_first_nonfinite * self.sums[-2]
+
+    @property
+    def tested(self) -> nn.Module:
+        """The network that is tested: the average of the student's weights if there is one."""
+        return self.average.model if self.average else self.distiller.model
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate, in place: a captured step reads it from a tensor."""
@@ -182,6 +197,8 @@ class Engine:
             "running": self.distiller.running_buffers(),
             "rng": torch.get_rng_state(),
         }
+        if self.average:
+            state["average"] = self.average.state()
         if self.stream:
             state["device_rng"] = torch.cuda.get_rng_state(self.device)
         return state
@@ -205,42 +222,8 @@ class Engine:
         self.labelled.copy_(state.get("labelled", self.sums[-2]))  # before 0.2 all images had one
         for name, buffer in self.distiller.running_buffers().items():
             buffer.copy_(state["running"][name])
+        if self.average:
+            self.average.load(state["average"])
         torch.set_rng_state(state["rng"])
         if self.stream and "device_rng" in state:
             torch.cuda.set_rng_state(state["device_rng"], self.device)
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    loader: Loader,
-    precision: str = "float32",
-    is_teacher: bool = False,
-    after_batch: Callable[[], None] = lambda: None,
-) -> dict[str, float]:
-    """Accuracies "top1" and "top5" (%) and cross-entropy "loss" of all images, in eval mode.
-
-    Args:
-        model: the network; its mode is restored at the end, also after an error.
-        loader: the batches.
-        precision: float32 or bfloat16.
-        is_teacher: whether the network gets the teacher's images of each batch.
-        after_batch: called after each batch; it may raise to stop.
-    """
-    was_training = model.training
-    model.eval()
-    sums = torch.zeros(3, device=loader.device)
-    try:
-        for batch in loader.epoch():
-            images = batch.for_teacher if is_teacher else batch.images
-            labels = batch.labels
-            with torch.autocast(loader.device.type, torch.bfloat16, precision == "bfloat16"):
-                logits = model(images).logits.float()
-            correct = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-            loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
-            sums += torch.stack([correct[:, 0].sum(), correct.sum(), loss])
-            after_batch()
-    finally:
-        model.train(was_training)
-    top1, top5, loss = (value / len(loader.images) for value in sums.tolist())
-    return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss}

@@ -114,11 +114,24 @@ def test_photographs_are_cropped_by_the_plan():
         assert_close(loader.make(plan).images, (crops / 255 - 0.5) / 0.25, atol=1e-5, rtol=0)
 
 
+PHOTOGRAPHS = image_set(n=45, size=30, aspect=torch.linspace(0.5, 2, 45))
+TWO_VIEWS = {"views": 2, "mix": "cutmix", "label_smoothing": 0.1}
 KINDS = {
-    "photographs": {"images": image_set(n=45, size=30, aspect=torch.linspace(0.5, 2, 45))},
+    "photographs": {"images": PHOTOGRAPHS},
     "padded": {"images": image_set(n=45), "padding": 2},
     "plain": {"images": image_set(n=45)},
+    "two views of photographs": {"images": PHOTOGRAPHS, "teacher_size": 12} | TWO_VIEWS,
+    "two views": {"images": image_set(n=45), "padding": 2} | TWO_VIEWS,
+    "augmented": {"images": image_set(n=45), "augment": "trivialaugment", "mix": "mixup"},
 }
+
+
+def equal(batch, other):
+    """Whether two batches have the same fields with the same bits."""
+    return all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a is b
+        for a, b in zip(batch, other, strict=True)
+    )
 
 
 def loaders(kind, train=True):
@@ -139,9 +152,42 @@ def test_streamed_batches_have_the_same_bits(kind, train):
     held, streamed = loaders(kind, train)
     for start in (0, 3):
         for due, batch in zip(held.epoch(1, start), streamed.epoch(1, start), strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(due[:3], batch[:3], strict=True))
-    due, batch = held.take([7, 2]), streamed.take([7, 2])
-    assert all(torch.equal(a, b) for a, b in zip(due[:3], batch[:3], strict=True))
+            assert equal(due, batch)
+    assert equal(held.take([7, 2]), streamed.take([7, 2]))
+
+
+@pytest.mark.parametrize("kind", ["two views of photographs", "two views", "augmented"])
+def test_an_augmented_epoch_may_be_entered_in_the_middle(kind):
+    loader = Loader(**KINDS[kind], batch_size=10, size=8, train=True, flip=True)
+    for due, batch in zip([*loader.epoch(2)][3:], loader.epoch(2, 3), strict=True):
+        assert equal(due, batch)
+    assert not equal(next(loader.epoch(2)), next(loader.epoch(3)))
+
+
+@pytest.mark.parametrize("images", [image_set(n=45), PHOTOGRAPHS], ids=["padded", "photographs"])
+def test_two_views_are_a_weak_and_a_strong_one_of_the_same_images(images):
+    """The weak view is that of a run with one; crop and flip of the strong one are its own."""
+    how = {"batch_size": 20, "size": 8, "train": True, "padding": 2, "flip": True}
+    batch = next(Loader(images, **how, views=2).epoch())
+    weak = next(Loader(images, **how).epoch())
+    assert torch.equal(batch.images[:20], weak.images) and len(batch.images) == 40
+    assert torch.equal(batch.labels, weak.labels.repeat(2))
+    assert torch.equal(batch.index, weak.index.repeat(2))
+    loader = Loader(images, **how, views=2)
+    plan = loader.plan(0)
+    plan["operation"].zero_()  # identity
+    rest = loader.make({name: rows[:20] for name, rows in plan.items()}).images
+    assert not torch.equal(rest[20:], batch.images[20:])
+    assert (rest[20:] != rest[:20]).flatten(1).any(1).float().mean() > 0.8
+
+
+def test_without_augmentation_every_epoch_has_the_same_images():
+    for images in (image_set(n=45), PHOTOGRAPHS):
+        loader = Loader(images, 45, 8, train=True, padding=2, flip=True, augment="none")
+        first, second = (next(loader.epoch(number)) for number in (0, 1))
+        assert torch.equal(
+            first.images[first.index.argsort()], second.images[second.index.argsort()]
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)

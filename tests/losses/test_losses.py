@@ -280,6 +280,19 @@ def test_the_momentum_of_crd_is_how_much_of_a_row_stays(pair):
     assert torch.allclose(crd.memory_s[BATCH.index], rows, atol=1e-6)
 
 
+def test_crd_remembers_the_first_of_two_views_of_an_image(pair):
+    """In either place: which of two rows is written last is not defined on a GPU."""
+    crd = CRD(*pair).train()
+    crd.setup(LABELS)
+    before = crd.memory_s.clone()
+    index = torch.tensor([4, 5, 6, 4, 5, 6])
+    with torch.no_grad():
+        embedded = F.normalize(crd.embed_s(pair[0].pooled))[:3]
+        crd(*pair, BATCH._replace(index=index, labels=LABELS[index]))
+    rows = F.normalize(0.5 * before[4:7] + 0.5 * embedded)
+    assert torch.allclose(crd.memory_s[4:7], rows, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["dkd", "nkd"])
 def test_the_other_classes_are_compared_without_the_labels(pair, name):
     """The label's logit is masked out: a constant added to all logits has no effect."""

@@ -110,13 +110,25 @@ def capture_on_tape(step):
     return torch.no_grad()(tape.replay)
 
 
-@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.needs_teacher])
-def test_every_loss_computes_the_same_in_a_captured_step(
-    captures, teacher, tmp_path, monkeypatch, name
+WITH_TEACHER = [name for name, loss in LOSSES.items() if loss.needs_teacher]
+SMOOTH = {"label_smoothing": 0.1, "clip": 0.5, "ema": 0.9, "mix": "mixup", "views": 2}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"method": f"ce + {name}:0.1"} for name in WITH_TEACHER),
+        {"method": "kd", "optimizer": "adamw", "lr": 0.001, "schedule": "cosine", **SMOOTH},
+        {"method": "ce + crd:0.8(K=16)", "optimizer": "nesterov", "views": 2},
+    ],
+    ids=[*WITH_TEACHER, "adamw and more", "crd with two views"],
+)
+def test_every_loss_and_recipe_computes_the_same_in_a_captured_step(
+    captures, teacher, tmp_path, monkeypatch, fields
 ):
     """Over three epochs and an interrupt: nothing that changes between steps may be a Python
     number."""
-    fields = {"method": f"ce + {name}:0.1", "teacher_weights": teacher}
+    fields = fields | {"teacher_weights": teacher}
     eager = train(eager_run(tmp_path / "eager", **fields), log=quiet)
     monkeypatch.setattr(cuda_graph, "capture", capture_on_tape)
     taped = graph_run(tmp_path / "taped", **fields)

@@ -30,7 +30,8 @@ from kdnb.data import DATASETS
 from kdnb.data.image_file import VERSION
 from kdnb.data.loader import Loader
 from kdnb.models import read_metadata
-from kdnb.training.step import Engine, evaluate
+from kdnb.training.evaluation import evaluate
+from kdnb.training.step import Engine
 
 
 @pytest.fixture(scope="module")
@@ -199,8 +200,8 @@ def test_a_folder_of_another_run_is_refused_by_name(finished, run, is_finished):
     with pytest.raises(InputError, match=r"holds another run: lr was 0\.02 and is now 0\.5"):
         train(replace(opened, lr=0.5), log=quiet)
     preset = run.config["preset"]
-    edit(run.folder / "config.json", preset=preset | {"momentum": 0.5})
-    with pytest.raises(InputError, match=r"momentum was 0\.5 and is now 0\.9"):
+    edit(run.folder / "config.json", preset=preset | {"gamma": 0.5})
+    with pytest.raises(InputError, match=r"gamma was 0\.5 and is now 0\.1"):
         train(opened, log=quiet)
     # This changes no step of this network.
     edit(run.folder / "config.json", preset=preset | {"lrs": {"resnet8": 1.0}})

@@ -13,9 +13,9 @@ import kdnb
 from kdnb import InputError, analysis, create_model, train
 from kdnb.losses import LOSSES, METHODS, Loss
 from kdnb.training.distiller import Distiller
+from kdnb.training.evaluation import evaluate
 from kdnb.training.loss_terms import Teachers
 from kdnb.training.setup import load_images, loaders
-from kdnb.training.step import evaluate
 
 CLASSES = 4
 

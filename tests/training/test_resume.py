@@ -27,8 +27,9 @@ from kdnb.data.loader import Loader
 from kdnb.progress import StopButton
 from kdnb.runs.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from kdnb.training import setup
+from kdnb.training.evaluation import evaluate
 from kdnb.training.loop import Interrupted
-from kdnb.training.step import Engine, evaluate
+from kdnb.training.step import Engine
 
 FIRST_STEP = 1
 MIDDLE = 8  # inside the second of three epochs
@@ -87,6 +88,30 @@ def test_every_method_resumes_to_the_same_bits(teacher, tmp_path, method):
     interrupted = tiny_run(tmp_path / "interrupted", **fields)
     break_off(interrupted, 7, press_stop)
     assert weights(train(interrupted, log=quiet)) == weights(undisturbed)
+
+
+RECIPES = [
+    {"optimizer": "nesterov", "momentum": 0.8, "weight_decay": 0.0, "schedule": "one cycle"},
+    {"optimizer": "adamw", "lr": 0.001, "weight_decay": 0.05},
+    {"schedule": "cosine", "warmup_epochs": 1, "clip": 0.5, "label_smoothing": 0.1},
+    {"ema": 0.9, "augment": "none"},
+    {"augment": "trivialaugment", "mix": "mixup"},
+    {"augment": "randaugment", "mix": "cutmix"},
+    {"method": "ce + crd:0.8(K=16)", "views": 2},
+]
+
+
+@pytest.mark.parametrize("fields", RECIPES, ids=lambda fields: "-".join(fields))
+def test_every_recipe_resumes_to_the_same_bits(teacher, tmp_path, fields):
+    """The optimiser's moments, the average and the choices of an epoch are as they were."""
+    fields = {"method": "kd", "teacher_weights": teacher, "epochs": 2} | fields
+    undisturbed = train(tiny_run(tmp_path / "undisturbed", **fields), log=quiet)
+    interrupted = tiny_run(tmp_path / "interrupted", **fields)
+    break_off(interrupted, 7, press_stop)
+    train(interrupted, log=quiet)
+    assert weights(interrupted) == weights(undisturbed)
+    rows, due = (run.metrics.drop(columns="seconds") for run in (interrupted, undisturbed))
+    assert rows.equals(due)
 
 
 @pytest.mark.slow

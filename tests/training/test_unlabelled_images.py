@@ -8,7 +8,7 @@ from conftest import image_set
 from helpers import TINY, break_off, equal_runs, quiet, teacher, tiny, tiny_run, weights
 
 from kdnb import InputError, load_data, load_images, train
-from kdnb.data import DATASETS, register
+from kdnb.data import DATASETS, Batch, register
 from kdnb.results.frame import load_frame
 from kdnb.results.tables import REMARK, summary_table
 from kdnb.training.setup import build_setup
@@ -55,7 +55,7 @@ def test_the_training_accuracy_is_that_of_labelled_images(tmp_path, teacher):
     setup = build_setup(run)
     engine = Engine(setup.distiller, run, torch.device("cpu"), compiled=False)
     images = setup.train.images.images[:4].float() / 255
-    batch = images, torch.tensor([-1, 0, 1, -1]), torch.arange(4)
+    batch = Batch(images, torch.tensor([-1, 0, 1, -1]), torch.arange(4))
     engine._step(engine._forward, *batch)
     with torch.no_grad():
         terms, _ = setup.distiller(*batch)
