@@ -114,9 +114,9 @@ def link_correlations(runs: Sequence[Run]) -> pd.DataFrame:
         if networks is not None:
             rows[f"seed {run.seed}"] = correlations(networks)
     table = pd.DataFrame.from_dict(rows, "index")
-    formatted = table.round(3).astype(str)
+    formatted = table.map("{:.2f}".format)
     if len(table) > 1:
-        formatted.loc["mean, 95 %"] = [interval(table[name].to_numpy()) for name in table]
+        formatted.loc["mean, 95 %"] = [interval(table[name].to_numpy(), ".2f") for name in table]
     return formatted
 
 

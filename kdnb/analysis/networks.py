@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnb.analysis.finished import has_afd
-from kdnb.data import Batch
+from kdnb.data import DATASETS, Batch
 from kdnb.data.loader import Loader
 from kdnb.device import pick_device, set_threads
 from kdnb.errors import InputError
@@ -26,10 +26,13 @@ from kdnb.models import (
     load_weights,
     parameter_count,
     read_state_dict,
+    stored_precision,
 )
+from kdnb.progress import percent
 from kdnb.runs.identity import describe_overrides
 from kdnb.runs.parameters import as_table
 from kdnb.runs.run import Run
+from kdnb.runs.weights import weights_file
 from kdnb.training.loop import train
 from kdnb.training.setup import holds_data, load_images, loaders
 from kdnb.training.step import evaluate
@@ -188,8 +191,8 @@ def load_networks(runs: Mapping[str, Run]) -> Networks:
 def teacher_table(run: Run) -> pd.DataFrame:
     """A table of facts about the trained teacher of a run, with its accuracy on the test images.
 
-    The accuracy is the one of its training, in the precision of that training, if its weights file
-    says it for these test images. Else it is measured here, in the precision of the run.
+    The accuracy is that of its training, or the one in its weights file, if it is of these test
+    images. Else it is measured here. The table names which, and the precision.
 
     Raises InputError for a run without a teacher, and for a teacher whose weights are missing.
     """
@@ -209,10 +212,11 @@ def teacher_table(run: Run) -> pd.DataFrame:
     if teacher.same_classes(images[1].classes)[0]:
         is_same_test = teacher.about["dataset"] == run.dataset and not run.validation
         if is_same_test and teacher.about["top1"] is not None:
-            top1 = f"{teacher.about['top1']:.2f}, measured when it was trained"
+            n_images = DATASETS[run.dataset].test_images or len(images[1])
+            top1 = f"{percent(teacher.about['top1'], n_images)}, {accuracy_source(run)}"
         else:
             measured = evaluate(model, test, run.precision, is_teacher=True)["top1"]
-            top1 = f"{measured:.2f}, measured now in {run.precision}"
+            top1 = f"{percent(measured, len(images[1]))}, measured now in {run.precision}"
     facts = {
         "network": run.teacher,
         "weights": teacher.about["weights"],
@@ -225,3 +229,11 @@ def teacher_table(run: Run) -> pd.DataFrame:
     if overrides := describe_overrides(teacher.about["overrides"] or {}):
         facts["trained with"] = overrides
     return as_table("teacher", facts)
+
+
+def accuracy_source(run: Run) -> str:
+    """Where a teacher's known accuracy comes from, with the precision."""
+    if run.teacher_run is not None:
+        return f"measured when it was trained, in {run.teacher_run.precision}"
+    weights = weights_file(run.teacher_weights, "teacher_weights")
+    return f"as its file says, whose weights are {stored_precision(weights)}"

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from kdnb.progress import percent
+
 
 def mean_sd(values: pd.Series) -> str:
     """Mean ± standard deviation of a sample, to two decimals; of one value, the value."""
@@ -32,7 +34,7 @@ def interval(values: np.ndarray, form: str = ".3g", positive: bool = False) -> s
 def share(is_true: np.ndarray) -> str:
     """The share of true values in percent, and its 95 % interval (Wilson's)."""
     low, high = share_ends(is_true)
-    return f"{100 * is_true.mean():.2f} [{low:.1f}, {high:.1f}]"
+    return f"{percent(100 * is_true.mean(), len(is_true))} [{low:.1f}, {high:.1f}]"
 
 
 def share_ends(is_true: np.ndarray) -> tuple[float, float]:
@@ -55,10 +57,6 @@ class Difference(NamedTuple):
     low: float
     high: float
     p: float
-
-    def __str__(self) -> str:
-        ends = f"[{self.low:+.2f}, {self.high:+.2f}]"
-        return f"{self.gain:+.2f} {ends} percentage points, McNemar's p = {self.p:.2g}"
 
 
 def difference(before: np.ndarray, after: np.ndarray) -> Difference:

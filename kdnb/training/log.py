@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+from kdnb.progress import percent
 from kdnb.runs.run import Run
 from kdnb.training.setup import TrainingSetup
 
@@ -29,15 +30,17 @@ def log_setup(run: Run, setup: TrainingSetup, log: Callable[[str], None]) -> Non
         )
 
 
-def epoch_line(row: dict, epochs: int) -> str:
+def epoch_line(row: dict, epochs: int, setup: TrainingSetup) -> str:
     """A finished epoch as one line; row: of metrics.csv."""
+    train_images = setup.train.images
     terms = [name for name in row if name.startswith("train_")]
     losses = "  ".join(
         f"{name.removeprefix('train_')} {row[name]:.4g}"
         for name in terms
         if name not in ("train_top1", "train_total")
     )
-    accuracy = f"train {row['train_top1']:.2f} %"
+    labelled = len(train_images) - train_images.unlabelled
+    accuracy = f"train {percent(row['train_top1'], labelled)} %"
     if not math.isnan(row["test_top1"]):
-        accuracy += f"  test {row['test_top1']:.2f} %"
+        accuracy += f"  test {percent(row['test_top1'], len(setup.test.images))} %"
     return f"epoch {row['epoch']}/{epochs}  {losses}  {accuracy}  {row['seconds']:.1f} s"

@@ -94,7 +94,7 @@ def test_maps_and_boxes_are_compared_over_images(shift, word):
 
 def test_accuracies_and_their_change_have_intervals():
     found = predictions(baseline=first(500), distilled=first(560))
-    assert findings.accuracies(found).startswith("1,000 test images; right: baseline 50.00 [46.9,")
+    assert findings.accuracies(found).startswith("1,000 test images; right: baseline 50.0 [46.9,")
     assert findings.change(found, "afd") == (
         "afd is above labels only by 6.0 points, interval [+4.5, +7.5], McNemar's p = 1.7e-18; "
         "1,000 test images of one seed."
