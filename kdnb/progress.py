@@ -136,6 +136,10 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def ignore(line: str) -> None:
+    """The log of a training whose lines nobody reads."""
+
+
 class StopButton:
     """A context that turns the first interrupt into a request to stop between two steps.
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from kdnb.errors import InputError
 from kdnb.losses.mix import METHODS, split_list
-from kdnb.progress import bar, count, percent
+from kdnb.progress import bar, count, ignore, percent
 from kdnb.results.curves import style_number
 from kdnb.results.differences import method_differences
 from kdnb.results.frame import run_row
@@ -60,10 +60,6 @@ def check_all(runs: list[Run]) -> None:
     images = load_images(runs[0])
     for run in runs:
         check(run, images)
-
-
-def ignore(line: str) -> None:
-    """The log of a training whose lines nobody reads."""
 
 
 def train_all(runs: Mapping[str, list[Run]]) -> None:

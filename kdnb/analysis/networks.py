@@ -1,6 +1,6 @@
 """The networks of finished runs, loaded for analysis: teacher, baseline and distilled student."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -114,8 +114,10 @@ def seen_by(role: str, batch: Batch) -> Tensor:
     return batch.for_teacher if role == "teacher" else batch.images
 
 
-def load_run(run: Run) -> Networks:
+def load_run(run: Run, log: Callable[[str], None] = print) -> Networks:
     """The networks of a run with AFD and of its baseline, which are trained first if necessary.
+
+    log: that of `train`.
 
     Raises InputError for a run without AFD, and for one that did not keep its weights.
     """
@@ -123,8 +125,8 @@ def load_run(run: Run) -> Networks:
         raise InputError(
             f"method {run.label!r} has no afd: nothing is linked; choose a run whose method has it"
         )
-    run = train(run)
-    baseline = train(run.baseline)
+    run = train(run, log)
+    baseline = train(run.baseline, log)
     networks = load_networks({"baseline": baseline, "distilled": run})
     batch = networks.loader.take([0, 1])
     student, teacher = (

@@ -47,6 +47,7 @@ def test_the_interval_of_a_positive_quantity_is_positive():
     ends = re.search(r"\[(.+), (.+)\]", interval(values, positive=True)).groups()
     low, high = map(float, ends)
     assert 0 < low < values.mean() < high
+    assert interval(values) == "1.0 [-3.3, 5.3]"  # as many decimals as its width has
     many = np.random.default_rng(0).uniform(0.5, 1, 10_000)  # then nothing changes
     assert interval(many, positive=True) == interval(many)
 
