@@ -75,14 +75,18 @@ def run_export(options: argparse.Namespace) -> None:
 def report(exported, classifier, test) -> None:
     """Print the size of an exported file, and how it compares with PyTorch."""
     from kdnb.deploy.formats import check_exported
+    from kdnb.progress import percent
 
     check = check_exported(exported, classifier, test.epoch())
+    agreement, top1, eager_top1 = (
+        percent(value, check.images) for value in (check.agreement, check.top1, check.eager_top1)
+    )
     print(
         f"{exported.path}: {exported.path.stat().st_size / 1e6:.2f} MB, takes "
         f"{exported.metadata['input']} images\n"
-        f"  the same prediction as PyTorch for {check.agreement:.2f} % of {check.images:,} test "
+        f"  the same prediction as PyTorch for {agreement} % of {check.images:,} test "
         f"images; largest difference of a logit {check.difference:.2g}\n"
-        f"  top-1 {check.top1:.2f} %, PyTorch in float32 {check.eager_top1:.2f} %",
+        f"  top-1 {top1} %, PyTorch in float32 {eager_top1} %",
         flush=True,
     )
 

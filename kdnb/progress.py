@@ -122,9 +122,22 @@ def with_progress(items: Iterable, total: int, description: str) -> Iterator:
             progress.update()
 
 
+def percent(value: float, images: int) -> str:
+    """A share of so many images, in percent, with as many decimals as one image makes a difference.
+
+    97.2 of 360 images, 73.28 of 10,000.
+    """
+    decimals = math.ceil(math.log10(max(images, 1) / 100))
+    return f"{value:.{min(max(decimals, 0), 2)}f}"
+
+
 def count(number: int, noun: str) -> str:
     """A number with its noun: "1 epoch", "3 epochs"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def ignore(line: str) -> None:
+    """The log of a training whose lines nobody reads."""
 
 
 class StopButton:

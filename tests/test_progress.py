@@ -28,6 +28,14 @@ def kernel(monkeypatch):
     os.environ.pop("OMP_WAIT_POLICY", None)  # monkeypatch then restores what was there
 
 
+@pytest.mark.parametrize(
+    "value, images, shown",
+    [(97.2222, 360, "97.2"), (73.28, 10_000, "73.28"), (54.0, 50, "54"), (9.0, 10**6, "9.00")],
+)
+def test_a_share_has_no_more_decimals_than_one_image_is_worth(value, images, shown):
+    assert progress.percent(value, images) == shown
+
+
 def test_a_kernel_on_a_busy_machine_waits_passively_and_says_so(kernel, capsys):
     progress.wait_passively_if_busy()
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"

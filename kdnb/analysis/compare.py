@@ -79,7 +79,7 @@ def fidelity(predictions: Predictions, teacher: str = "teacher") -> pd.DataFrame
         row = {
             "top-1 (%)": share(predictions.correct(name)),
             "cross-entropy": interval(-label_log_q, positive=True),
-            "ECE (%)": f"{100 * ece:.3g}",
+            "ECE (%)": f"{100 * ece:.1f}",
         }
         if teacher in predictions.logits and name != teacher:
             log_p = predictions.log_probabilities(teacher)

@@ -171,11 +171,16 @@ def loss_terms(shares: pd.DataFrame, norms: pd.DataFrame) -> str:
     """The largest term of the loss in the last epoch, and that with the largest gradient."""
     last, norm = shares.iloc[-1], norms.iloc[-1]
     text = f"{last.idxmax()} is {last.max():.0%} of the loss in the last epoch"
-    return sentence(f"{text}; the largest gradient is that of {norm.idxmax()}, {norm.max():.2g}")
+    return sentence(
+        f"{text}; after the last step the largest gradient is that of {norm.idxmax()}, "
+        f"with a norm of {norm.max():.2g}"
+    )
 
 
 def methods(differences: pd.DataFrame) -> str:
     """Each method's difference to labels only, as its interval over seeds says.
+
+    Methods without a visible difference share one clause.
 
     differences: rows of `kdnb.results.differences.method_differences`.
     """
@@ -183,10 +188,16 @@ def methods(differences: pd.DataFrame) -> str:
     known = rows.dropna(subset=["low"])
     if known.empty:
         return "One seed has no interval: no method can be said to be better than labels only."
+    is_clear = (known["low"] > 0) | (known["high"] < 0)
     parts = [
         versus(row.method, LABELS_ONLY, row.gain, row.low, row.high, "points")
-        for row in known.itertuples()
+        for row in known[is_clear].itertuples()
     ]
+    if others := [
+        f"{row.method} ({row.gain:+.1f} points, interval [{row.low:+.1f}, {row.high:+.1f}])"
+        for row in known[~is_clear].itertuples()
+    ]:
+        parts.append(f"no difference to {LABELS_ONLY} can be seen for {', '.join(others)}")
     seeds = sorted(set(known["seeds"]))
     return sentence(f"{'; '.join(parts)}; {' or '.join(map(str, seeds))} seeds")
 

@@ -7,6 +7,7 @@ from kdnb.analysis.measure import in_float32
 from kdnb.analysis.networks import load_state
 from kdnb.losses.mix import weight_at
 from kdnb.models import load_weights, read_state_dict
+from kdnb.progress import ignore
 from kdnb.runs.run import Run
 from kdnb.training.distiller import Distiller
 from kdnb.training.loop import train
@@ -34,7 +35,7 @@ def gradient_norms(run: Run, batches: int = 4) -> pd.DataFrame:
     There is a row for the weights before the first step and one for those after the last, and a
     column per term. Values are means over the first training batches, in float32.
     """
-    setup = build_setup(train(run))
+    setup = build_setup(train(run, log=ignore))
     distiller = setup.distiller.train()
     rows = []
     for when, epoch in {"first step": 0, "last step": run.epochs - 1}.items():

@@ -11,7 +11,7 @@ from kdnb.analysis.compare import cka
 from kdnb.analysis.networks import STUDENTS, Networks, load_run
 from kdnb.analysis.survey import Survey
 from kdnb.losses.afd import AFD
-from kdnb.progress import with_progress
+from kdnb.progress import ignore, with_progress
 from kdnb.results.frame import or_warn
 from kdnb.results.intervals import interval
 from kdnb.runs.run import Run
@@ -89,8 +89,13 @@ def similarity_panels(
     for role, distances in survey.distances.items():
         panels[f"nearness of maps, {role}"] = (1 - distances.mean(0) / uniform).clip(0, 1)
     for role, values in similarity.items():
-        panels[f"CKA with the {role}"] = values
+        panels[cka_name(role)] = values
     return panels
+
+
+def cka_name(role: str) -> str:
+    """What tables and figures call the similarity of the teacher and a student."""
+    return "CKA with the " + {"distilled": "distilled student"}.get(role, role)
 
 
 def link_correlations(runs: Sequence[Run]) -> pd.DataFrame:
@@ -110,13 +115,13 @@ def link_correlations(runs: Sequence[Run]) -> pd.DataFrame:
         is_finished = run.done and run.baseline.done  # else load_run would train
         if not (is_finished and all(path.is_file() for path in weights)):
             continue
-        networks = or_warn("the correlations", load_run, run)
+        networks = or_warn("the correlations", load_run, run, ignore)
         if networks is not None:
             rows[f"seed {run.seed}"] = correlations(networks)
     table = pd.DataFrame.from_dict(rows, "index")
-    formatted = table.round(3).astype(str)
+    formatted = table.map("{:.2f}".format)
     if len(table) > 1:
-        formatted.loc["mean, 95 %"] = [interval(table[name].to_numpy()) for name in table]
+        formatted.loc["mean, 95 %"] = [interval(table[name].to_numpy(), ".2f") for name in table]
     return formatted
 
 
@@ -124,7 +129,7 @@ def correlations(networks: Networks) -> dict[str, float]:
     """Correlation of the links in the last epoch with CKA and with closeness in depth."""
     links = networks.links_by_epoch[-1]
     similarity = cka(networks.models, networks.loader)
-    columns = {f"CKA with the {role}": similarity[role] for role in STUDENTS}
+    columns = {cka_name(role): similarity[role] for role in STUDENTS}
     teacher_depth, student_depth = (np.linspace(0, 1, blocks) for blocks in links.shape)
     columns["closeness in depth"] = -np.abs(np.subtract.outer(teacher_depth, student_depth))
     row = {}

@@ -6,7 +6,7 @@ import pandas as pd
 
 from kdnb.errors import InputError
 from kdnb.losses.mix import METHODS, split_list
-from kdnb.progress import bar, count
+from kdnb.progress import bar, count, ignore, percent
 from kdnb.results.curves import style_number
 from kdnb.results.differences import method_differences
 from kdnb.results.frame import run_row
@@ -62,10 +62,6 @@ def check_all(runs: list[Run]) -> None:
         check(run, images)
 
 
-def ignore(line: str) -> None:
-    """The log of a training whose lines nobody reads."""
-
-
 def train_all(runs: Mapping[str, list[Run]]) -> None:
     """Train the runs one after the other, under a bar of all; prints a line per run.
 
@@ -84,9 +80,10 @@ def train_all(runs: Mapping[str, list[Run]]) -> None:
         for run in missing:
             run = train(run, log=ignore)
             result = run.result
+            top1 = percent(result["top1"], result["test_images"])
+            seconds = f"{result['total_seconds']:.0f} s"
             print(
-                f"{run.student}, {run.label}, seed {run.seed}: top-1 {result['top1']:.2f} %, "
-                f"{result['total_seconds']:.0f} s",
+                f"{run.student}, {run.label}, seed {run.seed}: top-1 {top1} %, {seconds}",
                 flush=True,
             )
             progress.update()

@@ -1,6 +1,6 @@
 """The networks of finished runs, loaded for analysis: teacher, baseline and distilled student."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnb.analysis.finished import has_afd
-from kdnb.data import Batch
+from kdnb.data import DATASETS, Batch
 from kdnb.data.loader import Loader
 from kdnb.device import pick_device, set_threads
 from kdnb.errors import InputError
@@ -26,10 +26,13 @@ from kdnb.models import (
     example_output,
     parameter_count,
     read_state_dict,
+    stored_precision,
 )
+from kdnb.progress import percent
 from kdnb.runs.identity import describe_overrides
 from kdnb.runs.parameters import as_table
 from kdnb.runs.run import Run
+from kdnb.runs.weights import weights_file
 from kdnb.training.evaluation import evaluate
 from kdnb.training.loop import train
 from kdnb.training.setup import holds_data, load_images, loaders
@@ -111,8 +114,10 @@ def seen_by(role: str, batch: Batch) -> Tensor:
     return batch.for_teacher if role == "teacher" else batch.images
 
 
-def load_run(run: Run) -> Networks:
+def load_run(run: Run, log: Callable[[str], None] = print) -> Networks:
     """The networks of a run with AFD and of its baseline, which are trained first if necessary.
+
+    log: that of `train`.
 
     Raises InputError for a run without AFD, and for one that did not keep its weights.
     """
@@ -121,8 +126,8 @@ def load_run(run: Run) -> Networks:
         raise InputError(
             f"method {run.label!r} has no afd: nothing is linked; choose a run whose method has it"
         )
-    run = train(run)
-    baseline = train(run.baseline)
+    run = train(run, log)
+    baseline = train(run.baseline, log)
     networks = load_networks({"baseline": baseline, "distilled": run})
     batch = networks.loader.take([0, 1])
     student, teacher = (
@@ -199,8 +204,8 @@ def load_networks(runs: Mapping[str, Run]) -> Networks:
 def teacher_table(run: Run) -> pd.DataFrame:
     """A table of facts about the trained teacher of a run, with its accuracy on the test images.
 
-    The accuracy is the one of its training, in the precision of that training, if its weights file
-    says it for these test images. Else it is measured here, in the precision of the run.
+    The accuracy is that of its training, or the one in its weights file, if it is of these test
+    images. Else it is measured here. The table names which, and the precision.
 
     Raises InputError for a run without a teacher, and for a teacher whose weights are missing.
     """
@@ -227,13 +232,22 @@ def teacher_table(run: Run) -> pd.DataFrame:
     if teacher.same_classes(images[1].classes)[0]:
         is_same_test = teacher.about["dataset"] == run.dataset and not run.validation
         if is_same_test and teacher.about["top1"] is not None:
-            top1 = f"{teacher.about['top1']:.2f}, measured when it was trained"
+            n_images = DATASETS[run.dataset].test_images or len(images[1])
+            top1 = f"{percent(teacher.about['top1'], n_images)}, {accuracy_source(run)}"
         else:
             measured = evaluate(model, test, run.precision, is_teacher=True)["top1"]
-            top1 = f"{measured:.2f}, measured now in {run.precision}"
+            top1 = f"{percent(measured, len(images[1]))}, measured now in {run.precision}"
     facts |= {"blocks": len(model.block_names), "top-1 (%)": top1}
     if test.teacher_differs:
         facts["sees"] = str(teacher_sees)
     if overrides := describe_overrides(teacher.about["overrides"] or {}):
         facts["trained with"] = overrides
     return as_table("teacher", facts)
+
+
+def accuracy_source(run: Run) -> str:
+    """Where a teacher's known accuracy comes from, with the precision."""
+    if run.teacher_run is not None:
+        return f"measured when it was trained, in {run.teacher_run.precision}"
+    weights = weights_file(run.teacher_weights, "teacher_weights")
+    return f"as its file says, whose weights are {stored_precision(weights)}"

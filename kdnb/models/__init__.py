@@ -14,6 +14,7 @@ from kdnb.models.checkpoints import (
     load_weights,
     read_metadata,
     read_state_dict,
+    stored_precision,
 )
 from kdnb.models.pairs import PAIRS
 from kdnb.models.preprocessing import Preprocessing

@@ -54,6 +54,12 @@ def current_key(key: str) -> str:
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key)
 
 
+def stored_precision(path: str | Path) -> str:
+    """Returns the type of the largest tensor of a checkpoint, such as "float16"."""
+    tensors = (entry.tensor for entry in read_entries(Path(path)))
+    return str(max(tensors, key=Tensor.numel).dtype).removeprefix("torch.")
+
+
 def read_metadata(path: str | Path) -> dict:
     """Returns what kdnb saved with the weights in a .safetensors file, such as the class names.
 

@@ -11,7 +11,16 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from kdnb.plots.heatmaps import heatmap
-from kdnb.plots.style import COLOURS, NEUTRAL, PALE, ROLES, figure, legend_below, line_styles
+from kdnb.plots.style import (
+    COLOURS,
+    NEUTRAL,
+    PALE,
+    ROLES,
+    figure,
+    legend_below,
+    line_styles,
+    whole_epochs,
+)
 from kdnb.plots.text import wrap
 
 
@@ -177,9 +186,7 @@ def loss_terms(shares: pd.DataFrame, norms: pd.DataFrame, title: str = "") -> Fi
     share_ax.stackplot(x, percent, labels=terms, colors=colours, alpha=0.85)
     share_ax.set(xlabel="epoch", ylabel="share of the training loss (%)")
     share_ax.set(ylim=(0, 100), xlim=x[[0, -1]])
-    share_ax.xaxis.get_major_locator().set_params(integer=True)
-    if len(shares) == 1:  # the locator would show fractions of an epoch
-        share_ax.set_xticks(shares.index)
+    whole_epochs(share_ax, shares.index)
     share_ax.margins(0)
     norms[terms].plot.bar(ax=norm_ax, color=colours, legend=False, rot=0, alpha=0.85)
     norm_ax.set(xlabel="", ylabel="gradient norm")

@@ -6,7 +6,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdnb.plots.compare import axes_grid
-from kdnb.plots.style import NEUTRAL, PALE, SEQUENTIAL, figure, legend_below, line_styles
+from kdnb.plots.style import (
+    NEUTRAL,
+    PALE,
+    SEQUENTIAL,
+    figure,
+    legend_below,
+    line_styles,
+    whole_epochs,
+)
 
 TOP1 = "test top-1 accuracy (%)"
 MAX_LINES = 10  # in one panel
@@ -52,9 +60,7 @@ def learning_curves(table: pd.DataFrame, title: str = "") -> Figure | None:
         mark_lr_drops(ax, [epoch for epoch in lr_drops(table) if epoch >= part["epoch"].min()])
         ax.set(xlabel="epoch", ylabel=TOP1)
         ax.set_title(name, fontsize=9)
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        if part["epoch"].nunique() == 1:  # the locator would show fractions of an epoch
-            ax.set_xticks(part["epoch"].unique())
+        whole_epochs(ax, part["epoch"].unique())
     if "classes" in table and table["classes"].nunique() == 1:
         chance = 100 / table["classes"].iloc[0]
         label = f"chance ({chance:g} %)"
@@ -114,6 +120,7 @@ def learning_curve_panels(table: pd.DataFrame, title: str) -> Figure:
         ax.set(xlabel="", ylabel="", ylim=(lowest, 100))
         ax.set_title(line.replace(", ", ",\n", 1), fontsize=8)
         ax.tick_params(labelsize=7)
+        whole_epochs(ax, part["epoch"].unique())
     fig.supxlabel("epoch", fontsize=8)
     fig.supylabel(TOP1, fontsize=8)
     return fig

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdnb.plots.heatmaps import CellValues, heatmap, tick_labels
-from kdnb.plots.style import NEUTRAL, PALE, ROLES, Style, figure, legend_below
+from kdnb.plots.style import NEUTRAL, PALE, ROLES, Style, figure, legend_below, whole_epochs
 from kdnb.plots.text import wrap
 
 
@@ -84,7 +84,7 @@ def link_history(
     marker = "." if n_epochs < 60 else None
     difference_ax.plot(np.arange(1, n_epochs + 1), differences, color=NEUTRAL, marker=marker)
     difference_ax.set(xlabel="epoch", ylabel="difference from\nlast epoch (%)", ylim=(0, None))
-    difference_ax.xaxis.get_major_locator().set_params(integer=True)
+    whole_epochs(difference_ax, np.arange(1, n_epochs + 1))
     return fig
 
 

@@ -1,7 +1,7 @@
 """What all figures share: a style per role and method, size, titles, legends and files."""
 
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from io import BytesIO
 from itertools import cycle
@@ -149,6 +149,14 @@ def image_axes(
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[], frame_on=False)
     return fig, axes
+
+
+def whole_epochs(ax: Axes, epochs: Sequence[int]) -> None:
+    """Ticks at whole epochs on the x axis, also where there is a single one."""
+    if len(epochs) == 1:  # the locator would show fractions of an epoch
+        ax.set_xticks(epochs)
+    else:
+        ax.xaxis.get_major_locator().set_params(integer=True)
 
 
 def legend_below(fig: Figure, ax: Axes) -> None:

@@ -15,6 +15,7 @@ from kdnb.results.teachers import deviations, mean_over_teachers
 PAIR_KEY = ["recipe", "train_images", "seed"]
 HEADING = ["dataset", "overrides"]
 COLUMNS = ["top1", "sd", "teachers", "sd_teachers", "seeds", "gain", "low", "high", "p", "p_holm"]
+P_VALUES = ("p", "p_holm")
 LATEX_HEADER = r"""% \usepackage{booktabs, siunitx, etoolbox}
 % \robustify\bfseries \sisetup{detect-weight = true}
 """
@@ -145,8 +146,10 @@ def as_text(table: pd.DataFrame, against: str) -> str:
     """A Markdown table per heading, and what its columns mean."""
     parts = []
     for title, rows in by_heading(table).items():
-        shown = rows[["training", *number_columns(rows)]].astype(object)
-        text = shown.where(shown.notna(), "").to_markdown(index=False, floatfmt=".4g")
+        columns = number_columns(rows)
+        shown = rows[["training", *columns]].astype(object)
+        formats = ["", *(".2g" if name in P_VALUES else ".2f" for name in columns)]
+        text = shown.where(shown.notna(), "").to_markdown(index=False, floatfmt=formats)
         parts.append(f"### {title}\n\n{text}")
     note = (
         f"gain: over {shown_name(against)}, mean of the differences seed by seed in percentage "
@@ -166,7 +169,7 @@ def as_latex(table: pd.DataFrame) -> str:
         bold.loc[is_best, "top1"] = "bfseries: ;"
         style = shown.style.hide(axis="index").apply(lambda _, bold=bold: bold, axis=None)
         style = style.format(precision=2, na_rep="{--}", escape="latex")
-        p_values = [name for name in ("p", "p_holm") if name in shown]
+        p_values = [name for name in P_VALUES if name in shown]
         style = style.format("{:.2g}", subset=p_values, na_rep="{--}")
         style = style.relabel_index([name.replace("_", " ") for name in shown], axis=1)
         parts.append(f"% {title}\n{style.to_latex(hrules=True, siunitx=True)}")

@@ -1,10 +1,13 @@
 """Uncertainty of numbers: standard deviations, 95 % intervals, a test."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+
+from kdnb.progress import percent
 
 
 def mean_sd(values: pd.Series) -> str:
@@ -13,26 +16,34 @@ def mean_sd(values: pd.Series) -> str:
     return f"{values.mean():.2f}{spread}"
 
 
-def interval(values: np.ndarray, form: str = ".3g", positive: bool = False) -> str:
+def interval(values: np.ndarray, form: str = "", positive: bool = False) -> str:
     """The mean of values and its 95 % interval (Student's t).
 
     Args:
-        form: of the numbers.
+        form: of the numbers; "": as many decimals as give half the interval two digits.
         positive: whether the mean can only be positive. The interval is then that of its logarithm,
             by the delta method, and stays positive as well.
     """
     mean = values.mean()
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    low, high = mean - half, mean + half
     if positive and mean > 0:
         factor = np.exp(half / mean)
-        return f"{mean:{form}} [{mean / factor:{form}}, {mean * factor:{form}}]"
-    return f"{mean:{form}} [{mean - half:{form}}, {mean + half:{form}}]"
+        low, high = mean / factor, mean * factor
+        half = min(half, low)  # so that no end is rounded to 0
+    form = form or f".{decimals(half)}f"
+    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def decimals(half: float) -> int:
+    """How many decimals give half of an interval two digits; 0 if it is no number above 0."""
+    return max(0, 1 - math.floor(math.log10(half))) if 0 < half < math.inf else 0
 
 
 def share(is_true: np.ndarray) -> str:
     """The share of true values in percent, and its 95 % interval (Wilson's)."""
     low, high = share_ends(is_true)
-    return f"{100 * is_true.mean():.2f} [{low:.1f}, {high:.1f}]"
+    return f"{percent(100 * is_true.mean(), len(is_true))} [{low:.1f}, {high:.1f}]"
 
 
 def share_ends(is_true: np.ndarray) -> tuple[float, float]:
@@ -55,10 +66,6 @@ class Difference(NamedTuple):
     low: float
     high: float
     p: float
-
-    def __str__(self) -> str:
-        ends = f"[{self.low:+.2f}, {self.high:+.2f}]"
-        return f"{self.gain:+.2f} {ends} percentage points, McNemar's p = {self.p:.2g}"
 
 
 def difference(before: np.ndarray, after: np.ndarray) -> Difference:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kdnb.errors import InputError
 from kdnb.paths import output_folder
+from kdnb.progress import percent
 from kdnb.results.frame import load_frame, run_row
 from kdnb.results.pages import fill_documents, make_pages, save
 from kdnb.runs.files import read_bytes, write_atomically, write_json
@@ -73,4 +74,5 @@ def gather_run(run: RunFolder, outputs: Path) -> None:
             _ = RunFolder(record.parent).result
             return
     make_record(run, outputs)
-    print(f"{'replaced' if is_replaced else 'new'}: {name}, top-1 {run.result['top1']:.2f} %")
+    top1 = percent(run.result["top1"], run.result["test_images"])
+    print(f"{'replaced' if is_replaced else 'new'}: {name}, top-1 {top1} %")

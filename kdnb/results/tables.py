@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from kdnb.progress import percent
 from kdnb.results.differences import paired
 from kdnb.results.frame import LABELS_ONLY, run_row, teacher_name
 from kdnb.results.grouping import (
@@ -189,10 +190,15 @@ def network_table(runs: Mapping[str, RunFolder]) -> pd.DataFrame:
     given = [row for run in runs.values() if (row := teacher_row(run))]
     if "teacher" not in rows and given:
         rows = {"teacher": given[0] | {"method": "given"}} | rows
-    table = pd.DataFrame(rows.values(), index=list(rows), columns=NETWORK_COLUMNS)
-    if all(run_row(run)["classes"] <= 5 for run in runs.values()):
+    own = next(run_row(run) for run in runs.values())
+    table = pd.DataFrame(rows.values(), list(rows), NETWORK_COLUMNS, dtype=object)
+    table["epoch_seconds"] = table["epoch_seconds"].astype(float).round(2).astype(object)
+    for name in ("top1", "top5", "best_top1"):
+        shown = table[name].dropna().map(lambda value: percent(value, own["test_images"]))
+        table[name] = shown.reindex(table.index)
+    if own["classes"] <= 5:
         table = table.drop(columns="top5")  # it is 100 %
-    return table.round(2).astype(object).where(table.notna(), "").T
+    return table.where(table.notna(), "").T
 
 
 def teacher_row(run: RunFolder) -> dict[str, object]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from kdnb.errors import InputError
 from kdnb.paths import cache_folder, output_folder
+from kdnb.progress import percent
 from kdnb.runs import disk
 from kdnb.runs.folder import RunFolder
 
@@ -50,7 +51,7 @@ def number(value: float, digits: int) -> str:
 def print_runs(runs: Sequence[disk.StoredRun]) -> None:
     rows = [("state", "top-1 (%)", "seconds", "MB", "name")]
     rows += [
-        (run.state, number(run.top1, 2), number(run.seconds, 0), megabytes(run.nbytes), run.name)
+        (run.state, number(run.top1, 1), number(run.seconds, 0), megabytes(run.nbytes), run.name)
         for run in runs
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -70,7 +71,8 @@ def print_run(run: disk.StoredRun) -> None:
     facts |= {"commit": machine["commit"], "MB": megabytes(run.nbytes)}
     if folder.done:
         result = folder.result
-        facts |= {"top-1 (%)": number(result["top1"], 2), "seconds": number(run.seconds, 0)}
+        top1 = percent(result["top1"], result["test_images"])
+        facts |= {"top-1 (%)": top1, "seconds": number(run.seconds, 0)}
     for path in run.figures:
         facts[f"figure {path.name.removesuffix(f'-{run.name}{path.suffix}')}"] = path
     width = max(map(len, facts))

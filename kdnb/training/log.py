@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from kdnb.progress import count
+from kdnb.progress import count, percent
 from kdnb.runs.run import Run
 from kdnb.training.setup import TrainingSetup
 
@@ -39,15 +39,17 @@ def cost_line(setup: TrainingSetup, epochs: int) -> str:
     return f"{text} of {rows} images, {setup.train.views} views of {setup.train.batch_size}"
 
 
-def epoch_line(row: dict, epochs: int) -> str:
+def epoch_line(row: dict, epochs: int, setup: TrainingSetup) -> str:
     """A finished epoch as one line; row: of metrics.csv."""
+    train_images = setup.train.images
     terms = [name for name in row if name.startswith("train_")]
     losses = "  ".join(
         f"{name.removeprefix('train_')} {row[name]:.4g}"
         for name in terms
         if name not in ("train_top1", "train_total")
     )
-    accuracy = f"train {row['train_top1']:.2f} %"
+    labelled = len(train_images) - train_images.unlabelled
+    accuracy = f"train {percent(row['train_top1'], labelled)} %"
     if not math.isnan(row["test_top1"]):
-        accuracy += f"  test {row['test_top1']:.2f} %"
+        accuracy += f"  test {percent(row['test_top1'], len(setup.test.images))} %"
     return f"epoch {row['epoch']}/{epochs}  {losses}  {accuracy}  {row['seconds']:.1f} s"

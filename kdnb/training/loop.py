@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from kdnb.device import environment, pick_compile, pick_device, set_threads, system_errors
 from kdnb.errors import InputError
-from kdnb.progress import StopButton, bar, count
+from kdnb.progress import StopButton, bar, count, percent
 from kdnb.runs.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from kdnb.runs.config import check_config_matches, make_config, set_aside
 from kdnb.runs.lock import locked
@@ -54,7 +54,8 @@ def train(run: Run, log: Callable[[str], None] = print, deadline: float = math.i
         run = replace(run, data_hash="")  # the data may have been downloaded, or changed, just now
     if run.done and not run.rerun:
         check_config_matches(run, make_config(run))
-        log(f"{run.name}: finished before, top-1 {run.result['top1']:.2f} %")
+        top1 = percent(run.result["top1"], run.result["test_images"])
+        log(f"{run.name}: finished before, top-1 {top1} %")
         return run
     if run.teacher_run is not None and not run.teacher_run.done:
         check(run, images)
@@ -116,7 +117,7 @@ class Training:
                 progress.set_description(f"epoch {self.epoch + 1}/{epochs}")
                 self.train_epoch(stop, progress)
                 row = self.history.rows[-1]
-                self.log(epoch_line(row, epochs))
+                self.log(epoch_line(row, epochs, self.setup))
                 self.tracker.epoch(row)
         self.finish()
         if stop.requested:  # after the last epoch was tested

@@ -94,7 +94,7 @@ def test_maps_and_boxes_are_compared_over_images(shift, word):
 
 def test_accuracies_and_their_change_have_intervals():
     found = predictions(baseline=first(500), distilled=first(560))
-    assert findings.accuracies(found).startswith("1,000 test images; right: baseline 50.00 [46.9,")
+    assert findings.accuracies(found).startswith("1,000 test images; right: baseline 50.0 [46.9,")
     assert findings.change(found, "afd") == (
         "afd is above labels only by 6.0 points, interval [+4.5, +7.5], McNemar's p = 1.7e-18; "
         "1,000 test images of one seed."
@@ -105,7 +105,8 @@ def test_the_largest_terms_are_named():
     shares = pd.DataFrame({"ce": [0.9, 0.3], "afd": [0.1, 0.7]})
     norms = pd.DataFrame({"ce": [1.0, 2.5], "afd": [3.0, 0.5]})
     assert findings.loss_terms(shares, norms) == (
-        "afd is 70% of the loss in the last epoch; the largest gradient is that of ce, 2.5."
+        "afd is 70% of the loss in the last epoch; after the last step the largest gradient is "
+        "that of ce, with a norm of 2.5."
     )
 
 
@@ -114,8 +115,8 @@ def test_methods_are_compared_with_labels_only_by_their_intervals_over_seeds():
     rows = [("none", np.nan, np.nan, np.nan, 5), ("afd", 0.9, 0.1, 1.8, 5), ("at", 1, -1, 3, 5)]
     text = findings.methods(pd.DataFrame(rows, columns=columns))
     assert text == (
-        "afd is above labels only by 0.9 points, interval [+0.1, +1.8]; no difference between at "
-        "and labels only can be seen: +1.0 points, interval [-1.0, +3.0]; 5 seeds."
+        "afd is above labels only by 0.9 points, interval [+0.1, +1.8]; no difference to labels "
+        "only can be seen for at (+1.0 points, interval [-1.0, +3.0]); 5 seeds."
     )
     one_seed = pd.DataFrame([("kd", 3.0, np.nan, np.nan, 1)], columns=columns)
     assert findings.methods(one_seed).startswith("One seed has no interval")

@@ -11,6 +11,7 @@ from kdnb import export as command
 from kdnb.deploy import FORMATS, Classifier, export
 from kdnb.deploy.formats import check_exported, open_exported
 from kdnb.models import Preprocessing
+from kdnb.progress import percent
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 FAMILIES = {"wrn_10_1": 8, "resnet8": 16, "cifar_vgg8": 32, "cifar_mobilenetv2": 32}
@@ -86,8 +87,9 @@ def test_the_command_checks_and_quantises(tiny, tmp_path, capsys):
     assert command.main([str(run.folder), "--int8"]) == 0
     out = capsys.readouterr().out
     assert "student.onnx: 0." in out and "student.int8.onnx: 0." in out
-    assert f"100.00 % of {run.result['test_images']} test images" in out
-    assert f"PyTorch in float32 {run.result['top1']:.2f} %" in out
+    images = run.result["test_images"]
+    assert f"{percent(100, images)} % of {images} test images" in out
+    assert f"PyTorch in float32 {percent(run.result['top1'], images)} %" in out
     small, large = (run.folder / f"student{kind}.onnx" for kind in (".int8", ""))
     assert small.stat().st_size < large.stat().st_size
     assert open_exported(small).metadata["run"] == run.name

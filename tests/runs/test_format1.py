@@ -17,6 +17,7 @@ from helpers import edit, quiet
 
 from kdnb import InputError, Run, load_weights, results, train
 from kdnb.models import read_metadata
+from kdnb.progress import percent
 from kdnb.runs.checkpoint import load_checkpoint
 from kdnb.runs.folder import RunFolder
 from kdnb.training.step import Engine
@@ -65,7 +66,8 @@ def test_a_finished_run_is_only_read():
     lines = []
     trained = train(run, lines.append)
     assert trained.result == json.loads((FINISHED / "result.json").read_text())
-    assert lines == [f"{run.name}: finished before, top-1 {run.result['top1']:.2f} %"]
+    top1 = percent(run.result["top1"], run.result["test_images"])
+    assert lines == [f"{run.name}: finished before, top-1 {top1} %"]
     assert content(FINISHED) == before
     assert run.teacher_run == Run.open(TEACHER)
 
