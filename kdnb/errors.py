@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Collection
 
-
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 

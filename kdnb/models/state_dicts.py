@@ -64,7 +64,7 @@ def walk(content: object, path: tuple[str, ...], seen: set[int]) -> Iterator[Ent
 
 
 def is_named(word: str, role: str) -> bool:
-    """Returns whether a word in a path is a role's: student, student_model, snet, model_s, net_S."""
+    """Returns whether a word of a path is a role's: student, my_student, snet, model_s, net_S."""
     parts = re.split(r"[\W\d_]+", word.lower())
     return bool(role) and any(
         part.startswith(role) or part in (role[0], f"{role[0]}net", f"{role[0]}model")

@@ -138,14 +138,12 @@ def kind_of(path: Path, start: bytes) -> str:
 
 
 # How torch's unpickler names a type that it refuses, and what it says in front of a reason.
-REFUSED = re.compile(
-    r"GLOBAL (\S+)|Unsupported (?:class|global) (\S+)|but got <class '([\w.]+)'>"
-)
+REFUSED = re.compile(r"GLOBAL (\S+)|Unsupported (?:class|global) (\S+)|but got <class '([\w.]+)'>")
 ADVICE = re.compile(r".*WeightsUnpickler error:\s*", re.DOTALL)
 
 
 def refused(error: Exception) -> str:
-    """Returns why torch or safetensors did not read a file, without torch's advice to programmers."""
+    """Returns why torch or safetensors did not read a file, without torch's advice."""
     if match := REFUSED.search(str(error)):
         return (
             f"it holds a {match[match.lastindex]}, which is not data: save the weights alone, "

@@ -168,7 +168,7 @@ def test_a_refusal_names_the_type_that_is_no_data(model, tmp_path, value, name):
     "value",
     [
         collections.defaultdict(list),
-        datetime.datetime.now(datetime.timezone.utc),
+        datetime.datetime.now(datetime.UTC),
         np.datetime64("2024"),
         decimal.Decimal(1),
         frozenset([1]),
@@ -181,7 +181,7 @@ def test_plain_data_next_to_the_weights_are_let_through(model, tmp_path, value):
 
 def test_a_torch_file_under_the_other_ending_is_named(model, tmp_path):
     path = saved(tmp_path, model.state_dict()).rename(tmp_path / "w.safetensors")
-    with pytest.raises(InputError, match="torch's file: its name must not end with .safetensors"):
+    with pytest.raises(InputError, match="torch's file: its name must not end"):
         load_weights(NETWORK, path)
 
 
