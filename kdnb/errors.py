@@ -4,16 +4,21 @@ import math
 import re
 from collections.abc import Collection
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
 
 class InputError(ValueError):
     """Bad input: a parameter, a file, or something missing on this machine.
 
-    Notebooks and papermill show the sentence without a traceback; Python shows both. Bytes of a
-    file's name that are not UTF-8 are written as escapes, so that the sentence can be printed.
+    Notebooks and papermill show the sentence without a traceback; Python shows both. It is one line
+    that can be printed: control characters, and bytes of a file's name that are not UTF-8, are
+    written as escapes.
     """
 
     def __init__(self, message: str = ""):
-        super().__init__(str(message).encode(errors="backslashreplace").decode())
+        line = re.sub(r"\s*[\r\n]\s*", " ", str(message).strip())
+        line = CONTROL.sub(lambda match: repr(match[0])[1:-1], line)
+        super().__init__(line.encode(errors="backslashreplace").decode())
 
     def _render_traceback_(self) -> list[str]:  # IPython calls it in place of its own traceback
         return [f"{type(self).__name__}: {self}"]

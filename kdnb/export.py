@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from kdnb.errors import InputError, choose
+from kdnb.progress import tolerant_output
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -34,6 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@tolerant_output()
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser()

@@ -50,12 +50,15 @@ SYSTEM_FOLDERS = {
     "@recently-snapshot",
     "@recycle",
     "@tmp",
+    "~snapshot",
     "#recycle",
     "#snapshot",
     "$recycle.bin",
     "__macosx",
     "lost+found",
+    "network trash folder",
     "system volume information",
+    "temporary items",
 }
 SYSTEM_NAMES = SYSTEM_FOLDERS | {"desktop.ini", "thumbs.db"}
 
@@ -143,14 +146,16 @@ class Tree:
             if is_hidden(entry.name):
                 continue
             target = os.path.join(real, entry.name)
+            is_dangling = entry.is_symlink() and not os.path.exists(target)
             if entry.is_symlink():
                 target = os.path.realpath(target)
-                if self.is_inside(target) or self.contains(target, real):
+                is_there = self.is_inside(target) and not is_dangling
+                if is_there or self.contains(target, real):
                     self.left_out.append(os.path.join(folder, entry.name))
                     continue
-            is_dangling = entry.is_symlink() and not os.path.exists(target)
             # What a dangling link leads to is a file: decoding reports it as damaged.
-            yield Entry(entry.name, target, entry.is_dir(), entry.is_file() or is_dangling)
+            is_folder = not is_dangling and entry.is_dir()
+            yield Entry(entry.name, target, is_folder, is_dangling or entry.is_file())
 
     def is_inside(self, target: str) -> bool:
         """Whether the target of a link is in one of the folders: there it is listed anyway."""

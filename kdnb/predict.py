@@ -11,6 +11,7 @@ import argparse
 import sys
 
 from kdnb.errors import InputError
+from kdnb.progress import tolerant_output
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -29,6 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@tolerant_output()
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser()

@@ -50,9 +50,8 @@ def downloading(
     except LockedElsewhere:
         raise
     except Exception as error:  # networks and archives fail in many ways
-        reason = " ".join(str(error).split())  # torchvision's may have several lines
         raise InputError(
-            f"{name} is not complete in {folder} and the download failed ({reason}): unpack "
+            f"{name} is not complete in {folder} and the download failed ({error}): unpack "
             f"{shorten_list(urls)} into {unpack_into or folder} by hand, or run again with a "
             "network"
         ) from error

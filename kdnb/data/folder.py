@@ -37,10 +37,10 @@ def files(root: Path) -> Files:
         )
     unlabelled = root / "unlabelled"
     tree = Tree([*splits, unlabelled])
-    classes = class_folders(tree, splits[0])
+    folders_of = {split: class_folders(tree, split) for split in splits}
+    classes = folders_of[splits[0]]
     names, labels = [], []
-    for split in splits:
-        split_classes = class_folders(tree, split)
+    for split, split_classes in folders_of.items():
         if unknown := [name for name in split_classes if name not in classes]:
             raise InputError(f"{split} has classes that {splits[0]} lacks: {shorten_list(unknown)}")
         if not split_classes:

@@ -43,6 +43,9 @@ class PixelBudget:
 
 
 BUDGET = PixelBudget(MOST_PIXELS)
+# Pillow's blocks of memory. The C library keeps smaller ones (of 32 MiB at most) for each thread
+# when they are freed, so that all threads together would keep gigabytes.
+Image.core.set_block_size(2**26)
 
 
 def read_image(photograph: Photograph, size: int, enlarge: bool = True) -> np.ndarray | None:

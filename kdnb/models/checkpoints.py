@@ -40,9 +40,11 @@ def read_entries(path: Path) -> list[Entry]:
     """Returns all tensors of a file, with the keys of today. Raises InputError if it has none."""
     content = read_file(path)
     found = entries(content)
-    if not any(entry.tensor.ndim for entry in found):
+    if not any(entry.tensor.dim() for entry in found):
         what = "" if isinstance(content, Mapping) else f"but a {type(content).__name__}, "
         raise InputError(f"{path} holds no weights, {what}where a state dict is expected")
+    if nested := [entry.key for entry in found if entry.tensor.is_nested]:
+        raise InputError(f"{path}: {nested[0]} is a nested tensor, which no network here has")
     return [entry._replace(key=current_key(entry.key)) for entry in found]
 
 
@@ -117,6 +119,7 @@ def load_weights(
     state = find_network(found, example.state_dict(), role, path)
     classifier = f"{example.classifier_name}.weight"
     has_classifier = classifier in state and state[classifier].ndim == 2
+    has_classifier &= has_classifier and len(state[classifier]) > 0
     if not has_classifier and not timm_name(model_name(name)):
         keys = ", ".join(shorten(entry.key, 60) for entry in found[:3])
         raise InputError(

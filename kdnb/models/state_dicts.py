@@ -5,6 +5,7 @@ All tensors of a file are listed by their paths. A network is where most of its 
 
 import argparse
 import collections
+import re
 import types
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -62,6 +63,15 @@ def walk(content: object, path: tuple[str, ...], seen: set[int]) -> Iterator[Ent
                 yield from walk(value, (*path, str(key)), seen)
 
 
+def is_named(word: str, role: str) -> bool:
+    """Returns whether a word of a path is a role's: student, my_student, snet, model_s, net_S."""
+    parts = re.split(r"[\W\d_]+", word.lower())
+    return bool(role) and any(
+        part.startswith(role) or part in (role[0], f"{role[0]}net", f"{role[0]}model")
+        for part in parts
+    )
+
+
 def find_network(
     found: list[Entry], expected: Mapping[str, Tensor], role: str, path: Path
 ) -> dict[str, Tensor]:
@@ -93,9 +103,9 @@ def find_network(
         return len(state), sum(state[key].shape == expected[key].shape for key in state)
 
     def preference(place: tuple) -> tuple:
-        named = role and any(word.startswith((role, f"{role[0]}net")) for word in place[1])
+        named = any(is_named(word, role) for word in place[1])
         usual = max((len(USUAL) - USUAL.index(w) for w in place[1] if w in USUAL), default=0)
-        return *fit(place), bool(named), usual
+        return *fit(place), named, usual
 
     best = max(states, key=preference)  # the first of equals
     if others := [place for place in states if place != best and fit(place) == fit(best)]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kdnb.errors import InputError
 from kdnb.paths import output_folder
+from kdnb.progress import tolerant_output
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@tolerant_output()
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser()

@@ -15,7 +15,7 @@ from kdnb.paths import output_folder
 from kdnb.results.grouping import describe_baselines_as_students
 from kdnb.results.teachers import group_teachers
 from kdnb.runs import code, parameters
-from kdnb.runs.files import damaged
+from kdnb.runs.files import damaged, read_if_there
 from kdnb.runs.folder import RunFolder
 from kdnb.runs.identity import WITHOUT_EFFECT, describe_overrides, training_facts
 from kdnb.runs.plugins import load_plugins
@@ -100,8 +100,10 @@ def load_frame(*places: str | Path) -> pd.DataFrame:
     """
     folders = {}
     for place in map(Path, places):
-        for path in place.glob("*/result.json"):
-            folders.setdefault((path.parent.name, path.read_bytes()), path.parent)
+        for folder in place.glob("*"):
+            content = or_warn("the tables", read_if_there, folder / "result.json")
+            if content is not None:
+                folders.setdefault((folder.name, content), folder)
     # Records come first: of runs that are the same training otherwise, it is the first that counts.
     ordered = sorted(folders.values(), key=lambda path: (path.name, origin(path) == MINE))
     rows = (or_warn("the tables", run_row, RunFolder(folder)) for folder in ordered)

@@ -1,6 +1,7 @@
 """Records: what is committed of a finished run, in outputs/records."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,11 +32,19 @@ def make_record(run: RunFolder, outputs: Path) -> Path:
 
 
 def run_folders(folders: Sequence[Path]) -> list[Path]:
-    """The folders of runs below some folders, sorted. Raises InputError for one that is missing."""
+    """The folders of runs below some folders, sorted; prints which folders cannot be read.
+
+    Raises InputError for a folder that is missing.
+    """
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise InputError(f"{missing[0]}: no such folder")
+
+    def report(error: OSError) -> None:
+        print(f"left out: cannot read {error.filename}: {error.strerror}", file=sys.stderr)
+
     # Resolved, because the name of a run is that of its folder: "." has none.
-    paths = {path.parent for folder in folders for path in folder.resolve().rglob("config.json")}
+    walks = (os.walk(folder.resolve(), onerror=report) for folder in folders)
+    paths = {Path(path) for walk in walks for path, _, names in walk if "config.json" in names}
     return sorted(path for path in paths if path.parent.name != REPLACED)
 
 

@@ -12,14 +12,16 @@ Exit status: 0; 1 if the answer was no; 2 for bad input, such as a run that is b
 """
 
 import argparse
+import contextlib
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdnb.errors import InputError
+from kdnb.device import system_errors
+from kdnb.errors import InputError, quote, to_number
 from kdnb.paths import cache_folder, output_folder
-from kdnb.progress import percent
+from kdnb.progress import percent, tolerant_output
 from kdnb.runs import disk
 from kdnb.runs.folder import RunFolder
 
@@ -34,10 +36,18 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument(
-        "--days", type=float, default=7, help="for prune: since the last checkpoint (7)"
+        "--days", type=positive, default=7, help="for prune: since the last checkpoint (7)"
     )
     parser.add_argument("--outputs", default="", help="folder of the runs (outputs/)")
     return parser
+
+
+def positive(text: str) -> float:
+    """The value of a command's option that is a time."""
+    with contextlib.suppress(ValueError):
+        if (value := to_number(text)) >= 0:
+            return value
+    raise argparse.ArgumentTypeError(f"{quote(text)} is not a number of 0 or more")
 
 
 def megabytes(nbytes: int) -> str:
@@ -139,12 +149,14 @@ def run_command(options: argparse.Namespace) -> int:
     return 0
 
 
+@tolerant_output()
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser()
     options = parser.parse_intermixed_args(argv)  # options may come before names
     try:
-        return run_command(options)
+        with system_errors():
+            return run_command(options)
     except InputError as error:
         parser.error(str(error))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kdnb.errors import InputError
+from kdnb.paths import expand_home
 from kdnb.runs.files import read_columns
 from kdnb.runs.folder import RunFolder
 from kdnb.runs.lock import busy_message, locked
@@ -101,7 +102,7 @@ def stored_runs(outputs: Path, patterns: Sequence[str] = ("*",)) -> list[StoredR
     folders = [config.parent for config in sorted(configs, key=lambda p: p.stat().st_mtime)]
     chosen: set[Path] = set()
     for pattern in patterns:
-        resolved = Path(os.path.expanduser(pattern)).resolve()
+        resolved = Path(os.path.realpath(expand_home(pattern)))
         found = {
             folder
             for folder in folders

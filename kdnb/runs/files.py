@@ -21,6 +21,7 @@ import numpy as np
 
 from kdnb.errors import InputError
 from kdnb.runs.lock import HELD, LEASE_SECONDS
+from kdnb.runs.stored_names import CHECKPOINT
 
 UNSEALED = ("sha256", "where")  # of a JSON file: its digest, and what a record leaves out
 
@@ -97,15 +98,31 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
 
 
+def read_if_there(path: Path) -> bytes | None:
+    """The content of a run's file; None if there is none. Raises InputError if it cannot be read.
+
+    Nor can it be in a folder that may not be entered, where `is_file` is false.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    return read_bytes(path)
+
+
 def damaged(path: Path, reason: object) -> InputError:
     """The error for a damaged file of a run; it says how to go on without losing the run."""
     first_line = (str(reason).splitlines() or ["it is empty"])[0]
-    advice = (
-        "restore it from a copy, or train the run anew with rerun=True, which moves this folder "
-        "away first"
-        if is_finished(path.parent)
-        else "move this file away, and the run goes on from its checkpoint"
-    )
+    advice = "move this file away, and the run goes on from its checkpoint"
+    if is_finished(path.parent):
+        advice = (
+            "restore it from a copy, or train the run anew with rerun=True, which moves this "
+            "folder away first"
+        )
+        if (path.parent / CHECKPOINT).is_file():  # it was broken off while it was being finished
+            advice = "move result.json away, and the run goes on from its checkpoint"
     return InputError(f"{path} is damaged ({first_line}): {advice}")
 
 
@@ -127,8 +144,9 @@ def read_json(path: Path) -> dict:
     Raises InputError if it is missing, damaged, or differs from its digest. Files of older versions
     have none.
     """
+    data = read_bytes(path)
     try:
-        content = json.loads(read_bytes(path))
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise damaged(path, error) from None
     if not isinstance(content, dict):

@@ -70,7 +70,10 @@ def load_plugin(name: str) -> None:
         return
     if not os.path.isfile(name):
         raise PluginError(f"plug-in {name}: no such file")
-    data = Path(name).read_bytes()
+    try:
+        data = Path(name).read_bytes()
+    except OSError as error:
+        raise PluginError(f"plug-in {name} cannot be read: {error.strerror}") from None
     if LOADED.get(name) != digest(data):
         if name in LOADED or name not in imported_files():
             guard(name, lambda: execute(name, data))

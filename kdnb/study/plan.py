@@ -26,7 +26,7 @@ def run_study(options: argparse.Namespace) -> int:
     outputs = output_folder(options.outputs).absolute()
     parameters = {str(name): value for name, value in options.p}
     plugins = load_plugins(check("plugins", parameters.get("plugins", ""), ""))
-    rerun = parameters.pop("rerun", False)
+    rerun = check("rerun", parameters.pop("rerun", False), False)
     pairs = parse_pairs(options.pair)
     check_no_option(parameters, pairs)
     jobs = options.jobs

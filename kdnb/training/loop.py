@@ -131,7 +131,8 @@ class Training:
 
     def tests_before(self, epochs: int) -> int:
         """How many of the first epochs are tested."""
-        return sum(map(self.is_tested, range(1, epochs + 1)))
+        every = self.run.test_every
+        return epochs // every + (epochs == self.run.epochs and epochs % every > 0)
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step of the current epoch."""

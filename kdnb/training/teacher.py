@@ -122,7 +122,7 @@ def load_one(run: Run, digest_before: str | None) -> Teacher:
     if run.teacher_weights_hash != digest or digest_before not in (None, about["sha256"]):
         raise InputError(
             f"{weights} does not hold the weights that teach {run.name}: set teacher_weights to "
-            "their file, or delete that run's folder to begin anew"
+            "their file, or move that run's folder away to begin anew"
         )
     for name, kind in METADATA.items():
         value = metadata.get(name)

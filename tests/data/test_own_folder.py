@@ -127,6 +127,7 @@ def test_hidden_folders_and_links_into_the_tree_add_no_image(own, capsys):
     for name in (".ipynb_checkpoints/0.png", "@eaDir/0.png", ".Trash-1000/files/0.png"):
         save(own / "train/cat" / name)
     save(own / "train/@eaDir/x.png")
+    (own / "train/mice").symlink_to("cat")
     (own / "train/cat/self").symlink_to(".")
     (own / "train/dog/up").symlink_to("..")
     (own / "train/dog/other.png").symlink_to("../cat/a.png")
@@ -137,7 +138,14 @@ def test_hidden_folders_and_links_into_the_tree_add_no_image(own, capsys):
     train, _ = load(own)
     assert train.classes == ("cat", "dog")
     assert [path.name for path in train.files] == ["a.png", "again.png", "b.png"]
-    assert "5 files in" in capsys.readouterr().out
+    assert "6 files in" in (out := capsys.readouterr().out) and out.count("train/mice") == 1
+
+
+def test_a_link_to_nothing_is_a_damaged_image_wherever_it_points(own):
+    for i, target in enumerate(("../cat/gone.png", "/nowhere/gone.png", f"link{2}.png")):
+        (own / f"train/dog/link{i}.png").symlink_to(target)
+    with pytest.raises(InputError, match=r"3 of .* cannot be decoded .*link0.*link1.*link2"):
+        load(own)
 
 
 def test_what_is_no_image_or_no_regular_file_is_named(own, capsys):

@@ -1,13 +1,18 @@
 """Weights as people have them: prefixes, dictionaries around them, and files that hold none."""
 
 import argparse
+import collections
+import datetime
+import decimal
 import io
+import pickle
 import tarfile
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from kdnb import InputError, create_model, load_weights
 from kdnb.models import fingerprint, read_state_dict
@@ -68,14 +73,16 @@ def test_a_dictionary_that_holds_itself_is_read_once(model, tmp_path):
 
 
 @pytest.mark.parametrize("style", ["dictionaries", "prefixes"])
-def test_of_two_networks_the_one_of_the_role_is_read(model, tmp_path, style, capsys):
+@pytest.mark.parametrize("name", ["{}", "{[0]}net", "model_{[0]}", "{[0]}", "my_{}.ema"])
+def test_of_two_networks_the_one_of_the_role_is_read(model, tmp_path, style, name, capsys):
     other = create_model(NETWORK, 10)
-    states = {"student": other.state_dict(), "teacher": model.state_dict()}
+    student, teacher = name.format("student"), name.format("teacher")
+    states = {student: other.state_dict(), teacher: model.state_dict()}
     if style == "prefixes":
-        states = prefixed(states["student"], "student.") | prefixed(states["teacher"], "teacher.")
+        states = prefixed(states[student], f"{student}.") | prefixed(states[teacher], f"{teacher}.")
     path = saved(tmp_path, states)
     assert fingerprint(load_weights(NETWORK, path, role="teacher")) == fingerprint(model)
-    assert "several such networks (teacher, student)" in capsys.readouterr().out
+    assert f"several such networks ({teacher}, {student})" in capsys.readouterr().out
     assert fingerprint(load_weights(NETWORK, path, role="student")) == fingerprint(other)
 
 
@@ -121,8 +128,13 @@ def zipped():
         (b"", "it is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "a git-lfs pointer"),
         (b"\n<!DOCTYPE html><html>", "a web page"),
+        (b"\xef\xbb\xbf<!-- a comment --><html>", "a web page"),
         (b"epoch,lr\n1,0.1\n", "text"),
+        (("x" + "\u00f6" * 300).encode(), "text"),
         (b"{}", "a JSON file"),
+        (pickle.dumps({"a": 1}), "a pickle that torch.save did not write"),
+        (save({"a": torch.zeros(1)}), "its name has to end with .safetensors"),
+        (bytes(5000), "damaged or of another kind"),
         (tar(), "an archive (tar)"),
         (zipped(), "an archive (zip)"),
     ],
@@ -134,11 +146,68 @@ def test_a_refusal_says_what_the_file_is(tmp_path, content, what):
         load_weights(NETWORK, path)
     assert f"{path} is not a readable weights file (" in str(error.value)
     assert what in str(error.value) and "weights_only" not in str(error.value)
+    assert "trusted source" not in str(error.value)
 
 
-def test_a_refusal_names_the_type_that_is_no_data(model, tmp_path):
-    with pytest.raises(InputError, match=r"a kdnb\.models\.wrn\.WideResNet, .*state_dict"):
-        load_weights(NETWORK, saved(tmp_path, model))
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (create_model(NETWORK, 2), "kdnb.models.wrn.WideResNet"),
+        (collections.deque([1]), "collections.deque"),
+        (np.array([None], dtype=object), "numpy.dtypes.ObjectDType"),
+        (range(3), "range"),
+    ],
+)
+def test_a_refusal_names_the_type_that_is_no_data(model, tmp_path, value, name):
+    path = saved(tmp_path, {"model": model.state_dict(), "value": value})
+    with pytest.raises(InputError, match=rf"a {name}, which is not data: .*state_dict"):
+        load_weights(NETWORK, path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        collections.defaultdict(list),
+        datetime.datetime.now(datetime.UTC),
+        np.datetime64("2024"),
+        decimal.Decimal(1),
+        frozenset([1]),
+    ],
+)
+def test_plain_data_next_to_the_weights_are_let_through(model, tmp_path, value):
+    path = saved(tmp_path, {"model": model.state_dict(), "value": value})
+    assert fingerprint(load_weights(NETWORK, path)) == fingerprint(model)
+
+
+def test_a_torch_file_under_the_other_ending_is_named(model, tmp_path):
+    path = saved(tmp_path, model.state_dict()).rename(tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match="torch's file: its name must not end"):
+        load_weights(NETWORK, path)
+
+
+def test_a_flipped_bit_in_the_weights_is_found_by_their_checksum(model, tmp_path):
+    path = saved(tmp_path, model.state_dict())
+    content = bytearray(path.read_bytes())
+    place = bytes(content).index(model.state_dict()["fc.weight"].numpy().tobytes())
+    content[place + 5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="Bad CRC-32"):
+        load_weights(NETWORK, path)
+
+
+def test_a_file_without_checksums_is_read(model, tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = saved(tmp_path, model.state_dict())
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert fingerprint(load_weights(NETWORK, path)) == fingerprint(model)
+
+
+def test_a_classifier_without_classes_is_none(model, tmp_path):
+    state = {k: v[:0] if k.startswith("fc.") else v for k, v in model.state_dict().items()}
+    with pytest.raises(InputError, match="no classifier"):
+        load_weights(NETWORK, saved(tmp_path, state))
 
 
 def test_a_damaged_file_in_the_old_format_is_a_sentence(tmp_path):
@@ -157,6 +226,7 @@ def test_a_damaged_file_in_the_old_format_is_a_sentence(tmp_path):
         (lambda weight: weight * torch.nan, "fc.weight is not finite"),
         (lambda weight: torch.full_like(weight, torch.inf).half(), "fc.weight is not finite"),
         (lambda weight: weight.to_sparse(), "fc.weight is a sparse tensor"),
+        (lambda weight: torch.nested.nested_tensor([weight]), "fc.weight is a nested tensor"),
         (lambda weight: torch.zeros(1, 1).expand(10**9, 64), "fewer values than its shape"),
         (lambda weight: (100 * weight).to(torch.int8), "fc.weight is of torch.int8"),
     ],

@@ -386,6 +386,14 @@ def test_a_damaged_run_is_named_and_left_out(outputs, file, content):
         )
 
 
+def test_a_run_that_cannot_be_read_is_named_and_left_out(outputs):
+    result = outputs / "runs/wrn_16_2-none-1-73.0/result.json"
+    result.unlink()
+    result.symlink_to(result)
+    with pytest.warns(UserWarning, match=r"left out of the tables: cannot read .*73.0/result.json"):
+        assert len(load(outputs)) == 7
+
+
 def test_what_departs_from_two_presets_alike_is_drawn_together(tmp_path):
     """A data set may train a teacher by another preset: 20 epochs are too few for the one and many
     for the other."""

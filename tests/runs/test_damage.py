@@ -6,6 +6,7 @@ Either the results are the same, or a sentence or warning names the file.
 import shutil
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,6 +114,17 @@ def test_another_runs_checkpoint_is_refused(runs, tmp_path):
         InputError, match=r"checkpoint is the checkpoint of another run \(seed is 1 .* and 0 here"
     ):
         train(again, quiet)
+
+
+def test_another_runs_result_costs_no_bit(runs, tmp_path):
+    (whole, other), (run, _) = runs
+    again = replace(run, outputs=str(tmp_path))
+    shutil.copytree(run.folder, again.folder)
+    result = shutil.copy(other.folder / "result.json", again.folder)
+    with pytest.raises(InputError, match=r"move result\.json away, and the run goes on"):
+        train(again, quiet)
+    Path(result).unlink()
+    assert weights(train(again, quiet)) == weights(whole)
 
 
 def test_the_advice_on_a_damaged_config_costs_no_bit(runs, tmp_path):

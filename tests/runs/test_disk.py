@@ -131,3 +131,19 @@ def test_disk_use_counts_every_file_once(outputs, tmp_path):
     assert figures == 3 * len(b"figure")
     assert use["runs"][0] == sum(run.nbytes for run in runs) + figures
     assert use["decoded photographs"][0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["list", "a\0b"], "is no path: it has a zero byte"),
+        (["list", "~nobody-here/x"], "there is no home folder"),
+        (["prune", "--days", "nan"], "'nan' is not a number of 0 or more"),
+        (["prune", "--days", "-1"], "'-1' is not a number of 0 or more"),
+        (["list", "--outputs", "a" * 300], "File name too long"),
+    ],
+)
+def test_bad_arguments_are_a_sentence(capsys, arguments, sentence):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2 and sentence in capsys.readouterr().err

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+import time
 import weakref
 from dataclasses import replace
 
@@ -31,6 +32,7 @@ from kdnb.data.image_file import VERSION
 from kdnb.data.loader import Loader
 from kdnb.models import read_metadata
 from kdnb.training.evaluation import evaluate
+from kdnb.training.loop import Interrupted
 from kdnb.training.step import Engine
 
 
@@ -140,6 +142,11 @@ def test_evaluate_counts_what_a_plain_loop_counts():
     assert measured["top5"] == pytest.approx(100 * float(is_in_five.float().mean()))
     loss = torch.nn.functional.cross_entropy(logits, images.labels)
     assert measured["loss"] == pytest.approx(float(loss), rel=1e-4)
+
+
+def test_a_training_of_very_many_epochs_begins_at_once(run):
+    with pytest.raises(Interrupted, match="stopped after step 1 of epoch 1"):
+        train(replace(run, epochs=10**15, seed=8), quiet, time.monotonic())
 
 
 def test_a_network_is_tested_on_as_many_images_and_as_often_as_asked(run):
