@@ -1,7 +1,7 @@
 """The base class of all losses, the tables they are registered in, and helpers for feature maps."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,13 @@ from kdnb.sources import claim
 
 LOSSES: dict[str, type["Loss"]] = {}  # name in a mix -> class
 METHODS: dict[str, str] = {"none": "ce"}  # name of a method -> mix of weighted losses
+
+
+class Classifiers(NamedTuple):
+    """The linear classifiers of both networks; the teacher's is frozen."""
+
+    student: nn.Linear
+    teacher: nn.Linear
 
 
 class Loss(nn.Module):
@@ -55,6 +62,11 @@ class Loss(nn.Module):
         warmup: number of epochs over which the weight of the loss rises linearly, from 1 / warmup
             of it in the first epoch; 0 for the full weight from the start.
         may_be_zero: the options that may be 0, such as the weight of one part of the loss.
+        views: 2 if a batch holds its images twice: first weakly, then strongly augmented.
+        needs_classifiers: whether `classifiers` has to be set, which is done before `setup`.
+        needs_batch_size: whether the images of a full batch are the third argument of `__init__`.
+        classifiers: the linear classifiers of both networks; no part of the loss's state.
+        predict: a method that returns the logits of a student's Output, if they are not its own.
         running_names: the names of the running means, see `register_running_mean`.
     """
 
@@ -63,6 +75,11 @@ class Loss(nn.Module):
     needs_labels: ClassVar[bool] = False
     warmup: ClassVar[int] = 0
     may_be_zero: ClassVar[frozenset[str]] = frozenset()
+    views: ClassVar[int] = 1
+    needs_classifiers: ClassVar[bool] = False
+    needs_batch_size: ClassVar[bool] = False
+    classifiers: Classifiers | None = None
+    predict: Callable[[Output], Tensor] | None = None
     running_names: tuple[str, ...] = ()
 
     def __init__(self, *examples: Output):
@@ -143,6 +160,19 @@ def labelled_mean(values: Tensor, labels: Tensor) -> Tensor:
     # A mask: selecting the images would give tensors whose shape depends on the data.
     is_labelled = labels >= 0
     return torch.where(is_labelled, values, 0).sum() / is_labelled.sum().clamp(min=1)
+
+
+def divergences(z_s: Tensor, z_t: Tensor, T: float) -> Tensor:
+    """KL(teacher || student) of each image's predictions at temperature T, in nats: (batch,).
+
+    Args:
+        z_s: the student's logits, (batch, classes).
+        z_t: the teacher's logits, (batch, classes).
+        T: temperature of both.
+    """
+    log_p_s = F.log_softmax(z_s.float() / T, dim=1)  # b c
+    log_p_t = F.log_softmax(z_t.float() / T, dim=1)  # b c
+    return F.kl_div(log_p_s, log_p_t, reduction="none", log_target=True).sum(1)
 
 
 def align_from_deepest(
