@@ -30,13 +30,13 @@ def resolve(run: Identity) -> None:
     run.set_fields(plugins=load_plugins(run.plugins))  # they may define any of the others
     run.set_fields(dataset=dataset_name(run.dataset))
     preset = run.preset
-    terms = parse(run.method, preset.methods)
     # The teacher's name is checked even if the method needs none: a misspelt name is an error.
     run.set_fields(
-        method=canonical(terms),
         student=model_name(run.student or preset.student),
         teacher=model_name(run.teacher or preset.teacher),
     )
+    terms = parse(run.method, run.methods)
+    run.set_fields(method=canonical(terms))
     run.set_fields(**{name: getattr(run, name) or value for name, value in run.defaults.items()})
     run.set_fields(precision=pick_precision(run.precision, pick_device(run.device)))
     check_values(run)
