@@ -26,7 +26,7 @@ import kdnb.study.__main__ as study_command
 from kdnb import METHODS, results
 from kdnb.deploy import FORMATS
 from kdnb.results.intervals import interval
-from kdnb.results.pages import make_pages, methods_table
+from kdnb.results.pages import make_pages, methods_table, pair_methods_table
 from kdnb.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -258,6 +258,8 @@ def test_the_table_of_methods_is_that_of_the_package():
     assert block.strip() == methods_table()
     mixes = dict(re.findall(r"^\| (\w+) +\| `(.+?)` +\|", block, re.M))
     assert mixes and mixes.items() <= METHODS.items()
+    block = generated_block(DOCUMENTS["docs/methods.md"], "pair-methods")
+    assert block.strip() == pair_methods_table()
 
 
 def test_the_numbers_in_sentences_are_those_of_the_records():

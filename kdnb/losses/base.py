@@ -71,7 +71,7 @@ class Loss(nn.Module):
             of it in the first epoch; 0 for the full weight from the start.
         may_be_zero: the options that may be 0, such as the weight of one part of the loss.
         needs_classifiers: whether the loss reads the networks' last layers. They are its attribute
-            `classifiers` from before `setup` on.
+            `classifiers` from before `setup` on, and no part of its state.
         needs_batch_size: whether the class is called with the number of images in a batch, as a
             third positional argument. The last batch of an epoch may be smaller.
         teacher_grad: whether the loss takes gradients of the teacher's Output with respect to its
@@ -118,7 +118,8 @@ class Loss(nn.Module):
 
     # A loss that changes how the student predicts overrides this with a method
     # `predict(student: Output) -> Output`, which returns the student's Output with the logits that
-    # it predicts by. All losses get this Output, and the network is tested, saved and exported so.
+    # it predicts by, and as `adapted` what its `forward` needs of the computation. All losses get
+    # this Output, and the network is tested, saved and exported so.
     predict = None
 
     def setup(self, labels: Tensor) -> None:
@@ -177,6 +178,19 @@ def labelled_mean(values: Tensor, labels: Tensor) -> Tensor:
     # A mask: selecting the images would give tensors whose shape depends on the data.
     is_labelled = labels >= 0
     return torch.where(is_labelled, values, 0).sum() / is_labelled.sum().clamp(min=1)
+
+
+def divergences(z_s: Tensor, z_t: Tensor, T: float) -> Tensor:
+    """KL(teacher || student) of each image's predictions at temperature T, in nats: (batch,).
+
+    Args:
+        z_s: the student's logits, (batch, classes).
+        z_t: the teacher's logits, (batch, classes).
+        T: temperature of both.
+    """
+    log_p_s = F.log_softmax(z_s.float() / T, dim=1)  # b c
+    log_p_t = F.log_softmax(z_t.float() / T, dim=1)  # b c
+    return F.kl_div(log_p_s, log_p_t, reduction="none", log_target=True).sum(1)
 
 
 def align_from_deepest(

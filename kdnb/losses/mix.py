@@ -31,18 +31,18 @@ class Term(NamedTuple):
     options: dict[str, object]
 
 
-def parse(method: str, preset_methods: Mapping[str, str] | None = None) -> tuple[Term, ...]:
+def parse(method: str, own_methods: Mapping[str, str] | None = None) -> tuple[Term, ...]:
     """Returns the terms of a method, in the order in which they are summed.
 
     The labels come first, then losses on predictions, then losses on features.
 
     Args:
         method: a name in METHODS, or a mix.
-        preset_methods: {name: mix} of a data set's preset, which override METHODS.
+        own_methods: {name: mix} of a data set's preset or a pair of networks, before METHODS.
 
     Raises InputError for an unknown name, loss or option, and for a mix that cannot be read.
     """
-    mixes = {**METHODS, **(preset_methods or {})}
+    mixes = {**METHODS, **(own_methods or {})}
     mix = mixes.get(method.strip(), method)
     return parse_mix(method, mix, tuple(LOSSES.values()))
 
@@ -194,14 +194,14 @@ def canonical_term(term: Term) -> str:
     return f"{term.loss}{weight}" + (f"({options})" if options else "")
 
 
-def label(mix: str, preset_methods: Mapping[str, str] | None = None) -> str:
+def label(mix: str, own_methods: Mapping[str, str] | None = None) -> str:
     """Returns the name of a canonical mix, for legends, tables and folders; a nameless mix itself.
 
     Args:
         mix: a canonical mix.
-        preset_methods: {name: mix} of a data set's preset, which override METHODS.
+        own_methods: {name: mix} of a data set's preset or a pair of networks, before METHODS.
     """
-    mixes = {**METHODS, **(preset_methods or {})}
+    mixes = {**METHODS, **(own_methods or {})}
     return names_by_mix(tuple(mixes.items()), tuple(LOSSES.values())).get(mix, mix)
 
 

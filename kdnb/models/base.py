@@ -28,6 +28,7 @@ class Output(NamedTuple):
             network whose maps have one size, such as a ViT, are spread evenly over its depth.
         pooled: (batch, channels), the input of the classifier.
         preacts: the stages between batch norm and ReLU; empty for a network without such maps.
+        adapted: maps that a loss's `predict` made of the student's, see `kdnb.losses.base.Loss`.
     """
 
     logits: Tensor
@@ -35,6 +36,7 @@ class Output(NamedTuple):
     stages: tuple[Tensor, ...] = ()
     pooled: Tensor | None = None
     preacts: tuple[Tensor, ...] = ()
+    adapted: tuple[Tensor, ...] = ()
 
 
 class Grouped(nn.Module):

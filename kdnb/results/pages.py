@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdnb import losses
+from kdnb.losses.pair_weights import read_rows
 from kdnb.paths import project_root
 from kdnb.results.grouping import TRAINING_KEY, drop_duplicate_seeds, is_full_recipe
 from kdnb.results.order import with_dataset_order
@@ -177,11 +178,18 @@ def methods_table() -> str:
     return table.to_markdown(index=False, disable_numparse=True)
 
 
+def pair_methods_table() -> str:
+    """Every mix that was published for a pair of networks, as pair_weights.csv has it."""
+    rows = pd.DataFrame(read_rows())
+    rows["mix"] = "`" + rows["mix"] + "`"
+    return rows.to_markdown(index=False, disable_numparse=True)
+
+
 def fill_documents(texts: Mapping[str, str]) -> None:
     """Write generated tables into README.md and docs/*.md of a checkout, between their markers.
 
     The markers are `<!-- outputs/tables/NAME.md -->` for a page without its title, or
-    `<!-- methods -->`, and `<!-- end -->`. Other markers are left alone.
+    `<!-- methods -->` or `<!-- pair-methods -->`, and `<!-- end -->`. Other markers are left alone.
     """
     root = project_root()
     if not (root / "kdnb").is_dir():  # an installed package: the documents here are the user's
@@ -189,7 +197,7 @@ def fill_documents(texts: Mapping[str, str]) -> None:
     blocks = {
         f"outputs/tables/{name}.md": text.split("\n", 1)[1].strip() for name, text in texts.items()
     }
-    blocks["methods"] = methods_table()
+    blocks |= {"methods": methods_table(), "pair-methods": pair_methods_table()}
 
     def filled(match: re.Match) -> str:
         if match[2] not in blocks:

@@ -25,6 +25,9 @@ def read_published() -> pd.DataFrame:
     """
     rows = read_csv("published.csv")
     details = rows["source"] + (", " + rows["epoch"] + " epoch").where(rows["epoch"] != "", "")
+    details += ("; last epoch of its log: " + rows["last_epoch"]).where(
+        rows["last_epoch"] != "", ""
+    )
     details += ("; " + rows["reproduced"]).where(rows["reproduced"] != "", "")
     study = rows["source"].where(rows["source"] == "earlier study", "published")
     study = study.mask(rows["epoch"] == "best", "published, best epoch")

@@ -6,7 +6,7 @@ An override is a field whose value is not the preset's: {field: [value, the pres
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from kdnb.data.preset import STEPS
 from kdnb.paths import file_name
@@ -112,6 +112,29 @@ class Identity(RunFolder):
             expected["teacher_epochs"] = self.preset.defaults(self.teacher, teacher=True)["epochs"]
         values = {name: [getattr(self, name), default] for name, default in expected.items()}
         return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
+
+    @property
+    def teachers(self) -> tuple["Identity", ...]:
+        """The run with each of its teachers alone, in the same folder; none without a teacher."""
+        names = self.teacher.split(",")
+        if len(names) == 1:
+            return (self,) if self.teacher else ()
+        parts = zip(
+            names,
+            self.teacher_weights.split(","),
+            self.teacher_weights_hash.split(","),
+            strict=True,
+        )
+        return tuple(
+            replace(
+                self,
+                teacher=name,
+                teacher_weights=weights,
+                teacher_weights_hash=digest,
+                folder_override=str(self.folder),
+            )
+            for name, weights, digest in parts
+        )
 
     @property
     def readable_name(self) -> str:

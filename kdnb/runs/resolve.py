@@ -36,13 +36,13 @@ def resolve(run: Identity) -> None:
     run.set_fields(plugins=load_plugins(run.plugins))  # they may define any of the others
     run.set_fields(dataset=dataset_name(run.dataset))
     preset = run.preset
-    terms = parse(run.method, preset.methods)
     # The teacher's name is checked even if the method needs none: a misspelt name is an error.
     run.set_fields(
-        method=canonical(terms),
         student=model_name(run.student or preset.student),
         teacher=",".join(map(model_name, (run.teacher or preset.teacher).split(","))),
     )
+    terms = parse(run.method, run.methods)
+    run.set_fields(method=canonical(terms))
     given = {name: getattr(run, name) for name in run.defaults}
     run.set_fields(
         **{

@@ -10,6 +10,7 @@ from kdnb.data import DATASETS, Preset
 from kdnb.device import system_errors
 from kdnb.errors import InputError
 from kdnb.losses.mix import Term, applicable_terms, canonical, label, parse, views_needed
+from kdnb.losses.pair_weights import pair_methods
 from kdnb.paths import file_name, output_folder, run_folder
 from kdnb.runs import parameters
 from kdnb.runs.folder import RunFolder
@@ -141,7 +142,15 @@ class Run(Identity):
     @property
     def label(self) -> str:
         """The method's name, or its mix if it has none."""
-        return label(self.method, self.preset.methods)
+        return label(self.method, self.methods)
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """The mixes of named methods where they differ from METHODS: {name: mix}.
+
+        A mix that was published for the pair of networks comes before one of the preset.
+        """
+        return self.preset.methods | pair_methods(self.dataset, self.teacher, self.student)
 
     @property
     def teacher_knows_other_classes(self) -> bool:
@@ -214,29 +223,6 @@ class Run(Identity):
         random_weights = {"student_weights": "", "student_weights_hash": ""}
         return self.with_changes(
             student=self.teacher, method="none", seed=self.teacher_seed, **random_weights, **recipe
-        )
-
-    @property
-    def teachers(self) -> tuple["Run", ...]:
-        """The run with each of its teachers alone, in the same folder; none without a teacher."""
-        names = self.teacher.split(",")
-        if len(names) == 1:
-            return (self,) if self.teacher else ()
-        parts = zip(
-            names,
-            self.teacher_weights.split(","),
-            self.teacher_weights_hash.split(","),
-            strict=True,
-        )
-        return tuple(
-            replace(
-                self,
-                teacher=name,
-                teacher_weights=weights,
-                teacher_weights_hash=digest,
-                folder_override=str(self.folder),
-            )
-            for name, weights, digest in parts
         )
 
     @property

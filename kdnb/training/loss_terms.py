@@ -9,6 +9,7 @@ from kdnb.errors import InputError
 from kdnb.losses import LOSSES, Loss
 from kdnb.losses.base import Classifiers
 from kdnb.losses.mix import Term
+from kdnb.losses.predicting import Predicting
 from kdnb.models import Output
 
 
@@ -49,7 +50,16 @@ class OverTeachers(nn.ModuleList):
 
 
 def classifier_of(network: nn.Module) -> nn.Linear:
-    """Returns a network's last layer. Raises InputError for a network without a classifier."""
+    """Returns a network's last layer.
+
+    Raises InputError for a network without a classifier, and for a student of a method that changed
+    how it predicts: its last layer does not read its pooled features.
+    """
+    if isinstance(network, Predicting):
+        raise InputError(
+            "the method reads the teacher's classifier, and this teacher does not predict by its "
+            "network alone: choose another teacher or method"
+        )
     if not network.classifier_name:
         raise InputError("the method needs the teacher's classifier, and this teacher has none")
     return network.get_submodule(network.classifier_name)

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from published_losses import PUBLISHED, skip_unless_published
+from published_losses import PUBLISHED, build_loss, skip_unless_published
 from torch import nn
 
 from kdnb import LOSSES, Distiller, InputError, Output, create_model
@@ -14,6 +14,8 @@ from kdnb.losses.afd import AFD
 from kdnb.losses.base import Loss, align_from_deepest, average_pool, match_size
 from kdnb.losses.crd import CRD
 from kdnb.losses.fitnet import regressor
+from kdnb.losses.ofd import margins
+from kdnb.losses.semckd import relations
 from kdnb.losses.vid import VID
 from kdnb.models import blocks
 
@@ -25,11 +27,16 @@ BATCH = Batch(
     torch.arange(4, 10),
 )
 # Biases whose gradient is 0 but for rounding, because batch norm follows.
-BEFORE_BATCH_NORM = r"fitnet\.conv\.bias|afd\.(queries\.\d+|keys\.\d+|bilinear)\.0\.bias"
+BEFORE_BATCH_NORM = (
+    r"fitnet\.conv\.bias|srd\.linear\.bias|afd\.(queries\.\d+|keys\.\d+|bilinear)\.0\.bias"
+)
 LAYERED = {
     "afd",
     "fitnet",
+    "ofd",
     "reviewkd",
+    "semckd",
+    "simkd",
     "vid",
 }  # layers of theirs compute under autocast as a network's do
 with_teacher = pytest.mark.parametrize(
@@ -39,7 +46,7 @@ with_teacher = pytest.mark.parametrize(
 
 def made(name, pair):
     """A loss between two networks, in train mode and set up."""
-    loss = LOSSES[name](*pair)
+    loss = build_loss(name, pair)
     loss.setup(LABELS)
     return loss
 
@@ -378,3 +385,58 @@ def test_a_loss_without_a_teacher_learns_the_students_shapes(networks, registrie
     student, _ = networks
     losses = Distiller(student, None, "ce + blocks", torch.zeros(2, 3, 32, 32)).losses
     assert losses["blocks"].channels == [block.shape[0] for block in blocks(student, 32)]
+
+
+@with_teacher
+@pytest.mark.parametrize("images", [2, 5, 14])
+def test_every_loss_takes_a_smaller_and_a_larger_batch(networks, pair, name, images):
+    """The last batch of an epoch is smaller than the others; a test's may be larger."""
+    skip_unless_published(name)
+    if LOSSES[name].views == 2:
+        images += images % 2
+    loss = made(name, pair)
+    x = torch.randn(images, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    outputs = [network(x) for network in networks]
+    value = loss(*outputs, Batch(x, torch.arange(images) % 5, torch.arange(images)))
+    value.backward()
+    grads = [p.grad for p in networks[0].parameters() if p.grad is not None]
+    assert torch.isfinite(value) and grads and all(g.isfinite().all() for g in grads)
+
+
+def test_the_rows_of_semckd_are_padded_and_its_batches_parts(pair):
+    feat = torch.randn(5, 3, 2, 2)
+    products = feat.flatten(1) @ feat.flatten(1).T
+    assert torch.allclose(relations(feat, 8)[:, :5], products, atol=1e-5)
+    assert not relations(feat, 8)[:, 5:].any()
+    parts = relations(feat, 3)
+    assert torch.allclose(parts[:3], products[:3, :3], atol=1e-5)
+    assert torch.allclose(parts[3:, :2], products[3:, 3:], atol=1e-5) and not parts[3:, 2].any()
+
+
+def test_the_links_of_semckd_are_between_the_last_blocks_of_the_stages(pair):
+    """A teacher of six blocks and a student of three, with three stages each."""
+    semckd = build_loss("semckd", pair).train()
+    semckd(*pair, NO_BATCH)
+    links = semckd.means()["links"]
+    assert links.shape == (6, 3) and torch.allclose(links.sum(0), torch.ones(3), atol=1e-6)
+    assert links.any(1).tolist() == [False, True] * 3
+
+
+def test_simkd_predicts_by_the_teachers_classifier(pair):
+    simkd = build_loss("simkd", pair).eval()
+    h = pair[0].feats[-1]
+    logits = simkd.classifiers.teacher(simkd.transfer(h).mean((2, 3)))
+    assert torch.allclose(simkd.predict(pair[0]).logits, logits)
+    # A student's larger map is averaged to the size of the teacher's.
+    large = pair[0]._replace(feats=(F.interpolate(h, scale_factor=2),))
+    assert torch.allclose(simkd.predict(large).logits, logits, atol=1e-5)
+
+
+def test_the_margins_of_ofd_are_means_over_the_batches_seen_in_training(pair):
+    ofd = build_loss("ofd", pair).train()
+    for _ in range(2):
+        ofd(*pair, NO_BATCH)
+    x = pair[1].preacts[0].transpose(0, 1).flatten(1)  # c n
+    expected = margins(x.mean(1), x.std(1, correction=0))
+    assert torch.allclose(ofd.eval().margin(0, pair[1].preacts[0]), expected, atol=1e-4)
+    assert ofd.batches == 2

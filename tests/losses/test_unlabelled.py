@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from published_losses import build_loss
 
 from kdnb import LOSSES, Distiller, create_model
 from kdnb.data import Batch
@@ -26,7 +27,7 @@ def pair():
 def evaluated(name, pair, labels, keep=slice(None)):
     """A loss of some of the images, and its gradients by the student's logits and features."""
     torch.manual_seed(0)
-    loss = LOSSES[name](*pair, **OPTIONS.get(name, {}))
+    loss = build_loss(name, pair, **OPTIONS.get(name, {}))
     loss.setup(TRAINING_LABELS.index_copy(0, INDEX, labels))
     if name == "crd":  # its constants are estimated in the first step, also from other images
         loss.Z_s.fill_(30.0)
