@@ -7,7 +7,7 @@ student, from shallow to deep.
 """
 
 from kdnb.analysis.finished import has_teacher, run_from_notebook
-from kdnb.analysis.networks import Networks, load_networks, load_run, teacher_table
+from kdnb.analysis.networks import Networks, load_networks, load_run
 from kdnb.analysis.survey import (
     LinksByClass,
     Survey,
@@ -17,3 +17,4 @@ from kdnb.analysis.survey import (
     one_per_class_pair,
     survey_images,
 )
+from kdnb.analysis.teacher_facts import teacher_table
