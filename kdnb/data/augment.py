@@ -5,7 +5,7 @@ augment one image at a time. Here an operation is applied to all images of a bat
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -97,37 +97,30 @@ def augment(pixels: Tensor, operation: Tensor, magnitude: Tensor) -> Tensor:
     return pixels
 
 
-def affine(images: Tensor, matrix: Tensor, centre: tuple[float, float] = (0.0, 0.0)) -> Tensor:
+def affine(
+    images: Tensor, rows: Sequence[Sequence], centre: tuple[float, float] = (0.0, 0.0)
+) -> Tensor:
     """Moves pixels by the nearest neighbour; what comes from outside is black.
 
     Args:
         images: uint8 (batch, 3, height, width).
-        matrix: (batch, 2, 3), from the pixels of the result to those of the image, counted from the
-            middle of the image.
-        centre: of the matrix, in pixels from the middle.
+        rows: ((a, b, c), (d, e, f)): the pixel (x, y) of the result is that at (a x + b y + c,
+            d x + e y + f) of the image. Each is a number or (batch, 1, 1).
+        centre: where (0, 0) is, in pixels from the middle of the image.
     """
     height, width = images.shape[2:]
-    y = torch.arange(height, device=images.device) + (0.5 - height / 2 - centre[1])
-    x = torch.arange(width, device=images.device) + (0.5 - width / 2 - centre[0])
-    points = torch.stack(
-        [x.expand(height, width), y[:, None].expand(height, width), torch.ones_like(x + y[:, None])]
+    x = torch.arange(width, device=images.device) + (0.5 - width / 2 - centre[0])  # w
+    y = torch.arange(height, device=images.device)[:, None] + (0.5 - height / 2 - centre[1])  # h 1
+    # No tensors of numbers, whose copy to a GPU would wait for the steps before.
+    grid = torch.stack(
+        [
+            (a * x + b * y + c + offset).expand(len(images), height, width) / (length / 2)
+            for (a, b, c), offset, length in zip(rows, centre, (width, height), strict=True)
+        ],
+        -1,
     )
-    sources = matrix @ points.flatten(1)  # b 2 yx
-    size = torch.tensor([width / 2, height / 2], device=images.device)
-    shift = torch.tensor(centre, device=images.device)
-    grid = ((sources.mT + shift) / size).view(-1, height, width, 2)
     moved = F.grid_sample(images.float(), grid, mode="nearest", align_corners=False)
     return moved.to(torch.uint8)
-
-
-def matrices(value: Tensor, *entries: Tensor | float) -> Tensor:
-    """Returns matrices (batch, 2, 3) with these six entries, each of which is (batch,) or a number.
-
-    value: any tensor of the batch on the right device.
-    """
-    like = value.flatten()
-    rows = [e if isinstance(e, Tensor) else torch.full_like(like, e) for e in entries]
-    return torch.stack(rows, 1).view(-1, 2, 3)
 
 
 def corner(images: Tensor) -> tuple[float, float]:
@@ -136,25 +129,24 @@ def corner(images: Tensor) -> tuple[float, float]:
 
 
 def shear_x(images: Tensor, value: Tensor) -> Tensor:
-    return affine(images, matrices(value, 1, value.flatten(), 0, 0, 1, 0), corner(images))
+    return affine(images, ((1, value[:, 0], 0), (0, 1, 0)), corner(images))
 
 
 def shear_y(images: Tensor, value: Tensor) -> Tensor:
-    return affine(images, matrices(value, 1, 0, 0, value.flatten(), 1, 0), corner(images))
+    return affine(images, ((1, 0, 0), (value[:, 0], 1, 0)), corner(images))
 
 
 def translate_x(images: Tensor, value: Tensor) -> Tensor:
-    return affine(images, matrices(value, 1, 0, -value.flatten(), 0, 1, 0))
+    return affine(images, ((1, 0, -value[:, 0]), (0, 1, 0)))
 
 
 def translate_y(images: Tensor, value: Tensor) -> Tensor:
-    return affine(images, matrices(value, 1, 0, 0, 0, 1, -value.flatten()))
+    return affine(images, ((1, 0, 0), (0, 1, -value[:, 0])))
 
 
 def rotate(images: Tensor, value: Tensor) -> Tensor:
-    angle = value.flatten() * (math.pi / 180)
-    cos, sin = angle.cos(), angle.sin()
-    return affine(images, matrices(value, cos, -sin, 0, sin, cos, 0))
+    angle = value[:, 0] * (math.pi / 180)
+    return affine(images, ((angle.cos(), -angle.sin(), 0), (angle.sin(), angle.cos(), 0)))
 
 
 def blend(images: Tensor, others: Tensor, value: Tensor) -> Tensor:
@@ -164,8 +156,8 @@ def blend(images: Tensor, others: Tensor, value: Tensor) -> Tensor:
 
 
 def grey(images: Tensor) -> Tensor:
-    weights = torch.tensor([0.2989, 0.587, 0.114], device=images.device)
-    return (images * weights[:, None, None]).sum(1, keepdim=True)
+    red, green, blue = images.float().split(1, 1)
+    return 0.2989 * red + 0.587 * green + 0.114 * blue
 
 
 def brightness(images: Tensor, value: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ def draw_mixup(n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 def draw_cutmix(n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Draws what `cutmix` needs: "patch" (n, 4), its left, top, right, bottom as shares, 0..1."""
-    side = np.sqrt(1 - rng.random((n, 1)))
-    centre = rng.random((n, 2))
+    side = np.sqrt(1 - rng.random((n, 1), np.float32))
+    centre = rng.random((n, 2), np.float32)
     return {"patch": np.concatenate([centre - side / 2, centre + side / 2], 1).clip(0, 1)}
 
 

@@ -9,7 +9,15 @@ from torch import Tensor, nn
 from kdnb.data import Batch
 from kdnb.errors import InputError
 from kdnb.losses import LOSSES
-from kdnb.losses.mix import Term, applicable_terms, canonical, needs_teacher, parse, weight_at
+from kdnb.losses.mix import (
+    Term,
+    applicable_terms,
+    canonical,
+    needs_teacher,
+    parse,
+    views_needed,
+    weight_at,
+)
 from kdnb.losses.predicting import Predicting, describe_predictor
 from kdnb.models import Output, class_count, example_output
 from kdnb.training.loss_terms import OverTeachers, Teachers, build_loss
@@ -64,7 +72,8 @@ class Distiller(nn.Module):
         labels: (n,) of the whole training set, for losses that remember its images, such as CRD.
         batch_size: images in a full batch, for losses whose layers depend on it, such as SemCKD; 0:
             as many as in `example`.
-        views: number of views of each image in a batch, which have batch norm statistics each.
+        views: number of views of each image in a batch, see `Batch`; the networks see one after the
+            other. 0: as many as the losses need.
         allow_partial: leave out losses that this teacher cannot serve, and name them in `left_out`.
 
     Raises InputError for a missing teacher or example, for images that are too small for a network,
@@ -83,16 +92,16 @@ class Distiller(nn.Module):
         same_classes: bool | None = None,
         labels: Tensor | None = None,
         batch_size: int = 0,
-        views: int = 1,
+        views: int = 0,
         allow_partial: bool = False,
     ):
         super().__init__()
         self.student = student
-        self.views = views
         self.teacher: nn.Module | None = None
         self.left_out: tuple[str, ...] = ()
         self.losses = nn.ModuleDict()
         self.terms = parse(method) if isinstance(method, str) else tuple(method)
+        self.views = views or views_needed(self.terms)
         student_example = None if example is None else example_output(student, example)
         teachers: list[nn.Module] = []
         teacher_examples: list[Output] = []

@@ -103,9 +103,10 @@ class Training:
         epochs = self.run.epochs
         steps = len(self.setup.train)
         tests = len(self.setup.test)
+        unit = "batch of two views" if self.setup.train.views == 2 else "batch"
         with (
             StopButton(deadline) as stop,
-            bar(epochs * steps + self.tests_before(epochs) * tests, "epoch", "batch") as progress,
+            bar(epochs * steps + self.tests_before(epochs) * tests, "epoch", unit) as progress,
             closing(self.engine),
             closing(self.tracker),
         ):

@@ -288,7 +288,7 @@ def test_a_grid_has_each_run_once():
     assert grid() == [Run()]
     with pytest.raises(InputError, match="seed is an empty list: it must have a value or more"):
         grid(seed=[])
-    with pytest.raises(InputError, match="unknown parameter 'sead': choose one of batch_size"):
+    with pytest.raises(InputError, match="unknown parameter 'sead': choose one of augment, batch"):
         grid(sead=[1])
 
 

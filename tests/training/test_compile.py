@@ -17,14 +17,19 @@ has_compiler = any(map(shutil.which, ("c++", "g++", "clang++")))
 @pytest.mark.skipif(not has_compiler, reason="compiling needs a C++ compiler")
 @pytest.mark.filterwarnings("error:.*not compiled")
 @pytest.mark.parametrize(
-    ("method", "backend"),
-    [("none", "inductor"), ("afd", "aot_eager")],  # inductor takes minutes for AFD
+    ("fields", "backend"),
+    [
+        ({"method": "none"}, "inductor"),
+        ({"method": "afd"}, "aot_eager"),  # inductor takes minutes for AFD
+        ({"method": "kd", "views": 2, "mix": "mixup", "ema": 0.9}, "aot_eager"),
+    ],
+    ids=["none", "afd", "two mixed views"],
 )
 def test_a_compiled_step_computes_what_an_eager_one_does(
-    teacher, tmp_path, monkeypatch, method, backend
+    teacher, tmp_path, monkeypatch, fields, backend
 ):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    fields = {"method": method, "teacher_weights": teacher, "epochs": 1}
+    fields = fields | {"teacher_weights": teacher, "epochs": 1}
     eager = train(tiny_run(tmp_path / "eager", compile="off", **fields), log=quiet)
     compiled = train(tiny_run(tmp_path / "compiled", compile="on", **fields), log=quiet)
     assert compiled == eager
