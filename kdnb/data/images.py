@@ -22,12 +22,17 @@ class Batch(NamedTuple):
         index: positions of the images in their split, int64 (batch,).
         teacher_images: the same crops as the teacher sees them, in its normalisation and size;
             None if it sees `images`.
+        teacher_logits: the teacher's answers to them, (batch, classes), if they are known and the
+            losses need them; None: the teacher has to compute them.
+        teacher_pooled: its pooled features, (batch, channels), likewise.
     """
 
     images: Tensor
     labels: Tensor
     index: Tensor
     teacher_images: Tensor | None = None
+    teacher_logits: Tensor | None = None
+    teacher_pooled: Tensor | None = None
 
     @property
     def for_teacher(self) -> Tensor:

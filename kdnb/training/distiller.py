@@ -109,6 +109,8 @@ class Distiller(nn.Module):
         labels: Tensor,
         index: Tensor | None = None,
         teacher_images: Tensor | None = None,
+        teacher_logits: Tensor | None = None,
+        teacher_pooled: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The losses of a batch before weighting, their weighted sum "total"; the student's logits.
 
@@ -118,11 +120,16 @@ class Distiller(nn.Module):
             index: (batch,), the images' positions in the training set, for losses that remember
                 them.
             teacher_images: the images as the teacher sees them; None: as the student does.
+            teacher_logits: the teacher's answers if they are known: then it is not run, and the
+                losses get nothing else of it.
+            teacher_pooled: its pooled features, likewise.
         """
-        batch = Batch(images, labels, index, teacher_images)
+        batch = Batch(images, labels, index, teacher_images, teacher_logits, teacher_pooled)
         student = self.student(images)
         teacher = None
-        if self.teacher is not None:
+        if teacher_logits is not None or teacher_pooled is not None:
+            teacher = Output(teacher_logits, (), pooled=teacher_pooled)
+        elif self.teacher is not None:
             with torch.no_grad():
                 teacher = self.teacher(batch.for_teacher)
         terms = {name: loss(student, teacher, batch) for name, loss in self.losses.items()}

@@ -21,6 +21,7 @@ from kdnb.training.log import epoch_line, log_setup
 from kdnb.training.outputs import record_fallback, write_config, write_result, write_weights
 from kdnb.training.setup import TrainingSetup, build_setup, check, load_images
 from kdnb.training.step import Engine, evaluate
+from kdnb.training.teacher_cache import open_cache
 from kdnb.training.tracking import TRACKERS
 
 CHECKPOINT_SECONDS = 180  # between checkpoints inside an epoch; every epoch ends with one
@@ -90,6 +91,7 @@ class Training:
         }
         compiled = write_config(run, setup, machine, log)
         self.engine = Engine(setup.distiller, run, device, compiled, setup.train.batch_size)
+        self.batches = open_cache(run, setup.distiller, setup.train, compiled, log) or setup.train
         self.epoch = 0  # finished epochs
         self.step = 0  # finished steps of the next epoch
         self.seconds = 0.0  # spent on these steps
@@ -142,7 +144,7 @@ class Training:
             self.engine.start_epoch(self.epoch)
         seconds_before = self.seconds
         started = saved = checked = time.perf_counter()
-        for batch in self.setup.train.epoch(self.epoch, self.step):
+        for batch in self.batches.epoch(self.epoch, self.step):
             self.engine.set_lr(self.lr_at(self.step))
             self.engine(batch)
             self.step += 1

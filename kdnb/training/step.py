@@ -59,6 +59,7 @@ class Engine:
         self.full_step = self.eager_step
         self.compiled_forward: Callable | None = None  # made in the first step
         self.fell_back = False  # whether compiling failed
+        self.inputs: tuple[str, ...] = ()  # the fields of the current batch that are not None
         if compiled:
             # A notebook trains many networks, and torch keeps few compiled versions of one
             # function.
@@ -80,17 +81,19 @@ class Engine:
     def __call__(self, batch: Batch) -> None:
         is_full = len(batch.labels) == self.batch_size
         with on_side_stream(self.stream):
-            # A captured step takes tensors only: images for the teacher alone may be missing.
-            tensors = [value for value in batch if value is not None]
-            (self.full_step if is_full else self.eager_step)(*tensors)
+            # A captured step takes tensors only. All full batches have the same ones.
+            given = {name: value for name, value in batch._asdict().items() if value is not None}
+            self.inputs = tuple(given)
+            (self.full_step if is_full else self.eager_step)(*given.values())
 
     def _forward(self, images: Tensor, labels: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of a batch; its terms times the images, correct predictions, labelled images.
 
-        others: the index, and the teacher's images if the batch has them.
+        others: what else the batch has, named in `inputs`.
         """
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            terms, logits = self.distiller(images, labels, *others)
+            others = dict(zip(self.inputs[2:], others, strict=True))
+            terms, logits = self.distiller(images, labels, **others)
         correct = (logits.detach().argmax(1) == labels).sum()  # never without a label, -1
         labelled = (labels >= 0).sum()
         counts = [labelled if name in self.of_labelled else len(labels) for name in self.names]
