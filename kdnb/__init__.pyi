@@ -26,8 +26,8 @@ from .models import tapped as tapped
 from .runs.grid import grid as grid
 from .runs.run import Run as Run
 from .training.distiller import Distiller as Distiller
-from .training.loop import train as train
 from .training.setup import check as check
 from .training.setup import load_images as load_images
 from .training.setup import loaders as loaders
 from .training.setup import photographs as photographs
+from .training.train import train as train

@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     # Here: they import torch, which takes seconds, and --help needs none of them.
     from kdnb.runs.grid import grid
-    from kdnb.training.loop import Interrupted, train
+    from kdnb.training.loop import Interrupted
+    from kdnb.training.train import train
 
     # A shell starts background jobs with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)

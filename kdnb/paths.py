@@ -61,7 +61,7 @@ def output_folder(root: str | Path = "") -> Path:
 
 
 def cache_folder() -> Path:
-    """The folder of decoded photographs: $KDNB_CACHE, or kdnb/ of $XDG_CACHE_HOME or ~/.cache.
+    """The folder of caches: $KDNB_CACHE, or kdnb/ of $XDG_CACHE_HOME or ~/.cache.
 
     Raises InputError if it is in a home folder that is not known.
     """
@@ -73,6 +73,11 @@ def cache_folder() -> Path:
             f"the decoded images cannot be saved ({error}): set KDNB_CACHE to a folder that can be "
             "written to"
         ) from None
+
+
+def answers_folder() -> Path:
+    """The folder of the teachers' answers. Raises InputError as `cache_folder` does."""
+    return cache_folder() / "answers"
 
 
 def run_folder(name: str | Path, outputs: str | Path = "") -> Path | None:

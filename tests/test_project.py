@@ -95,9 +95,8 @@ def documented_commands(text: str) -> list[list[str]]:
 def planned(monkeypatch):
     """The runs that `python -m kdnb` would train. Nothing is trained, and no records are made."""
     runs = []
-    # As an attribute of kdnb.training, `loop` is missing before the command is first run.
-    loop = importlib.import_module("kdnb.training.loop")
-    monkeypatch.setattr(loop, "train", lambda run, *_: runs.append(run))
+    module = importlib.import_module("kdnb.training.train")  # the command imports it when it runs
+    monkeypatch.setattr(module, "train", lambda run, *_: runs.append(run))
     monkeypatch.setattr("kdnb.results.records.gather", lambda *_: 0)
     monkeypatch.setattr(results_command, "print_differences", lambda _: None)
     return runs

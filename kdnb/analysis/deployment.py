@@ -23,9 +23,9 @@ from kdnb.device import pick_device, set_threads
 from kdnb.errors import InputError
 from kdnb.models import Preprocessing, class_count, parameter_count
 from kdnb.runs.run import Run
-from kdnb.training.loop import train
 from kdnb.training.teacher import load_teacher
 from kdnb.training.teacher_images import teacher_images
+from kdnb.training.train import train
 
 BATCHES = (1, 32)  # images in the batches that are timed
 MOST_EXAMPLES = 8  # images of one figure

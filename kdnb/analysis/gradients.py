@@ -10,8 +10,8 @@ from kdnb.models import load_weights, read_state_dict
 from kdnb.progress import ignore
 from kdnb.runs.run import Run
 from kdnb.training.distiller import Distiller
-from kdnb.training.loop import train
 from kdnb.training.setup import build_setup
+from kdnb.training.train import train
 
 
 def loss_shares(run: Run) -> pd.DataFrame:

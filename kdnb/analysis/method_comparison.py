@@ -16,8 +16,8 @@ from kdnb.results.tables import method_table, teacher_row
 from kdnb.runs import parameters
 from kdnb.runs.grid import applicable_methods, grid
 from kdnb.runs.run import Run
-from kdnb.training.loop import train
 from kdnb.training.setup import check, load_images
+from kdnb.training.train import train
 
 DEFAULTS = {"methods": "kd,dkd,at,crd,afd", "seeds": 2}  # parameters that Run does not have
 

@@ -18,10 +18,10 @@ from kdnb.losses.afd import AFD, energy
 from kdnb.losses.predicting import load_network
 from kdnb.models import Block, Output, blocks, example_output, read_state_dict
 from kdnb.runs.run import Run
-from kdnb.training.loop import train
 from kdnb.training.setup import holds_data, load_images
 from kdnb.training.teacher import load_teacher
 from kdnb.training.teacher_images import teacher_images
+from kdnb.training.train import train
 
 STUDENTS = ("baseline", "distilled")
 BATCH_SIZE = 100  # small: the maps of several networks at 224 pixels fill the memory

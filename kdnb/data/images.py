@@ -25,6 +25,9 @@ class Batch(NamedTuple):
             None if it sees `images`.
         targets: the probabilities that cross-entropy compares the predictions with, (batch,
             classes); None for those of `labels`.
+        teacher_logits: the teacher's answers to them, (batch, classes), if they are known and the
+            losses need them; None: the teacher has to compute them.
+        teacher_pooled: its pooled features, (batch, channels), likewise.
 
     With two views of each image, all tensors have two rows per image: those of the first view, then
     those of the second in the same order.
@@ -35,6 +38,8 @@ class Batch(NamedTuple):
     index: Tensor
     teacher_images: Tensor | None = None
     targets: Tensor | None = None
+    teacher_logits: Tensor | None = None
+    teacher_pooled: Tensor | None = None
 
     @property
     def for_teacher(self) -> Tensor:

@@ -59,6 +59,9 @@ class Loss(nn.Module):
 
     Attributes:
         needs_teacher: whether the loss reads the teacher's Output, which may be None if not.
+        teacher_outputs: the fields of the teacher's Output that the loss reads. One that reads
+            "logits" or "pooled" alone gets an Output with nothing else where the teacher's answers
+            are kept from earlier epochs and runs.
         same_classes: whether the loss compares predictions, so that student and teacher have to
             predict the same classes.
         needs_labels: whether the loss reads the labels. The label of an image without one is -1;
@@ -82,6 +85,7 @@ class Loss(nn.Module):
     """
 
     needs_teacher: ClassVar[bool] = True
+    teacher_outputs: ClassVar[frozenset[str]] = frozenset(Output._fields)
     same_classes: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
     views: ClassVar[int] = 1

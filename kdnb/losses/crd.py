@@ -28,6 +28,7 @@ class CRD(Loss, name="crd", method="ce + crd:0.8"):
         momentum: share of the old value in a memory row when its image is seen again.
     """
 
+    teacher_outputs = frozenset({"pooled"})
     needs_labels = True
     may_be_zero = frozenset({"momentum"})
 

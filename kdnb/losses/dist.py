@@ -25,6 +25,7 @@ class DIST(Loss, name="dist", method="ce + dist:2"):
         T: temperature of both networks' predictions.
     """
 
+    teacher_outputs = frozenset({"logits"})
     same_classes = True
     may_be_zero = frozenset({"beta", "gamma"})
 

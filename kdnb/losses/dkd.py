@@ -30,6 +30,7 @@ class DKD(Loss, name="dkd", method="ce + dkd"):
             alpha = 12, beta = 24 and T = 2 then.
     """
 
+    teacher_outputs = frozenset({"logits"})
     same_classes = True
     needs_labels = True
     warmup = 20

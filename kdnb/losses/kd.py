@@ -21,6 +21,7 @@ class KD(Loss, name="kd", method="ce:0.1 + kd:0.9"):
             place of a loss for each of them.
     """
 
+    teacher_outputs = frozenset({"logits"})
     same_classes = True
 
     def __init__(self, student: Output, teacher: Output, *, T: float = 4.0, ensemble: bool = False):

@@ -19,6 +19,7 @@ class NKD(Loss, name="nkd", method="ce + nkd"):
         gamma: weight of the other classes; 3.5 for CIFAR-100, 1.5 for ImageNet in the paper.
     """
 
+    teacher_outputs = frozenset({"logits"})
     same_classes = True
     needs_labels = True
     may_be_zero = frozenset({"gamma"})

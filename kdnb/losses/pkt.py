@@ -25,6 +25,8 @@ class PKT(Loss, name="pkt", method="ce + pkt:30000"):
     An image counts as its own neighbour, too.
     """
 
+    teacher_outputs = frozenset({"pooled"})
+
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         # In float32: the terms almost cancel.
         with torch.autocast(student.logits.device.type, enabled=False):

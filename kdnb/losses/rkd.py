@@ -34,6 +34,7 @@ class RKD(Loss, name="rkd", method="ce + rkd"):
         angle: weight of the angle-wise part, RKD-A.
     """
 
+    teacher_outputs = frozenset({"pooled"})
     may_be_zero = frozenset({"distance", "angle"})
 
     def __init__(

@@ -33,6 +33,7 @@ class RLD(Loss, name="rld", method="ce + rld"):
         standardise: whether the logits are standardised first, as in LSKD.
     """
 
+    teacher_outputs = frozenset({"logits"})
     same_classes = True
     needs_labels = True
     warmup = 20

@@ -31,6 +31,7 @@ class SKD(Loss, name="skd", method="ce + skd"):
         tikhonov: what is added to the variances, so that C can be inverted.
     """
 
+    teacher_outputs = frozenset({"logits"})
     same_classes = True
     may_be_zero = frozenset({"instance", "direction"})
 

@@ -17,6 +17,8 @@ class SRD(Loss, name="srd", method="ce + kd(T=1) + srd:2"):
         exponent: the power of the differences.
     """
 
+    teacher_outputs = frozenset({"pooled"})
+
     def __init__(self, student: Output, teacher: Output, *, exponent: float = 4.0):
         super().__init__()
         self.exponent = exponent

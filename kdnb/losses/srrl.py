@@ -19,6 +19,7 @@ class SRRL(Loss, name="srrl", method="ce + kd + srrl"):
     Raises InputError for a teacher without a classifier.
     """
 
+    teacher_outputs = frozenset({"logits", "pooled"})
     needs_classifiers = True
 
     def __init__(self, student: Output, teacher: Output):

@@ -17,6 +17,7 @@ class TTM(Loss, name="ttm", method="ce + ttm:45"):
             that the authors' code gives for VGG-13 and VGG-8.
     """
 
+    teacher_outputs = frozenset({"logits"})
     same_classes = True
 
     def __init__(self, student: Output, teacher: Output, *, gamma: float = 0.1):

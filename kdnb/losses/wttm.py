@@ -17,6 +17,7 @@ class WTTM(Loss, name="wttm", method="ce + wttm:4"):
             that the authors' code gives for WTTM with CRD and VGG-13 -> VGG-8.
     """
 
+    teacher_outputs = frozenset({"logits"})
     same_classes = True
 
     def __init__(self, student: Output, teacher: Output, *, gamma: float = 0.2):

@@ -3,7 +3,8 @@
     python -m kdnb.runs list            # state, accuracy, seconds and MB of each
     python -m kdnb.runs show NAME       # its parameters, machine, result and files
     python -m kdnb.runs delete NAME     # its folder and its figures; asks first
-    python -m kdnb.runs prune           # checkpoints of runs that stopped a week ago; asks first
+    python -m kdnb.runs prune           # checkpoints of runs that stopped a week ago, and teachers'
+                                        # answers that no run used for a week; asks first
     python -m kdnb.runs disk            # what runs, figures and caches take
 
 NAME is a run's name or folder, or a pattern such as 'digits-*'. Records are never deleted.
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from kdnb.device import system_errors
 from kdnb.errors import InputError, quote, to_number
-from kdnb.paths import cache_folder, output_folder
+from kdnb.paths import answers_folder, cache_folder, output_folder
 from kdnb.progress import percent, tolerant_output
 from kdnb.runs import disk
 from kdnb.runs.folder import RunFolder
@@ -36,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument(
-        "--days", type=positive, default=7, help="for prune: since the last checkpoint (7)"
+        "--days", type=positive, default=7, help="for prune: since the last checkpoint or use (7)"
     )
     parser.add_argument("--outputs", default="", help="folder of the runs (outputs/)")
     return parser
@@ -117,7 +118,7 @@ def print_taught(runs: Sequence[disk.StoredRun], outputs: Path) -> None:
 def run_command(options: argparse.Namespace) -> int:
     outputs = output_folder(options.outputs)
     if options.command == "disk":
-        use = disk.disk_use(outputs, cache_folder())
+        use = disk.disk_use(outputs, cache_folder(), answers_folder())
         for what, (nbytes, folder) in use.items():
             print(f"{megabytes(nbytes):>10} MB  {what:{max(map(len, use))}}  {folder}")
         return 0
@@ -128,24 +129,43 @@ def run_command(options: argparse.Namespace) -> int:
         for run in runs:
             print_run(run)
         return 0
-    change = {"delete": disk.delete, "prune": disk.prune}.get(options.command)
     if options.command == "prune":
-        runs = disk.prunable(runs, options.days)
+        return prune(runs, options)
     print_runs(runs)
-    if change is None or not runs:
+    if options.command == "list" or not runs:
         return 0
-    if change is disk.delete:
-        print_taught(runs, outputs)
-        nbytes = sum(run.nbytes + sum(map(disk.size_of, run.figures)) for run in runs)
-        question = f"delete these, {megabytes(nbytes)} MB?"
-    else:
-        nbytes = sum(disk.size_of(path) for run in runs for path in run.checkpoints)
-        question = f"delete their checkpoints, {megabytes(nbytes)} MB? They would start anew."
-    if not confirmed(question, options.yes):
+    print_taught(runs, outputs)
+    nbytes = sum(run.nbytes + sum(map(disk.size_of, run.figures)) for run in runs)
+    if not confirmed(f"delete these, {megabytes(nbytes)} MB?", options.yes):
         return 1
     for run in runs:
-        change(run)
+        disk.delete(run)
     print(f"{megabytes(nbytes)} MB are free again")
+    return 0
+
+
+def prune(runs: Sequence[disk.StoredRun], options: argparse.Namespace) -> int:
+    """Delete old checkpoints of runs, and teachers' answers unless runs were named."""
+    runs = disk.prunable(runs, options.days)
+    answers = [] if options.names else disk.answer_files(answers_folder(), options.days)
+    print_runs(runs)
+    of_runs = sum(disk.size_of(path) for run in runs for path in run.checkpoints)
+    of_answers = sum(map(disk.allocated, answers))
+    questions = []
+    if runs:
+        questions += [f"delete their checkpoints, {megabytes(of_runs)} MB? They would start anew."]
+    if answers:
+        print(*answers, sep="\n")
+        questions += [f"delete these answers of teachers, {megabytes(of_answers)} MB?"]
+    if not questions:
+        return 0
+    if not confirmed(" ".join(questions), options.yes):
+        return 1
+    for run in runs:
+        disk.prune(run)
+    for path in answers:
+        path.unlink(missing_ok=True)
+    print(f"{megabytes(of_runs + of_answers)} MB are free again")
     return 0
 
 

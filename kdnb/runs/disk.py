@@ -163,8 +163,26 @@ def size_of(path: Path) -> int:
     return total
 
 
-def disk_use(outputs: Path, cache: Path) -> dict[str, tuple[int, Path]]:
-    """{what: (bytes, where)} of runs, their checkpoints and figures, and caches."""
+def answer_files(folder: Path, days: float = 0) -> list[Path]:
+    """The files of teachers' answers in a folder that were not opened for so many days."""
+    before = time.time() - days * DAY
+    return sorted(path for path in folder.glob("*.answers") if path.stat().st_mtime <= before)
+
+
+def allocated(path: Path) -> int:
+    """The bytes on disk of a file, of which most may be empty; 0 if it is missing."""
+    if not path.is_file():
+        return 0
+    status = path.stat()
+    # In blocks of 512 bytes, whatever the file system's are; Windows does not say.
+    return 512 * status.st_blocks if hasattr(status, "st_blocks") else status.st_size
+
+
+def disk_use(outputs: Path, cache: Path, answers: Path) -> dict[str, tuple[int, Path]]:
+    """{what: (bytes, where)} of runs, their checkpoints and figures, and caches.
+
+    answers: the folder of the teachers' answers, which is in the folder `cache`.
+    """
     runs = stored_runs(outputs)
     of_checkpoints = sum(size_of(path) for run in runs for path in run.checkpoints)
     folders = {
@@ -174,5 +192,8 @@ def disk_use(outputs: Path, cache: Path) -> dict[str, tuple[int, Path]]:
         "decoded photographs": cache,
     }
     use = {what: (size_of(folder), folder) for what, folder in folders.items()}
+    use["decoded photographs"] = size_of(cache) - size_of(answers), cache
     use["of these, checkpoints"] = of_checkpoints, outputs / "runs"
-    return {what: use[what] for what in ("runs", "of these, checkpoints", *list(folders)[1:])}
+    use["answers of teachers"] = sum(map(allocated, answer_files(answers))), answers
+    first = "runs", "of these, checkpoints"
+    return {what: use[what] for what in (*first, *(what for what in use if what not in first))}

@@ -18,7 +18,11 @@ TYPES = {
 
 NONE_IS_A_VALUE = ("method", "student_weights", "teacher_weights", "methods", "augment")
 # YAML 1.1, which papermill reads with -f and -y, takes these words for True and False.
-YAML_WORDS = {"compile": {True: "on", False: "off"}, "data_on_device": {True: "yes", False: "no"}}
+YAML_WORDS = {
+    "compile": {True: "on", False: "off"},
+    "data_on_device": {True: "yes", False: "no"},
+    "teacher_cache": {True: "on", False: "off"},
+}
 LEAST = dict.fromkeys(("train_limit", "momentum", "weight_decay"), -1)  # of a number; otherwise 0
 MOST = {"image_size": 10_000, "teacher_size": 10_000, "threads": 1024, "lr": 1e9}
 MOST |= {"clip": 1e9, "weight_decay": 1e9, "views": 2}

@@ -81,6 +81,7 @@ def check_values(run: Identity) -> None:
     choose("log", run.log, LOGS)
     choose("student_head", run.student_head, ["", "new"])
     choose("data_on_device", run.data_on_device, ["auto", "yes", "no"])
+    choose("teacher_cache", run.teacher_cache, ["auto", "on", "off"])
     if run.batch_size == 1:
         raise InputError("batch_size is 1: batch norm needs at least 2 images")
     if run.test_every == 0:

@@ -74,6 +74,7 @@ class Run(Identity):
     log: str = where(default="")  # tensorboard, wandb, mlflow: every epoch there, too; "": none
     data_root: str = where(default="")  # folder of the data; "": $KDNB_DATA or data/
     data_on_device: str = where(default="auto")  # yes; no: send each batch; auto: yes if it fits
+    teacher_cache: str = where(default="auto")  # keep its answers: on; off; auto: on a CPU
     outputs: str = where(default="")  # folder of the runs, tables and figures; "": outputs/
     plugins: str = where(default="")  # own losses, networks, data sets: a.py,b_module
     rerun: bool = where(default=False)  # train a finished run anew, and move its folder away

@@ -164,6 +164,8 @@ class Distiller(nn.Module):
         index: Tensor | None = None,
         teacher_images: Tensor | None = None,
         targets: Tensor | None = None,
+        teacher_logits: Tensor | None = None,
+        teacher_pooled: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The losses of a batch before weighting, their weighted sum "total"; the student's logits.
 
@@ -174,10 +176,15 @@ class Distiller(nn.Module):
                 them.
             teacher_images: the images as the teacher sees them; None: as the student does.
             targets: (batch, classes), what cross-entropy compares with; None: the labels.
+            teacher_logits: the teacher's answers if they are known: then it is not run, and the
+                losses get nothing else of it.
+            teacher_pooled: its pooled features, likewise.
         """
-        batch = Batch(images, labels, index, teacher_images, targets)
+        batch = Batch(
+            images, labels, index, teacher_images, targets, teacher_logits, teacher_pooled
+        )
         student = run_views(self.model, images, self.views)
-        teacher = None if self.teacher is None else self.teach(batch.for_teacher)
+        teacher = self.teach(batch)
         terms = {
             name: loss(student, self.teacher_output(loss, teacher), batch)
             for name, loss in self.losses.items()
@@ -194,8 +201,13 @@ class Distiller(nn.Module):
             return self.student
         return Predicting(self.student, self.losses[self.predictor])
 
-    def teach(self, images: Tensor) -> Output | tuple[Output, ...]:
-        """The teacher's Output, or the Outputs of all teachers."""
+    def teach(self, batch: Batch) -> Output | tuple[Output, ...] | None:
+        """The teacher's Output of a batch, or the Outputs of all teachers; None without one."""
+        if batch.teacher_logits is not None or batch.teacher_pooled is not None:
+            return Output(batch.teacher_logits, (), pooled=batch.teacher_pooled)
+        if self.teacher is None:
+            return None
+        images = batch.for_teacher
         if self.teacher_grad:
             images = images.detach().requires_grad_()
         with nullcontext() if self.teacher_grad else torch.no_grad():

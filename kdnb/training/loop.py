@@ -1,27 +1,25 @@
-"""The training loop: `train` starts or continues a run, on any device."""
+"""The training loop: the steps, tests and checkpoints of one run."""
 
 import math
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 
 import torch
 from tqdm import tqdm
 
-from kdnb.device import environment, pick_compile, pick_device, set_threads, system_errors
+from kdnb.device import environment
 from kdnb.errors import InputError
-from kdnb.progress import StopButton, bar, count, percent
+from kdnb.progress import StopButton, bar
 from kdnb.runs.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
-from kdnb.runs.config import check_config_matches, make_config, set_aside
-from kdnb.runs.lock import locked
 from kdnb.runs.run import Run
 from kdnb.training.evaluation import evaluate
 from kdnb.training.history import History, check_history
-from kdnb.training.log import cost_line, epoch_line, log_setup
+from kdnb.training.log import cost_line, epoch_line
 from kdnb.training.outputs import record_fallback, write_config, write_result, write_weights
-from kdnb.training.setup import TrainingSetup, build_setup, check, load_images
+from kdnb.training.setup import TrainingSetup
 from kdnb.training.step import Engine
+from kdnb.training.teacher_cache import open_cache
 from kdnb.training.tracking import TRACKERS
 
 CHECKPOINT_SECONDS = 180  # between checkpoints inside an epoch; every epoch ends with one
@@ -30,51 +28,6 @@ CHECK_SECONDS = 5  # between checks that the loss is finite: each waits for the 
 
 class Interrupted(InputError):
     """Training was stopped, by a person or by its deadline. Everything is saved."""
-
-
-@system_errors()
-def train(run: Run, log: Callable[[str], None] = print, deadline: float = math.inf) -> Run:
-    """Train a run, and first the teacher that it needs; returns the finished run.
-
-    A finished run is only read. An interrupted one continues from its last checkpoint; on a CPU it
-    ends with the same bits, if its steps are compiled in both cases or in none.
-
-    Args:
-        run: what to train.
-        log: called with a line per epoch, and with what happens otherwise.
-        deadline: the time.monotonic() at which to stop, after one step at least.
-
-    Raises InputError for missing data or weights, a loss that is not finite, too little GPU memory,
-    and a folder that cannot be written or holds another run; Interrupted when it is stopped.
-    """
-    set_threads(run.threads)
-    images = None
-    if run.rerun or not run.done:
-        images = load_images(run)
-        run = replace(run, data_hash="")  # the data may have been downloaded, or changed, just now
-    if run.done and not run.rerun:
-        check_config_matches(run, make_config(run))
-        top1 = percent(run.result["top1"], run.result["test_images"])
-        log(f"{run.name}: finished before, top-1 {top1} %")
-        return run
-    if run.teacher_run is not None and not run.teacher_run.done:
-        check(run, images)
-        teacher = run.teacher_run
-        log(f"its teacher is trained first, for {count(teacher.epochs, 'epoch')}: {teacher.name}")
-        train(run.teacher_run, log, deadline)
-    device = pick_device(run.device)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(run.seed)
-        setup = build_setup(run, images)  # before the folder is made: it may fail
-        log_setup(run, setup, log)
-        pixels = run.epochs * len(setup.train.images) * run.image_size**2
-        compiled = pick_compile(run.compile, device, run.precision, pixels)
-        if run.rerun:
-            run = set_aside(run, log)
-        with locked(run.folder):
-            if not run.done:  # another process may have finished it just now
-                Training(run, setup, log, compiled).go(deadline)
-    return run
 
 
 class Training:
@@ -92,6 +45,7 @@ class Training:
         }
         compiled = write_config(run, setup, machine, log)
         self.engine = Engine(setup.distiller, run, device, compiled, setup.train.batch_size)
+        self.batches = open_cache(run, setup.distiller, setup.train, compiled, log) or setup.train
         self.epoch = 0  # finished epochs
         self.step = 0  # finished steps of the next epoch
         self.seconds = 0.0  # spent on these steps
@@ -147,7 +101,7 @@ class Training:
             self.engine.start_epoch(self.epoch)
         seconds_before = self.seconds
         started = saved = checked = time.perf_counter()
-        for batch in self.setup.train.epoch(self.epoch, self.step):
+        for batch in self.batches.epoch(self.epoch, self.step):
             self.engine.set_lr(self.lr_at(self.step))
             self.engine(batch)
             self.step += 1

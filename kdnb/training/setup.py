@@ -18,6 +18,7 @@ from kdnb.runs.run import Run
 from kdnb.training.distiller import Distiller
 from kdnb.training.initial_weights import load_initial_weights
 from kdnb.training.teacher import Teacher, load_teacher
+from kdnb.training.teacher_cache import obstacle
 from kdnb.training.teacher_images import TeacherImages, teacher_image_size, teacher_images
 
 
@@ -164,6 +165,8 @@ def build_setup(
             allow_partial=run.has_named_method,
         )
     check_tensors_are_separate(distiller.trainable())
+    if run.teacher_cache == "on" and (reason := obstacle(distiller, train)):
+        raise InputError(f"teacher_cache is on, but {reason}")
     return TrainingSetup(distiller, train, test, teacher, teacher_sees, is_assumed, head)
 
 

@@ -8,7 +8,8 @@ from helpers import quiet, tiny, tiny_run
 from kdnb import InputError, analysis
 from kdnb.models import read_state_dict
 from kdnb.runs.run import Run
-from kdnb.training.loop import evaluate, train
+from kdnb.training.evaluation import evaluate
+from kdnb.training.train import train
 
 NETWORKS = {"teacher": "wrn_10_1", "student": "wrn_10_1"}
 SHORT = {"epochs": 1, "teacher_epochs": 1}
