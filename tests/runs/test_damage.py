@@ -58,7 +58,8 @@ def results(folder):
     """All that is read of a finished run."""
     run = Run.open(folder, device="cpu", compile="off")
     links = RunFolder(folder).links_by_epoch
-    files = run.weights.read_bytes() + run.loss_weights.read_bytes()
+    paths = run.weights, run.loss_weights, run.last_weights
+    files = [path.read_bytes() for path in paths]
     return train(run, quiet).result["top1"], links[0].tobytes(), files, load(folder).classes
 
 
@@ -66,7 +67,8 @@ def results(folder):
 def runs(teacher, tmp_path_factory):
     """Two finished runs of other seeds, and two that were broken off in their last epoch."""
     outputs = tmp_path_factory.mktemp("runs")
-    finished = [tiny_run(outputs, teacher_weights=teacher, seed=s, epochs=2) for s in (0, 1)]
+    fields = {"teacher_weights": teacher, "epochs": 2, "ema": 0.9}
+    finished = [tiny_run(outputs, **fields, seed=seed) for seed in (0, 1)]
     begun = [replace(run, outputs=str(outputs / "begun")) for run in finished]
     for run in finished:
         train(run, quiet)

@@ -54,7 +54,8 @@ def test_a_run_is_opened_under_its_name_with_the_fields_of_today(folder):
     stored = stored_config(folder)
     assert stored["format"] == 1
     fields = {RENAMED.get(name, name): value for name, value in stored["run"].items()}
-    later = {name: Run.parameters()[name] for name in run.identity.keys() - fields.keys()}
+    defaults = Run.parameters() | run.defaults
+    later = {name: defaults[name] for name in run.identity.keys() - fields.keys()}
     assert run.identity == fields | later  # fields that came later have their defaults
     overrides = {RENAMED.get(name, name): pair for name, pair in stored["changes"].items()}
     assert run.reported_overrides == run.config["overrides"] == overrides
