@@ -15,6 +15,7 @@ from kdnb.analysis.boxes import BoxEnergy
 from kdnb.analysis.compare import Predictions
 from kdnb.analysis.survey import LinksByClass, Survey
 from kdnb.models import Block
+from kdnb.plots.link_rows import attention_that_differs, link_rows
 from kdnb.results.frame import LABELS_ONLY
 from kdnb.results.intervals import difference, share
 
@@ -56,22 +57,27 @@ def accuracies(predictions: Predictions) -> str:
     return sentence(f"{len(predictions.labels):,} test images; right: {', '.join(parts)}")
 
 
-def links(mean: np.ndarray, student_blocks: Sequence[Block]) -> str:
-    """How many teacher blocks have a clear link, and which groups of the student have none.
+def links(
+    mean: np.ndarray, teacher_blocks: Sequence[Block], student_blocks: Sequence[Block]
+) -> str:
+    """How many blocks have a clear link, and which groups of the other network have none.
 
-    mean: (T, S), rows sum to one.
+    mean: (T, S), rows, or compared columns, sum to one.
     """
-    clear = mean.max(1) > CLEAR
-    targets = mean.argmax(1)
-    linked = {student_blocks[s][0].split(".")[0] for s in targets}
-    groups = dict.fromkeys(name.split(".")[0] for name, _ in student_blocks)
+    rows = link_rows(mean)
+    _, others = rows.order(teacher_blocks, student_blocks)
+    clear = rows.values.max(1) > CLEAR
+    targets = rows.values.argmax(1)
+    linked = {others[i][0].split(".")[0] for i in targets}
+    groups = dict.fromkeys(name.split(".")[0] for name, _ in others)
     free = [group for group in groups if group not in linked]
     text = (
-        f"{clear.sum()} of {len(mean)} teacher blocks give more than half of their attention to "
-        "one student block; "
+        f"{clear.sum()} of {len(clear)} {rows.attending} blocks give more than half of their "
+        f"attention to one {rows.attended} block; "
     )
     if not free:
-        return sentence(text + "every group of the student is the first choice of some block")
+        text += f"every group of the {rows.attended} is the first choice of some block"
+        return sentence(text)
     return sentence(text + f"no block's first choice is in {plural('group', free)}")
 
 
@@ -80,13 +86,10 @@ def plural(noun: str, names: Sequence[str]) -> str:
 
 
 def link_history(by_epoch: np.ndarray) -> str:
-    """From which epoch on the links are those of the last epoch, but for a tenth of the attention.
-
-    by_epoch: (epochs, T, S).
-    """
+    """From which epoch on the links (epochs, T, S) are those of the last, but for a tenth."""
     if len(by_epoch) < 2:
         return "There is one epoch: no change of the links can be seen."
-    differs = 0.5 * np.abs(by_epoch - by_epoch[-1]).sum(-1).mean(-1)
+    differs = attention_that_differs(by_epoch, by_epoch[-1])
     unsettled = np.flatnonzero(differs >= SETTLED)
     first = int(unsettled[-1]) + 2 if len(unsettled) else 1
     return (
@@ -102,27 +105,51 @@ def controls(panels: Mapping[str, np.ndarray]) -> str:
     """
     is_clear = panels["this run"] > CLEAR
     if not is_clear.any():
-        return "No link has more than half of a teacher block's attention: there is none to check."
+        return "No link has more than half of a block's attention: there is none to check."
     others = [name for name in panels if name not in ("this run", "their standard deviation")]
     parts = [f"{(panels[name] > CLEAR)[is_clear].sum()} in “{name}”" for name in others]
     return f"Of {is_clear.sum()} clear links of this run, also clear: {', '.join(parts)}."
 
 
+def link_agreement(panels: Mapping[str, np.ndarray]) -> str:
+    """For how many student blocks other methods have the same strongest teacher block.
+
+    panels: {method: (T, S)}, the run's own first, as `links.links_of_methods` returns them.
+    """
+    (name, links), *others = panels.items()
+    if not others:
+        return f"There is no other method with links between the networks of {name}."
+    own = link_rows(links)
+    parts = []
+    for other, values in others:
+        rows = link_rows(values)
+        t, s = np.intersect1d(own.teacher, rows.teacher), np.intersect1d(own.student, rows.student)
+        same = (links[t][:, s].argmax(0) == values[t][:, s].argmax(0)).sum()
+        chance = len(s) / len(t)
+        parts.append(f"{same} of {len(s)} with {other} ({chance:.1f} by a choice at random)")
+    return (
+        f"Student blocks that {name} links most strongly with the same teacher block as another "
+        f"method, among the blocks that both compare: {', '.join(parts)}."
+    )
+
+
 def similarity(panels: Mapping[str, np.ndarray]) -> str:
-    """For how many teacher blocks the strongest link is with the most similar block, by CKA.
+    """For how many blocks the strongest link is with the most similar block, by CKA.
 
     panels: as `links.similarity_panels` returns them.
     """
-    choice = panels["links"].argmax(1)
+    rows = link_rows(panels["links"])
+    choice = rows.values.argmax(1)
     parts = [
-        f"{(values.argmax(1) == choice).sum()} by {name}"
+        f"{(rows.arrange(values).argmax(1) == choice).sum()} by {name}"
         for name, values in panels.items()
         if name.startswith("CKA")
     ]
-    expected = len(choice) / panels["links"].shape[1]
+    expected = len(choice) / rows.values.shape[1]
     return (
-        f"Of {len(choice)} teacher blocks, this many have their strongest link with the most "
-        f"similar student block: {', '.join(parts)}, {expected:.1f} by a choice at random."
+        f"Of {len(choice)} {rows.attending} blocks, this many have their strongest link with the "
+        f"most similar {rows.attended} block: {', '.join(parts)}, {expected:.1f} by a choice at "
+        "random."
     )
 
 
@@ -140,9 +167,10 @@ def class_links(by_class: LinksByClass) -> str:
 
 def map_distances(survey: Survey) -> str:
     """Whether the distilled student's maps are nearer to the linked teacher maps, over images."""
-    weights = survey.links.mean(0)
+    rows = link_rows(survey.links.mean(0))
     per_image = {
-        role: (distances * weights).sum(-1).mean(-1) for role, distances in survey.distances.items()
+        role: (rows.arrange(distances) * rows.values).sum(-1).mean(-1)
+        for role, distances in survey.distances.items()
     }
     gain = mean_interval(per_image["distilled"] - per_image["baseline"])
     subjects = "the distance of the distilled student's maps from the teacher's", "the baseline's"

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from kdnb.errors import InputError
+from kdnb.losses import LOSSES
+from kdnb.losses.mix import Term
 from kdnb.paths import output_folder, resolve_path
 from kdnb.results.frame import or_warn
 from kdnb.runs import parameters
@@ -20,7 +22,7 @@ def run_from_notebook(
 
     Args:
         namespace: the notebook's `globals()`.
-        accept: which runs are looked for; None: those with AFD.
+        accept: which runs are looked for; None: those whose loss links blocks, such as AFD.
         own: names and defaults of further parameters of the notebook.
 
     Raises InputError for an unknown parameter, one of a wrong type, and for a run or photograph
@@ -42,7 +44,7 @@ def run_from_notebook(
     where = {name: value for name, value in where.items() if name not in own}
     if name := where.pop("run", ""):
         return Run.open(name, **where)
-    newest = newest_run(accept or has_afd, **where)
+    newest = newest_run(accept or has_links, **where)
     if newest is None:
         print("There is no such finished run: one of the digits with AFD is trained first.")
         return Run(**where)
@@ -68,6 +70,11 @@ def has_teacher(run: Run) -> bool:
     return len(run.teachers) == 1
 
 
-def has_afd(run: Run) -> bool:
-    """Whether the method of a run includes AFD, from one teacher."""
-    return has_teacher(run) and "afd" in {term.loss for term in run.terms}
+def has_links(run: Run) -> bool:
+    """Whether the method of a run includes a loss with attention between blocks, of one teacher."""
+    return has_teacher(run) and link_term(run) is not None
+
+
+def link_term(run: Run) -> Term | None:
+    """The first term of a run whose loss has attention between blocks; None without any."""
+    return next((term for term in run.terms if hasattr(LOSSES[term.loss], "attention")), None)

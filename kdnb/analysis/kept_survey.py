@@ -42,7 +42,7 @@ def survey_of_run(run: Run, networks: Networks) -> Survey:
 def survey_key(run: Run, networks: Networks) -> str:
     """A hash of the weights of all networks, and of the images that they see."""
     loader = networks.loader
-    models = {**networks.models, "afd": networks.afd}
+    models = {**networks.models, "links": networks.link_loss}
     facts = {name: fingerprint(model) for name, model in models.items()}
     facts |= {"version": VERSION, "dataset": run.dataset, "data": run.data_hash}
     facts |= {"size": loader.size, "crop": loader.test_crop}

@@ -1,4 +1,4 @@
-"""Controls of AFD's links: other seeds, an untrained attention, and the similarity of blocks."""
+"""Controls of links: other seeds, an untrained attention, and the similarity of blocks."""
 
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
@@ -9,8 +9,9 @@ import torch
 
 from kdnb.analysis.compare import cka
 from kdnb.analysis.networks import STUDENTS, Networks, load_run
+from kdnb.analysis.replicates import method_variants
 from kdnb.analysis.survey import Survey
-from kdnb.losses.afd import AFD
+from kdnb.plots.link_rows import link_rows
 from kdnb.progress import ignore, with_progress
 from kdnb.results.frame import or_warn
 from kdnb.results.intervals import interval
@@ -47,11 +48,12 @@ def link_controls(
         if untrained is None:
             with torch.random.fork_rng([]):
                 torch.default_generator.manual_seed(0)
-                untrained = AFD(s, t, qk_dim=networks.afd.qk_dim).to(loader.device)
+                untrained = networks.new_link_loss(s, t).to(loader.device)
             untrained.train()  # its running statistics are still the initial ones
         untrained_sum = untrained_sum + untrained.attention(s, t).sum(0)
         other_image = t._replace(feats=tuple(feat.roll(1, 0) for feat in t.feats))
-        other_image_sum = other_image_sum + networks.afd.attention(s, other_image).sum(0)
+        attention = networks.link_loss.attention(s, other_image)
+        other_image_sum = other_image_sum + attention.sum(0)
     controls = {}
     replicates = last_links(seeds)
     if len(replicates) > 1:
@@ -71,6 +73,19 @@ def last_links(runs: Sequence[Run]) -> list[np.ndarray]:
     """
     read = (or_warn("the controls", attrgetter("links_by_epoch"), run) for run in runs)
     return [links[0][-1] for links in read if links is not None]
+
+
+def links_of_methods(networks: Networks, run: Run) -> dict[str, np.ndarray]:
+    """The links of a run and of other methods between the same networks: {method: (T, S)}.
+
+    They are means over the training images in the last epoch; those of other methods, of finished
+    runs that differ in method and seed alone, are means over the seeds, too.
+    """
+    by_method: dict[str, list] = {}
+    for other in method_variants(run):
+        by_method.setdefault(other.label, []).extend(last_links([other]))
+    panels = {name: np.mean(links, axis=0) for name, links in by_method.items() if links}
+    return {run.label: networks.links_by_epoch[-1]} | panels
 
 
 def similarity_panels(
@@ -102,8 +117,9 @@ def link_correlations(runs: Sequence[Run]) -> pd.DataFrame:
     """Correlation of each run's links in the last epoch with CKA and with depth: a row per run.
 
     The columns are CKA of the teacher with the baseline, CKA with the distilled student, and the
-    closeness of two blocks in relative depth. Correlations are over all pairs of blocks; the mean
-    of each teacher block is subtracted first, because its links sum to one. With two or more runs,
+    closeness of two blocks in relative depth. Correlations are over all pairs of blocks that are
+    compared; the mean of each attending block is subtracted first, because its links sum to one.
+    With two or more runs,
     the last row holds their mean and its interval.
 
     Runs that did not keep their weights, or whose baseline is not finished, are left out; damaged
@@ -132,8 +148,10 @@ def correlations(networks: Networks) -> dict[str, float]:
     columns = {cka_name(role): similarity[role] for role in STUDENTS}
     teacher_depth, student_depth = (np.linspace(0, 1, blocks) for blocks in links.shape)
     columns["closeness in depth"] = -np.abs(np.subtract.outer(teacher_depth, student_depth))
+    rows = link_rows(links)
     row = {}
     for name, values in columns.items():
+        values = rows.arrange(values)
         centred = values - values.mean(1, keepdims=True)
-        row[name] = np.corrcoef(links.flat, centred.flat)[0, 1]
+        row[name] = np.corrcoef(rows.values.flat, centred.flat)[0, 1]
     return row

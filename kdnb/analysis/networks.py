@@ -1,6 +1,7 @@
 """The networks of finished runs, loaded for analysis: teacher, baseline and distilled student."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.analysis.finished import has_afd
+from kdnb.analysis.finished import link_term
 from kdnb.data import Batch
 from kdnb.data.loader import Loader
 from kdnb.device import pick_device, set_threads
 from kdnb.errors import InputError
+from kdnb.losses import LOSSES, Loss
 from kdnb.losses.afd import AFD, energy
 from kdnb.losses.predicting import load_network
 from kdnb.models import Block, Output, blocks, example_output, read_state_dict
@@ -37,16 +39,20 @@ class Networks(NamedTuple):
             batches have the teacher's images, too, of the same crops.
         same_classes: whether the teacher knows the data set's classes.
         teacher_classes: the names of the teacher's classes; empty if they are not known.
-        afd: the trained attention between teacher and distilled student; only from `load_run`.
-        links_by_epoch: (epochs, T, S), AFD's attention in each epoch, mean over the training
-            images; only from `load_run`.
+        link_loss: the trained loss with attention between teacher and distilled student, such as
+            AFD; only from `load_run`.
+        new_link_loss: returns one with initial weights for Outputs of the student and the teacher;
+            only from `load_run`.
+        links_by_epoch: (epochs, T, S), the attention in each epoch, mean over the training images;
+            only from `load_run`.
     """
 
     models: dict[str, nn.Module]
     blocks: tuple[list[Block], list[Block]]
     loader: Loader
     same_classes: bool = True
-    afd: AFD | None = None
+    link_loss: Loss | None = None
+    new_link_loss: Callable[[Output, Output], Loss] | None = None
     links_by_epoch: np.ndarray | None = None
     teacher_classes: tuple[str, ...] = ()
 
@@ -81,7 +87,7 @@ class Networks(NamedTuple):
         # Maps have length 1, so AFD's mean squared difference is (2 / hw) * (1 - cosine).
         half_pixels = [feat[0, 0].numel() / 2 for feat in teacher.feats]
         scale = torch.tensor(half_pixels, device=self.loader.device)[:, None]  # t 1
-        return {role: scale * self.afd.distances(outputs[role], teacher) for role in STUDENTS}
+        return {role: scale * AFD.distances(outputs[role], teacher) for role in STUDENTS}
 
     def uniform_map_distance(self, outputs: Mapping[str, Output]) -> Tensor:
         """Cosine distance of a uniform map to each of the teacher's maps: (n, T)."""
@@ -99,16 +105,19 @@ def seen_by(role: str, batch: Batch) -> Tensor:
 
 
 def load_run(run: Run, log: Callable[[str], None] = print) -> Networks:
-    """The networks of a run with AFD and of its baseline, which are trained first if necessary.
+    """The networks of a run with links and of its baseline, which are trained first if necessary.
 
     log: that of `train`.
 
-    Raises InputError for a run without AFD, and for one that did not keep its weights.
+    Raises InputError for a run without links, and for one that did not keep its weights.
     """
     check_one_teacher(run)
-    if not has_afd(run):
+    term = link_term(run)
+    if term is None:
+        names = " or ".join(name for name, loss in LOSSES.items() if hasattr(loss, "attention"))
         raise InputError(
-            f"method {run.label!r} has no afd: nothing is linked; choose a run whose method has it"
+            f"method {run.label!r} has no attention between blocks, so nothing is linked: choose a "
+            f"run whose method has {names}"
         )
     run = train(run, log)
     baseline = train(run.baseline, log)
@@ -118,17 +127,20 @@ def load_run(run: Run, log: Callable[[str], None] = print) -> Networks:
         example_output(networks.models[role], seen_by(role, batch))
         for role in ("distilled", "teacher")
     )
-    options = next(term.options for term in run.terms if term.loss == "afd")
+    options = dict(term.options)
+    if LOSSES[term.loss].needs_batch_size:
+        options["batch_size"] = run.config.get("batch_size", run.batch_size) * run.view_count
+    new_link_loss = partial(LOSSES[term.loss], **options)
     with torch.random.fork_rng([]):  # initial weights are drawn, and replaced
-        afd = AFD(student, teacher, **options)
-    state = read_state_dict(run.loss_weights)
-    load_state(
-        afd,
-        {key.removeprefix("afd."): state[key] for key in state if key.startswith("afd.")},
-        run.loss_weights,
+        loss = new_link_loss(student, teacher)
+    state, start = read_state_dict(run.loss_weights), f"{term.loss}."
+    own = {key.removeprefix(start): state[key] for key in state if key.startswith(start)}
+    load_state(loss, own, run.loss_weights)
+    return networks._replace(
+        link_loss=loss.to(networks.loader.device).eval(),
+        new_link_loss=new_link_loss,
+        links_by_epoch=run.history[f"{start}links"],
     )
-    afd = afd.to(networks.loader.device).eval()
-    return networks._replace(afd=afd, links_by_epoch=run.history["afd.links"])
 
 
 def check_one_teacher(run: Run) -> None:

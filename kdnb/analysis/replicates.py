@@ -1,9 +1,10 @@
-"""Replicates of a run: the same training with other seeds."""
+"""Replicates of a run: the same training with other seeds, or with other methods."""
 
 import glob
 from functools import partial
 from pathlib import Path
 
+from kdnb.paths import file_name
 from kdnb.results.frame import or_warn
 from kdnb.runs.run import Run
 
@@ -26,6 +27,19 @@ def seed_replicates(run: Run) -> list[Run]:
         if candidate and without_seed(candidate) == without_seed(run):
             replicates.append(candidate)
     return sorted(replicates, key=lambda replicate: replicate.seed)
+
+
+def method_variants(run: Run) -> list[Run]:
+    """The finished runs in the same folder that differ from a run in method, and maybe in seed."""
+    start = file_name(f"{run.dataset}-{run.student}-".replace(" ", "").replace(":", ""))
+    open_folder = partial(open_finished, **{name: getattr(run, name) for name in SHARED_PLACES})
+    variants = []
+    for path in sorted(run.folder.parent.glob(f"{glob.escape(start)}*/result.json")):
+        candidate = or_warn("the methods", open_folder, path.parent)
+        if candidate and candidate.method != run.method:
+            same = without_seed(candidate) | {"method": run.method}
+            variants += [candidate] * (same == without_seed(run))
+    return variants
 
 
 def name_without_seed(run: Run) -> str:

@@ -9,6 +9,7 @@ import torch
 from kdnb.analysis.compare import Predictions
 from kdnb.analysis.networks import STUDENTS, Networks
 from kdnb.models import Block
+from kdnb.plots.link_rows import attention_that_differs
 from kdnb.progress import with_progress
 
 MIN_LINK = 0.1  # mean attention from which on two blocks are shown as a pair
@@ -19,7 +20,8 @@ class Survey(NamedTuple):
     """What the networks compute for each of the n test images, in order.
 
     Attributes:
-        links: (n, T, S), AFD's attention between teacher and distilled student; rows sum to one.
+        links: (n, T, S), the attention between teacher and distilled student: AFD's rows sum to
+            one, SemCKD's columns do, but for those of blocks that it does not compare.
         distances: {student: (n, T, S)}, cosine distance of its maps to the teacher's.
         uniform_map_distance: (n, T), cosine distance of a uniform map to the teacher's.
         predictions: of all networks that know the data set's classes.
@@ -62,7 +64,7 @@ def survey_images(networks: Networks) -> Survey:
         outputs = networks.outputs(batch)
         batches.append(
             {
-                "links": networks.afd.attention(outputs["distilled"], outputs["teacher"]),
+                "links": networks.link_loss.attention(outputs["distilled"], outputs["teacher"]),
                 "distances": networks.distances(outputs),
                 "uniform_map_distance": networks.uniform_map_distance(outputs),
                 "logits": networks.logits(outputs),
@@ -122,8 +124,7 @@ def links_by_class(survey: Survey, draws: int = 40) -> LinksByClass:
 
     def class_means(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         links = np.tensordot(weights.T, survey.links, 1)  # n t s
-        # Half the sum: attention that one link loses, another gains.
-        return links, 0.5 * np.abs(links - mean).sum(-1).mean(-1)
+        return links, attention_that_differs(links, mean)
 
     links, deviation = class_means(weights)
     rng = np.random.default_rng(0)

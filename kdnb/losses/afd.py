@@ -80,12 +80,13 @@ class AFD(Loss, name="afd", method="ce + kd:0.9 + afd:200"):
         averages_t = [Statistics.apply(h)[1] for h in teacher.feats]
         return self._attention(averages_s, averages_t)
 
-    def distances(self, student: Output, teacher: Output) -> Tensor:
+    @classmethod
+    def distances(cls, student: Output, teacher: Output) -> Tensor:
         """Mean squared differences of the normalised energies of all pairs of maps (eq. 4 and 5).
 
         Returns (batch, T, S).
         """
-        return self._distances([*map(energy, student.feats)], [*map(energy, teacher.feats)])
+        return cls._distances([*map(energy, student.feats)], [*map(energy, teacher.feats)])
 
     def _attention(self, averages_s: Sequence[Tensor], averages_t: Sequence[Tensor]) -> Tensor:
         """The attention of global averages, each (batch, channels)."""

@@ -137,7 +137,9 @@ class Loss(nn.Module):
     def register_running_mean(self, name: str, shape: tuple[int, ...]) -> None:
         """Registers a mean over the training images, which is saved per epoch in history.npz.
 
-        Call it in `__init__`, and `track(name, values)` in `forward`.
+        Call it in `__init__`, and `track(name, values)` in `forward`. A mean "links", (teacher
+        blocks, student blocks), is drawn for every run; attention.ipynb draws the links of the test
+        images if the loss has a method `attention(student, teacher)` that returns them.
 
         Args:
             name: name of the mean; history.npz has it as "LOSS.NAME", (epochs, *shape).

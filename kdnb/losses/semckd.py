@@ -35,14 +35,21 @@ def regressor(c_s: int, c_t: int) -> nn.Sequential:
     )
 
 
-def stage_blocks(output: Output) -> Tensor:
-    """Which block ends each stage, as 0 and 1: (blocks, stages)."""
-    matrix = torch.zeros(len(output.feats), len(output.stages))
-    for column, stage in enumerate(output.stages):
+def stage_ends(output: Output) -> list[int]:
+    """Returns the index of the block that ends each stage of a network."""
+    ends = []
+    for stage in output.stages:
         # A WRN's stages are not its taps but the same maps before batch norm and ReLU.
         same_shape = [i for i, feat in enumerate(output.feats) if feat.shape == stage.shape]
         same = [i for i, feat in enumerate(output.feats) if feat is stage]
-        matrix[(same or same_shape or [len(output.feats) - 1])[-1], column] = 1
+        ends.append((same or same_shape or [len(output.feats) - 1])[-1])
+    return ends
+
+
+def places(ends: list[int], blocks: int) -> Tensor:
+    """Returns which of a number of blocks ends each stage, as 0 and 1: (blocks, stages)."""
+    matrix = torch.zeros(blocks, len(ends))
+    matrix[ends, range(len(ends))] = 1
     return matrix
 
 
@@ -50,9 +57,9 @@ class SemCKD(Loss, name="semckd", method="ce + kd + semckd:400"):
     """Attention-weighted distances between all student stages and all teacher stages (section 3).
 
     For each student stage, attention over the teacher stages decides which of them teaches it. A
-    stage is described by the similarities that it sees among the images of a batch. Every pair of
-    stages has a regressor from the student's map to the teacher's; maps of different sizes are
-    compared at the smaller one.
+    stage is the map of its last block, after the ReLU. It is described by the similarities that it
+    sees among the images of a batch. Every pair of stages has a regressor from the student's map to
+    the teacher's; maps of different sizes are compared at the smaller one.
 
     The description of a stage is as wide as a batch, so that the authors' code leaves out the last,
     smaller batch of an epoch. Here zeros stand for the images that it lacks. The attention of more
@@ -83,14 +90,17 @@ class SemCKD(Loss, name="semckd", method="ce + kd + semckd:400"):
         self.batch_size = batch_size
         self.soft = soft
         dim = max(2, batch_size // factor)  # of length 1, a single number could not be learned
-        self.queries = nn.ModuleList(embedding(batch_size, dim) for _ in student.stages)
-        self.keys = nn.ModuleList(embedding(batch_size, dim) for _ in teacher.stages)
+        self.ends_s, self.ends_t = stage_ends(student), stage_ends(teacher)
+        widths_s = [student.feats[i].shape[1] for i in self.ends_s]
+        widths_t = [teacher.feats[i].shape[1] for i in self.ends_t]
+        self.queries = nn.ModuleList(embedding(batch_size, dim) for _ in widths_s)
+        self.keys = nn.ModuleList(embedding(batch_size, dim) for _ in widths_t)
         self.regressors = nn.ModuleList(
-            nn.ModuleList(regressor(h_s.shape[1], h_t.shape[1]) for h_t in teacher.stages)
-            for h_s in student.stages
+            nn.ModuleList(regressor(c_s, c_t) for c_t in widths_t) for c_s in widths_s
         )
-        for role, output in {"student": student, "teacher": teacher}.items():
-            self.register_buffer(f"blocks_{role}", stage_blocks(output), persistent=False)
+        for name, ends, output in (("s", self.ends_s, student), ("t", self.ends_t, teacher)):
+            matrix = places(ends, len(output.feats))
+            self.register_buffer(f"places_{name}", matrix, persistent=False)
         self.register_running_mean("links", (len(teacher.feats), len(student.feats)))
 
     def attention(self, student: Output, teacher: Output) -> Tensor:
@@ -99,7 +109,7 @@ class SemCKD(Loss, name="semckd", method="ce + kd + semckd:400"):
 
     def by_block(self, attention: Tensor) -> Tensor:
         """Attention of stages, (batch, student, teacher), as that of blocks: (batch, T, S)."""
-        return self.blocks_teacher @ attention.mT @ self.blocks_student.T
+        return self.places_t @ attention.mT @ self.places_s.T
 
     def stage_attention(self, student: Output, teacher: Output) -> Tensor:
         """Attention of the student's stages over the teacher's: (batch, student, teacher).
@@ -107,23 +117,26 @@ class SemCKD(Loss, name="semckd", method="ce + kd + semckd:400"):
         Its rows sum to 1.
         """
         with torch.autocast(student.logits.device.type, enabled=False):
-            q = self.embed(self.queries, student)  # b s d
-            k = self.embed(self.keys, teacher)  # b t d
+            q = self.embed(self.queries, student, self.ends_s)  # b s d
+            k = self.embed(self.keys, teacher, self.ends_t)  # b t d
             return F.softmax(q @ k.mT / self.soft, dim=2)
 
-    def embed(self, embeddings: nn.ModuleList, output: Output) -> Tensor:
-        """The embeddings of a network's stages, of length 1: (batch, stages, dim)."""
-        rows = [relations(stage, self.batch_size) for stage in output.stages]
+    def embed(self, embeddings: nn.ModuleList, output: Output, ends: list[int]) -> Tensor:
+        """The embeddings of a network's stages, of length 1: (batch, stages, dim).
+
+        ends: the index of the block that ends each stage.
+        """
+        rows = [relations(output.feats[i], self.batch_size) for i in ends]
         embedded = [f(x) for f, x in zip(embeddings, rows, strict=True)]
         return F.normalize(torch.stack(embedded, 1), dim=2)
 
     def distances(self, student: Output, teacher: Output) -> Tensor:
         """Mean squared errors of all regressors, per image: (batch, student, teacher stages)."""
         rows = []
-        for regressors, h_s in zip(self.regressors, student.stages, strict=True):
+        for regressors, i in zip(self.regressors, self.ends_s, strict=True):
             row = []
-            for regress, h_t in zip(regressors, teacher.stages, strict=True):
-                x_s, x_t = match_size(h_s, h_t)
+            for regress, j in zip(regressors, self.ends_t, strict=True):
+                x_s, x_t = match_size(student.feats[i], teacher.feats[j])
                 row.append((regress(x_s).float() - x_t).square().mean((1, 2, 3)))  # b
             rows.append(torch.stack(row, 1))
         return torch.stack(rows, 1)

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from kdnb.plots.display import ImageArtist, alt_text, display_image, encode_image
 from kdnb.plots.heatmaps import CellValues, heatmap
+from kdnb.plots.link_rows import attention_that_differs
 from kdnb.plots.maps import (
     MAX_LIMIT,
     ColourLimits,
@@ -159,8 +160,7 @@ def link_explorer(links_by_epoch: np.ndarray, by_class, teacher_blocks, student_
                     f"“{without_formulas(class_names[images_of])}”",
                     by_class.links[images_of],
                 )
-        # Half the sum: attention that one link loses, another gains.
-        percent = 50 * np.abs(links - reference).sum(-1).mean()
+        percent = 100 * attention_that_differs(links, reference)
         for image, values, array in zip(images, cells, (links, links - reference), strict=True):
             image.set_data(array)
             values.update_values(image)

@@ -7,16 +7,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdnb.plots.heatmaps import CellValues, heatmap, tick_labels
+from kdnb.plots.link_rows import attention_that_differs, link_rows
 from kdnb.plots.style import NEUTRAL, PALE, ROLES, Style, figure, legend_below, whole_epochs
 from kdnb.plots.text import wrap
 
 
 def link_matrix(links: np.ndarray, teacher_blocks, student_blocks, title: str = "") -> Figure:
-    """Heatmap of the mean attention (T, S), whose rows sum to one."""
+    """Heatmap of the mean attention (T, S), whose rows, or compared columns, sum to one."""
     T, S = links.shape
-    heading = "Mean attention of each teacher block on the student's blocks"
+    rows = link_rows(links)
+    heading = f"Mean attention of each {rows.attending} block on the {rows.attended}'s blocks"
     fig, ax = figure(heading, title, max(3.7, 1.6 + 0.27 * T), width=3 + 0.72 * S)
     label = "mean attention (each row sums to 1)"
+    if rows.attending == "student":
+        label = "mean attention (columns sum to 1)"
     heatmap(ax, links, teacher_blocks, student_blocks, label, show_shapes=True)
     CellValues(ax)
     return fig
@@ -34,21 +38,23 @@ def run_links(links, title: str = "") -> Figure | None:
 
 
 def link_entropy(links: np.ndarray, teacher_blocks, student_blocks, title: str = "") -> Figure:
-    """Entropy of each teacher block's attention in bits, for links (n, T, S) of n images.
+    """Entropy of each attending block's attention in bits, for links (n, T, S) of n images.
 
     There are two values: the entropy of the mean links, and the mean entropy of single images.
     """
-    max_entropy = np.log2(len(student_blocks))
+    rows = link_rows(links)
+    blocks, others = rows.order(teacher_blocks, student_blocks)
+    max_entropy = np.log2(len(others))
     values = {
-        "entropy of the mean links": entropy(links.mean(0)),
-        "mean entropy of one image's links": entropy(links).mean(0),
+        "entropy of the mean links": entropy(rows.values.mean(0)),
+        "mean entropy of one image's links": entropy(rows.values).mean(0),
     }
     styles = dict(zip(values, (Style(NEUTRAL, "", "o"), Style(PALE, "", "s")), strict=True))
-    heading = "Entropy of each teacher block's attention"
-    fig, ax = points_by_block(values, styles, teacher_blocks, heading, title)
-    label = f"uniform over {len(student_blocks)} student blocks: {max_entropy:.2f}"
+    heading = f"Entropy of each {rows.attending} block's attention"
+    fig, ax = points_by_block(values, styles, blocks, heading, title, rows.attending)
+    label = f"uniform over {len(others)} {rows.attended} blocks: {max_entropy:.2f}"
     ax.axhline(max_entropy, color="0.4", linestyle="--", linewidth=1, label=label)
-    ax.set(ylabel="entropy (bits)", ylim=(0, 1.05 * max_entropy))
+    ax.set(ylabel="entropy (bits)", ylim=(0, 1.05 * max(max_entropy, 0.1)))
     legend_below(fig, ax)
     return fig
 
@@ -79,8 +85,7 @@ def link_history(
             ax.set(ylabel="", yticks=[])
     above.supxlabel("student block", fontsize=8)
     above.colorbar(panels[0].images[0], ax=panels, label="mean attention", pad=0.01)
-    # Half the sum: attention that one link loses, another gains.
-    differences = 50 * np.abs(links_by_epoch - links_by_epoch[-1]).sum(-1).mean(-1)
+    differences = 100 * attention_that_differs(links_by_epoch, links_by_epoch[-1])
     marker = "." if n_epochs < 60 else None
     difference_ax.plot(np.arange(1, n_epochs + 1), differences, color=NEUTRAL, marker=marker)
     difference_ax.set(xlabel="epoch", ylabel="difference from\nlast epoch (%)", ylim=(0, None))
@@ -125,22 +130,29 @@ def links_by_class(
 
 
 def map_distances(
-    distances: Mapping[str, np.ndarray], uniform: np.ndarray, links, teacher_blocks, title=""
+    distances: Mapping[str, np.ndarray],
+    uniform: np.ndarray,
+    links,
+    teacher_blocks,
+    student_blocks,
+    title="",
 ) -> Figure:
-    """Distance of the students' maps from each teacher block's, weighted by the mean links.
+    """Distance of the students' maps from the teacher's, weighted by each block's mean links.
 
     Args:
         distances: {role: (n, T, S)}.
         uniform: (n, T), the distance of a uniform map from the teacher's.
         links: (n, T, S).
     """
-    weights = links.mean(0)
-    values = {role: (weights * array.mean(0)).sum(1) for role, array in distances.items()}
-    values["a uniform map"] = uniform.mean(0)
+    rows = link_rows(links.mean(0))
+    means = {role: array.mean(0) for role, array in distances.items()}
+    means["a uniform map"] = np.broadcast_to(uniform.mean(0)[:, None], links.shape[1:])
+    values = {role: (rows.values * rows.arrange(mean)).sum(1) for role, mean in means.items()}
+    blocks, _ = rows.order(teacher_blocks, student_blocks)
     styles = {role: ROLES[role] for role in distances}
     styles["a uniform map"] = Style(NEUTRAL, "", "_")
-    heading = "Distance of the students' maps from each teacher block's"
-    fig, ax = points_by_block(values, styles, teacher_blocks, heading, title)
+    heading = "Distance of the students' maps from the teacher's, where they are linked"
+    fig, ax = points_by_block(values, styles, blocks, heading, title, rows.attending)
     ax.set_ylabel("map distance (1 − cosine)")
     legend_below(fig, ax)
     return fig
@@ -149,18 +161,19 @@ def map_distances(
 def points_by_block(
     values: Mapping[str, np.ndarray],
     styles: Mapping[str, Style],
-    teacher_blocks,
+    blocks,
     heading: str,
     title: str,
+    role: str,
 ) -> tuple[Figure, Axes]:
-    """Draw {name: (T,)} as points above each teacher block, joined by a vertical line."""
+    """Draw {name: (blocks,)} as points above each block of a role, joined by a vertical line."""
     fig, ax = figure(heading, title, 3.4)
-    x = range(len(teacher_blocks))
+    x = range(len(blocks))
     array = np.array([*values.values()])
     ax.vlines(x, array.min(0), array.max(0), color="0.75", zorder=1)
     for name, style in styles.items():
         area = 200 if style.marker == "_" else None  # wide enough to be seen behind other marks
         ax.scatter(x, values[name], area, marker=style.marker, color=style.color, label=name)
-    ax.set_xticks(x, tick_labels(teacher_blocks), fontsize=8)
-    ax.set(xlabel="teacher block", ylim=(0, 1.05 * array.max()))
+    ax.set_xticks(x, tick_labels(blocks), fontsize=8)
+    ax.set(xlabel=f"{role} block", ylim=(0, 1.05 * array.max()))
     return fig, ax

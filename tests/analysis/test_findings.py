@@ -40,11 +40,11 @@ def test_a_difference_is_claimed_only_if_its_interval_has_no_zero(low, high, exp
 
 def test_links_are_counted_and_groups_without_a_first_choice_are_named():
     mean = np.array([[0.9, 0.1, 0.0], [0.5, 0.3, 0.2], [0.2, 0.8, 0.0]])
-    assert findings.links(mean, BLOCKS) == (
+    assert findings.links(mean, BLOCKS, BLOCKS) == (
         "2 of 3 teacher blocks give more than half of their attention to one student block; "
         "no block's first choice is in group 2."
     )
-    assert "every group" in findings.links(np.eye(3), BLOCKS)
+    assert "every group" in findings.links(np.eye(3), BLOCKS, BLOCKS)
 
 
 def test_links_have_settled_when_no_later_epoch_differs_by_a_tenth():
@@ -53,6 +53,16 @@ def test_links_have_settled_when_no_later_epoch_differs_by_a_tenth():
     assert text.startswith("From epoch 4 of 5 on") and text.endswith("it is 50%.")
     assert findings.link_history(np.stack([end, end])).startswith("From epoch 1 of 2 on")
     assert "no change" in findings.link_history(end[None])
+
+
+def test_other_methods_agree_on_the_strongest_teacher_block():
+    """Of each student block that both compare: SemCKD those that end a stage."""
+    afd = np.array([[0.1, 0.9, 0, 0], [0, 0.2, 0.1, 0.7], [0, 0, 1, 0], [0, 0, 0.4, 0.6]])
+    semckd = np.zeros((4, 4))
+    semckd[[1, 3], 1], semckd[[1, 3], 3] = [0.8, 0.2], [0.1, 0.9]
+    text = findings.link_agreement({"semckd": semckd, "afd": afd})
+    assert text.endswith("both compare: 1 of 2 with afd (1.0 by a choice at random).")
+    assert "no other method" in findings.link_agreement({"afd": afd})
 
 
 def test_controls_and_similarity_count_the_runs_own_links():

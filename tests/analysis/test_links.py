@@ -8,7 +8,12 @@ from helpers import quiet, tiny, tiny_run
 from test_survey import networks
 
 from kdnb import analysis, train
-from kdnb.analysis.links import link_controls, link_correlations, similarity_panels
+from kdnb.analysis.links import (
+    link_controls,
+    link_correlations,
+    links_of_methods,
+    similarity_panels,
+)
 from kdnb.losses.afd import energy
 
 
@@ -49,6 +54,24 @@ def test_links_of_several_seeds_are_correlated_and_averaged(tmp_path):
     (runs[1].folder / "history.npz").write_bytes(b"damaged")
     with pytest.warns(UserWarning, match="left out of the controls: .*history.npz is damaged"):
         assert next(iter(link_controls(networks, survey, runs))) == "this run"
+
+
+def test_links_of_another_method_are_means_over_its_seeds(tmp_path):
+    """Of runs that differ in method and seed alone: not in the number of epochs."""
+    run = train(tiny_run(tmp_path, method="ce + semckd:1", epochs=1), log=quiet)
+    others = [train(tiny_run(tmp_path, epochs=1, seed=seed), log=quiet) for seed in (0, 1)]
+    train(tiny_run(tmp_path, epochs=2), log=quiet)
+    train(tiny_run(tmp_path, epochs=1, method="kd"), log=quiet)  # it has no links
+    networks = analysis.load_run(run)
+    panels = links_of_methods(networks, run)
+    assert list(panels) == ["ce + semckd", "afd"]
+    links = run.history["semckd.links"][-1]
+    assert np.array_equal(panels["ce + semckd"], links)
+    assert links.sum(0) == pytest.approx(np.ones(3), abs=1e-5)
+    expected = np.mean([other.history["afd.links"][-1] for other in others], axis=0)
+    np.testing.assert_allclose(panels["afd"], expected)
+    controls = link_controls(networks, analysis.survey_images(networks), [run])
+    assert all(c.sum(0) == pytest.approx(np.ones(3), abs=1e-4) for c in controls.values())
 
 
 def test_correlations_of_links_train_nothing(tmp_path, monkeypatch):

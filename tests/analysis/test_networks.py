@@ -33,7 +33,8 @@ def test_finished_runs_are_loaded_as_training_left_them(tmp_path):
         assert top1 == pytest.approx(finished.result["top1"], abs=1e-4)
     assert networks.links_by_epoch.shape == (1, 3, 3) and networks.same_classes
     trained = read_state_dict(run.loss_weights)
-    assert torch.equal(networks.afd.p_t, trained["afd.p_t"]) and not networks.afd.training
+    afd = networks.link_loss
+    assert torch.equal(afd.p_t, trained["afd.p_t"]) and not afd.training
     for name in ("", run.name):
         opened = analysis.run_from_notebook({"outputs": str(tmp_path), "run": name})
         assert opened == run and opened.folder == run.folder
@@ -53,13 +54,15 @@ def test_a_run_is_loaded_without_its_initial_weights(tmp_path):
     first.weights.unlink()
     networks = analysis.load_run(Run.open(run.folder))
     names = {name.removeprefix("afd.") for name in read_state_dict(run.loss_weights)}
-    assert networks.afd.state_dict().keys() == names
+    assert networks.link_loss.state_dict().keys() == names
     for model in networks.models.values():
         assert not any(weight.requires_grad for weight in model.parameters())
 
 
 def test_a_run_without_afd_is_rejected_before_anything_is_trained(tmp_path):
-    with pytest.raises(InputError, match="'kd' has no afd: nothing is linked"):
+    with pytest.raises(
+        InputError, match="'kd' has no attention between blocks, so nothing is linked: choose"
+    ):
         analysis.load_run(Run(method="kd", outputs=str(tmp_path)))
     assert analysis.run_from_notebook({"outputs": str(tmp_path)}) == Run(outputs=str(tmp_path))
     assert not any(tmp_path.iterdir())

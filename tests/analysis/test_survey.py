@@ -1,5 +1,7 @@
 """A pass over the test images computes what training computes, and what follows from it."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -30,7 +32,14 @@ def networks():
     network_blocks = blocks(models["teacher"], 8), blocks(models["distilled"], 8)
     models = {role: model.eval() for role, model in models.items()}
     links_by_epoch = np.zeros((1, 6, 3))
-    return Networks(models, network_blocks, loader, afd=afd.eval(), links_by_epoch=links_by_epoch)
+    return Networks(
+        models,
+        network_blocks,
+        loader,
+        link_loss=afd.eval(),
+        new_link_loss=partial(AFD, qk_dim=8),
+        links_by_epoch=links_by_epoch,
+    )
 
 
 def survey_of(links, labels, classes, logits=None):
@@ -48,8 +57,8 @@ def test_a_survey_in_batches_equals_one_pass_over_all_images(networks):
     batch = Loader(networks.loader.images, 22, 8).make({"index": torch.arange(22)})
     with torch.no_grad():
         outputs = {role: model(batch.images) for role, model in networks.models.items()}
-        links = networks.afd.attention(outputs["distilled"], outputs["teacher"])
-        loss = networks.afd(outputs["distilled"], outputs["teacher"], batch)
+        links = networks.link_loss.attention(outputs["distilled"], outputs["teacher"])
+        loss = networks.link_loss(outputs["distilled"], outputs["teacher"], batch)
     predictions = survey.predictions
     assert (predictions.labels == batch.labels.numpy()).all()
     np.testing.assert_allclose(survey.links, links, rtol=1e-4, atol=1e-6)

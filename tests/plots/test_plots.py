@@ -112,7 +112,7 @@ def test_labels_do_not_overlap(teacher, student):
         plots.link_entropy(links, *pair, title),
         plots.link_history(links, *pair, title),
         plots.links_by_class(classes, *pair, title),
-        plots.map_distances(distances, links[..., 0], links, pair[0], title),
+        plots.map_distances(distances, links[..., 0], links, *pair, title),
     ]
     for fig in figures:
         fig.fit(7)  # the width of a page
@@ -170,7 +170,7 @@ def test_points_are_at_their_values():
     distilled = np.broadcast_to([0.1, 0.3, 9, 9], (2, 2, 4))
     distances = {"baseline": 2 * distilled, "distilled": distilled}
     uniform = np.array([[0.1, 0.2], [0.3, 0.2]])
-    fig = plots.map_distances(distances, uniform, links, blocks(2, 1))
+    fig = plots.map_distances(distances, uniform, links, blocks(2, 1), blocks(4, 1))
     _, *points = fig.axes[0].collections
     heights = [point.get_offsets()[:, 1] for point in points]
     np.testing.assert_allclose(heights, [[0.4, 0.4], [0.2, 0.2], [0.2, 0.2]])
