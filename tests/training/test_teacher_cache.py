@@ -104,24 +104,24 @@ def test_seeds_and_methods_share_the_answers(fields, computed, cache_folder):
     assert len(answers(cache_folder)) == 1
 
 
-def test_unknown_answers_are_computed_in_full_batches(fields):
-    """An epoch after another asks for few new ones: they must not cost a pass for each batch."""
-    setup = build_setup(tiny_run(**fields))
+def test_unknown_answers_are_computed_in_full_batches(fields, monkeypatch):
+    """When most are known, the few others must not cost a pass of the teacher for each batch."""
     run = tiny_run(**fields, teacher_cache="on")
+    setup = build_setup(run)
     cache = open_cache(run, setup.distiller, setup.train, False, quiet)
     plan = setup.train.plan(0)
-    rows = cache.rows(plan)[: FULL * 16]
-    known = np.delete(np.arange(FULL * 16), [3, 20, 40, 50])
-    full = np.resize(known, FULL * 16)
-    for part in np.split(full, FULL):
+    unknown = [3, 20, 40, 50]  # one in each full batch
+    known = np.delete(np.arange(FULL * 16), unknown)
+    for part in np.array_split(known, FULL):
         cache.add(plan, cache.rows(plan), part)
     passes = []
-    cache.add = lambda *args: passes.append(args[-1].tolist()) or TeacherCache.add(cache, *args)
+    add = cache.add
+    monkeypatch.setattr(cache, "add", lambda *args: passes.append([*args[-1]]) or add(*args))
     batches = [*cache.epoch(0)]
-    assert passes == [[3, 20, 40, 50]] and len(rows) == FULL * 16
+    assert passes == [unknown]
     for batch, expected in zip(batches, setup.train.epoch(0), strict=True):
         assert all(map(torch.equal, batch[:3], expected[:3]))
-    assert batches[-1].teacher_logits is None
+    assert [batch.teacher_logits is None for batch in batches] == [False] * FULL + [True]
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["kept", "lost"])
@@ -286,8 +286,3 @@ def test_auto_leaves_compiled_steps_as_they_are(fields, cache_folder):
     assert "last bits of compiled steps" in lines[0] and not answers(cache_folder)
     assert open_cache(run, setup.distiller, setup.train, False, lines.append)
     assert str(answers(cache_folder)[0]) in lines[1]
-
-
-def test_the_tiny_data_set_has_a_smaller_last_batch():
-    """Which has to be computed as without a cache; the tests above would not show otherwise."""
-    assert DATASETS["tiny"].preset.batch_size * FULL < 70
