@@ -53,6 +53,7 @@ def teacher(tiny, tmp_path_factory):
 
 def tiny_run(outputs, **changes) -> Run:
     fields = {"dataset": "tiny", "device": "cpu", "precision": "float32", "compile": "off"}
+    fields |= {"teacher_cache": "off"}  # no file in the user's cache
     return Run(**fields | changes, outputs=str(outputs))
 
 

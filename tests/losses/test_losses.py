@@ -78,6 +78,22 @@ def pair(networks):
     return tuple(network(BATCH.images) for network in networks)
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in LOSSES if LOSSES[name].teacher_outputs != {*Output._fields}]
+)
+def test_a_loss_reads_no_more_of_the_teacher_than_it_declares(name, pair):
+    """Else a loss would find an empty Output where the teacher's answers are kept."""
+    student, teacher = pair
+    fields = LOSSES[name].teacher_outputs
+    rest = {field: getattr(teacher, field) for field in fields}
+    alone = Output(**{"logits": None, "feats": ()} | rest)
+    values = []
+    for output in (teacher, alone):
+        torch.manual_seed(0)
+        values.append(made(name, pair)(student, output, BATCH))
+    assert torch.equal(*values)
+
+
 def test_links_are_the_mean_attention_since_they_were_zeroed(pair):
     afd = AFD(*pair).train()
     seen = []

@@ -24,7 +24,7 @@ def made(tiny, tmp_path_factory):
 
 
 @pytest.fixture
-def outputs(made, tmp_path):
+def outputs(made, tmp_path, cache_folder):
     """A copy of these, with a record and a figure of each run."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     shutil.copytree(tmp_path / "runs", tmp_path / "records")
@@ -125,12 +125,12 @@ def test_a_misspelt_run_and_a_missing_answer_are_refused(outputs, monkeypatch):
 
 
 def test_disk_use_counts_every_file_once(outputs, tmp_path):
-    use = disk.disk_use(outputs, tmp_path / "none")
+    use = disk.disk_use(outputs, tmp_path / "none", tmp_path / "none/answers")
     runs = disk.stored_runs(outputs)
     figures = use["figures of runs"][0]
     assert figures == 3 * len(b"figure")
     assert use["runs"][0] == sum(run.nbytes for run in runs) + figures
-    assert use["decoded photographs"][0] == 0
+    assert use["decoded photographs"][0] == use["answers of teachers"][0] == 0
 
 
 @pytest.mark.parametrize(
@@ -147,3 +147,25 @@ def test_bad_arguments_are_a_sentence(capsys, arguments, sentence):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def test_answers_of_teachers_are_counted_and_pruned_when_no_run_used_them(
+    outputs, cache_folder, capsys, monkeypatch
+):
+    folder = cache_folder / "answers"
+    folder.mkdir(parents=True)
+    (cache_folder / "photographs.images").write_bytes(b"123")
+    for name, days in (("old", 8), ("new", 6)):
+        path = folder / f"{name}.answers"
+        path.write_bytes(b"a" * 5000)
+        os.truncate(path, 10**8)  # sparse, as they are
+        os.utime(path, (path.stat().st_mtime - days * disk.DAY,) * 2)
+    use = disk.disk_use(outputs, cache_folder, folder)
+    assert use["decoded photographs"][0] == 3
+    assert 10_000 <= use["answers of teachers"][0] < 10**6
+    monkeypatch.setattr("builtins.input", lambda question: "n")
+    assert call(outputs, "prune") == 1 and len(left_in(folder)) == 2
+    name = names(outputs, "finished")[0]
+    assert call(outputs, "prune", "--yes", name) == 0 and len(left_in(folder)) == 2
+    assert call(outputs, "prune", "--yes") == 0
+    assert left_in(folder) == ["new.answers"]

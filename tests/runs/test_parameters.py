@@ -28,6 +28,7 @@ def test_none_is_the_default_where_it_is_no_value(name):
         ("compile", False, "off"),
         ("data_on_device", True, "yes"),
         ("data_on_device", False, "no"),
+        ("teacher_cache", False, "off"),
     ],
 )
 def test_the_words_of_yaml_are_understood(monkeypatch, name, given, meant):
