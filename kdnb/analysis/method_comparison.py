@@ -11,6 +11,7 @@ from kdnb.results.curves import style_number
 from kdnb.results.differences import method_differences
 from kdnb.results.frame import run_row
 from kdnb.results.grouping import is_full_recipe
+from kdnb.results.order import method_order
 from kdnb.results.published import append_published
 from kdnb.results.tables import method_table, teacher_row
 from kdnb.runs import parameters
@@ -25,7 +26,7 @@ DEFAULTS = {"methods": "kd,dkd,at,crd,afd", "seeds": 2}  # parameters that Run d
 def runs_from_notebook(namespace: Mapping) -> dict[str, list[Run]]:
     """The runs that the parameters of methods.ipynb describe: {method: a run per seed}.
 
-    The first method is "none", the baseline.
+    The first method is "none", the baseline; all have the order of the result tables.
 
     Args:
         namespace: the notebook's `globals()`.
@@ -50,7 +51,8 @@ def runs_from_notebook(namespace: Mapping) -> dict[str, list[Run]]:
     runs_by_method = {}
     for run in runs:
         runs_by_method.setdefault(run.label, []).append(run)
-    return runs_by_method
+    order = dict(zip(runs_by_method, method_order(runs_by_method), strict=True))
+    return dict(sorted(runs_by_method.items(), key=lambda item: order[item[0]]))
 
 
 def check_all(runs: list[Run]) -> None:

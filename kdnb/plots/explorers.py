@@ -212,7 +212,8 @@ def map_explorer(gallery, pair: tuple[int, int], make_gallery: Callable | None =
             lines = [f"{network} {name}", format_shape(shape), *limits.label(network)]
             title.set_text("\n".join([*lines, distances[index]]).rstrip())
         table = likeliest_classes(gallery, index)
-        predictions.value = "" if table is None else table.to_html(index=False, border=0)
+        style = {"index": False, "border": 0, "col_space": "12em", "justify": "left"}
+        predictions.value = "" if table is None else table.to_html(**style)
 
     artists = [*panels, *titles]
     if make_gallery is None:

@@ -222,6 +222,8 @@ def test_learning_curves_of_few_epochs_have_markers():
 def test_a_single_epoch_is_a_point_at_an_integer():
     fig = plots.learning_curves(epochs("afd", "distilled", "afd0", [50.0]))
     assert fig.axes[0].get_xticks().tolist() == [1]
+    links = plots.link_history(np.ones((1, 1, 1)), blocks(1, 1), blocks(1, 1))
+    assert links.axes[1].get_xticks().tolist() == [1]
     assert any(line.get_marker() == "o" for line in fig.axes[0].lines)
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from kdnb import InputError, Run, analysis, create_model, train
 from kdnb.data.loader import Loader
+from kdnb.models import read_metadata, read_state_dict
 from kdnb.paths import data_folder, project_root
 from kdnb.training.setup import build_setup, load_images, loaders
 from kdnb.training.teacher import load_teacher
@@ -60,6 +61,18 @@ def test_a_file_says_how_its_network_was_trained(tmp_path):
     losses, _ = setup.distiller(*batch)
     wrong, _ = setup.distiller(*batch[:3])
     assert losses["kd"] != wrong["kd"] and "sees" in analysis.teacher_table(run).index
+
+
+def test_the_accuracy_of_a_teacher_names_its_source_and_precision(tmp_path, teacher):
+    """It is not measured again: the weights in a file may have been rounded since."""
+    run = tiny_run(tmp_path, teacher_weights=teacher)
+    metadata = {"kdnb": json.dumps(read_metadata(teacher) | {"top1": 34.0})}
+    half = {key: value.half() for key, value in read_state_dict(teacher).items()}
+    save_file(half, tmp_path / "half.safetensors", metadata)
+    rounded = tiny_run(tmp_path, teacher_weights=str(tmp_path / "half.safetensors"))
+    sources = [analysis.teacher_table(r).loc["top-1 (%)", "value"] for r in (run, rounded)]
+    assert sources[0].endswith(", as its file says, whose weights are float32")
+    assert sources[1] == "34, as its file says, whose weights are float16"
 
 
 def test_a_teacher_with_the_data_sets_images_costs_nothing(tmp_path, teacher):
