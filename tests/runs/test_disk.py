@@ -147,3 +147,11 @@ def test_bad_arguments_are_a_sentence(capsys, arguments, sentence):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def test_a_damaged_run_does_not_end_the_list_of_the_others(outputs, capsys):
+    (config,) = (run.path / "config.json" for run in disk.stored_runs(outputs, ["*-kd-*"]))
+    config.write_text('{"run": 5}')
+    assert call(outputs, "show", "*") == 2
+    out, err = capsys.readouterr()
+    assert f"{config} is damaged (" in err and out.count("state ") == 2
