@@ -182,8 +182,8 @@ def imagenet_model(name: str) -> tuple[nn.Module, list[str]]:
         reason = refused(error) if is_of_file else error
         raise InputError(
             f"no ImageNet weights for {name} ({reason}): put {weights.url} into {folder}, or give "
-            "a file with trained weights in place of 'imagenet', or 'none': then it is trained from "
-            "scratch"
+            "a file with trained weights in place of 'imagenet', or 'none': then it is trained "
+            "from scratch"
         ) from None
     classes = list(weights.meta["categories"])
     model = create_model(name, len(classes))

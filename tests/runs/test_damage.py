@@ -22,17 +22,16 @@ from kdnb.runs.folder import RunFolder
 
 FINISHED = [*SMALL, "result.json", *WEIGHTS]
 UNFINISHED = [*SMALL, CHECKPOINT, PREVIOUS]
-FLIPS = 12  # bits of a file
 
 
-def damages(path, other):
+def damages(path, other, flips):
     """Contents that a file might have: cut, with a flipped bit, and that of another run."""
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
     yield b""
     yield whole[: len(whole) // 2]
     yield whole[:-1]
-    for place in rng.integers(len(whole), size=FLIPS):
+    for place in rng.integers(len(whole), size=flips):
         yield whole[:place] + bytes([whole[place] ^ 1 << rng.integers(8)]) + whole[place + 1 :]
     yield other.read_bytes()
 
@@ -81,7 +80,7 @@ def test_a_damaged_file_of_a_finished_run_changes_no_result(runs, tmp_path, name
     (run, other), _ = runs
     folder = shutil.copytree(run.folder, tmp_path / "runs" / run.name)
     expected = results(folder), frame_rows(folder)
-    for content in damages(folder / name, other.folder / name):
+    for content in damages(folder / name, other.folder / name, flips=12):
         (folder / name).write_bytes(content)
         assert outcome(lambda: results(folder), name) in ("named", expected[0])
         assert outcome(lambda: frame_rows(folder), name) in ("named", expected[1])
@@ -93,7 +92,7 @@ def test_a_damaged_file_of_a_finished_run_changes_no_result(runs, tmp_path, name
 def test_a_damaged_file_of_an_unfinished_run_changes_no_bit(runs, tmp_path, name):
     (whole, _), (run, other) = runs
     expected = weights(whole)
-    for content in damages(run.folder / name, other.folder / name):
+    for content in damages(run.folder / name, other.folder / name, flips=4):
         again = replace(run, outputs=str(tmp_path))
         shutil.copytree(run.folder, again.folder)
         (again.folder / name).write_bytes(content)
