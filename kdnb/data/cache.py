@@ -100,7 +100,8 @@ def load_or_build(
         if not decoded:
             path.parent.mkdir(parents=True, exist_ok=True)
             with one_process(path.with_suffix(".lock"), path.with_suffix(".part")):
-                decoded = open_cache(file)  # another process may have built it meanwhile
+                # Another process may have built it meanwhile.
+                decoded = open_cache(file, report=True)
                 if not decoded:
                     build_cache(file)
                     decoded = open_cache(file)
@@ -122,15 +123,21 @@ def size_and_time(folder: Path, name: str) -> tuple[int, int]:
     return -1, 0
 
 
-def open_cache(cache: CacheFile) -> Decoded | None:
-    """Returns what `load_or_build` does; None if the file is missing, damaged or outdated."""
+def open_cache(cache: CacheFile, report: bool = False) -> Decoded | None:
+    """Returns what `load_or_build` does; None if the file is missing, damaged or outdated.
+
+    report: whether to print that it is damaged.
+    """
+    if not cache.path.is_file():  # nor a pipe, which would be waited for
+        return None
     # ValueError: the file is shorter than the pixels in it.
     with suppress(OSError, ValueError), open(cache.path, "rb") as file:
         if file.read(32) != cache.fingerprint:
             return None
         expected = file.read(32)
         if not is_intact(cache.path, expected):
-            print(f"{cache.path} is damaged: the images are decoded anew", flush=True)
+            if report:
+                print(f"{cache.path} is damaged: the images are decoded anew", flush=True)
             return None
         shape = len(cache.photographs), 2
         sizes = np.fromfile(file, np.int32, 2 * len(cache.photographs)).reshape(shape)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from kdnb.models.base import create_model, model_name
 from kdnb.models.preprocessing import Preprocessing
 from kdnb.models.state_dicts import Entry, entries, find_network, largest_dictionary, plain
 from kdnb.models.timm_networks import timm_name
-from kdnb.models.weights_file import read_file
+from kdnb.models.weights_file import read_file, refused
 
 
 @system_errors()
@@ -65,7 +66,8 @@ def stored_precision(path: str | Path) -> str:
 def read_metadata(path: str | Path) -> dict:
     """Returns what kdnb saved with the weights in a .safetensors file, such as the class names.
 
-    Other files, and files that cannot be read, give {}.
+    Other files, and files that cannot be read, give {}. What is of another type than kdnb writes is
+    left out.
     """
     if Path(path).suffix != ".safetensors":
         return {}
@@ -76,10 +78,26 @@ def read_metadata(path: str | Path) -> dict:
         return {}  # read_state_dict reports what is wrong with the file
     if not isinstance(metadata, dict):
         return {}
-    classes = metadata.get("classes")
-    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
-        metadata.pop("classes", None)
-    return metadata
+    checks = {name: check for name, check in METADATA.items() if name in metadata}
+    wrong = {name for name, check in checks.items() if not check(metadata[name])}
+    return {name: value for name, value in metadata.items() if name not in wrong}
+
+
+def is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def are_pairs(value: object) -> bool:
+    """Returns whether a value is {field: [value, default]}, as a run's overrides are."""
+    pairs = value.values() if isinstance(value, dict) else [None]
+    return all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
+
+
+# Whether a part of the metadata is what kdnb writes. "changes" are the overrides of older files.
+METADATA = dict.fromkeys(("network", "dataset", "method", "teacher", "run", "commit"), is_text)
+METADATA |= dict.fromkeys(("overrides", "changes"), are_pairs)
+METADATA |= {"classes": lambda value: isinstance(value, list) and all(map(is_text, value))}
+METADATA |= {"top1": lambda value: isinstance(value, float) and 0 <= value <= 100.001}
 
 
 @system_errors()
@@ -177,10 +195,12 @@ def imagenet_model(name: str) -> tuple[nn.Module, list[str]]:
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except Exception as error:  # networks, proxies and files fail in many ways
+        is_of_file = isinstance(error, pickle.UnpicklingError | RuntimeError)
+        reason = refused(error) if is_of_file else error
         raise InputError(
-            f"no ImageNet weights for {name} ({error}): put {weights.url} into {folder}, or give a "
-            "file with trained weights in place of 'imagenet', or 'none': then it is trained from "
-            "scratch"
+            f"no ImageNet weights for {name} ({reason}): put {weights.url} into {folder}, or give "
+            "a file with trained weights in place of 'imagenet', or 'none': then it is trained "
+            "from scratch"
         ) from None
     classes = list(weights.meta["categories"])
     model = create_model(name, len(classes))

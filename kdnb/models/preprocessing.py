@@ -1,5 +1,6 @@
 """How images are prepared for a network: their size, crop and normalisation."""
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -31,7 +32,8 @@ class Preprocessing(NamedTuple):
         try:
             mean, std = (tuple(map(float, metadata[name])) for name in ("mean", "std"))
             size, crop = int(metadata["image_size"]), float(metadata["crop"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             return None
-        is_valid = len(mean) == len(std) == 3 and min(std) > 0 and size > 0 and 0 < crop <= 1
+        is_valid = len(mean) == len(std) == 3 and all(map(math.isfinite, (*mean, *std)))
+        is_valid = is_valid and min(std) > 0 and size > 0 and 0 < crop <= 1
         return cls(mean, std, size, crop) if is_valid else None

@@ -73,13 +73,14 @@ def print_runs(runs: Sequence[disk.StoredRun]) -> None:
 
 
 def print_run(run: disk.StoredRun) -> None:
-    """Print what a run is, and what is on disk of it."""
+    """Print what a run is, and what is on disk of it. Raises InputError for a damaged one."""
     folder = RunFolder(run.path)
     config = folder.config
-    facts = {"folder": run.path, "state": run.state, **config["run"]}
-    machine = config["machines"][-1]
-    facts |= {"last trained": machine["started"], "on": machine["device"]}
-    facts |= {"commit": machine["commit"], "MB": megabytes(run.nbytes)}
+    facts = {"folder": run.path, "state": run.state, **config.get("run", {})}
+    for machine in config.get("machines", [])[-1:]:
+        facts |= {"last trained": machine.get("started"), "on": machine.get("device")}
+        facts |= {"commit": machine.get("commit")}
+    facts["MB"] = megabytes(run.nbytes)
     if folder.done:
         result = folder.result
         top1 = percent(result["top1"], result["test_images"])
@@ -126,9 +127,14 @@ def run_command(options: argparse.Namespace) -> int:
         raise InputError(f"{options.command} needs the name of a run")
     runs = disk.stored_runs(outputs, options.names or ["*"])
     if options.command == "show":
+        status = 0
         for run in runs:
-            print_run(run)
-        return 0
+            try:
+                print_run(run)
+            except InputError as error:  # a damaged run is no reason to leave out the others
+                print(error, file=sys.stderr)
+                status = 2
+        return status
     if options.command == "prune":
         return prune(runs, options)
     print_runs(runs)

@@ -26,6 +26,12 @@ FORMAT = 2  # of config.json; 1 had other names for some fields
 COUNTS = ("epoch_seconds", "total_seconds", "parameters", "teacher_parameters")
 COUNTS += ("train_images", "unlabelled_images", "test_images")  # numbers in result.json
 
+# The types of what config.json holds, as far as it has it. A teacher may be None.
+TYPES = dict.fromkeys(("run", "where", "preset", "overrides", "options", "code", "plugins"), dict)
+TYPES |= dict.fromkeys(("machines", "classes", "left_out"), list) | {"label": str}
+TYPES |= {"teacher": dict | None}
+OF_MACHINE = {"device": str, "commit": str, "started": str, "versions": dict}
+
 
 class RunFolder:
     """The folder of a run.
@@ -59,7 +65,12 @@ class RunFolder:
                 f"{path} has format {version}, and this version of kdnb reads formats up to "
                 f"{FORMAT}: update kdnb"
             )
-        return config if version == FORMAT else with_current_names(config) | {"format": FORMAT}
+        if version != FORMAT:
+            config = with_current_names(config) | {"format": FORMAT}
+        check_types(path, config, TYPES)
+        for machine in config.get("machines", ()):
+            check_types(path, machine, OF_MACHINE)
+        return config
 
     def stored_fields(self, known: Collection[str]) -> tuple[dict, dict]:
         """The fields of the run that config.json holds: what was trained, and where.
@@ -147,6 +158,8 @@ class RunFolder:
             )
         except (KeyError, ValueError, TypeError) as error:
             raise damaged(path, error) from None
+        if attention.dtype.kind != "f" or not np.isfinite(attention).all():
+            raise damaged(path, "its links are not finite numbers")
         epochs = self.config["run"]["epochs"] if self.done else len(attention)
         if attention.shape != (epochs, len(teacher), len(student)):
             raise damaged(
@@ -170,6 +183,15 @@ class RunFolder:
     def loss_weights(self) -> Path:
         """The file of the losses' own parameters after the last epoch, such as AFD's."""
         return check_file(require_file(self.folder / "losses.safetensors"))
+
+
+def check_types(path: Path, content: object, types: Mapping[str, type]) -> None:
+    """Raises InputError if a part of a dictionary in a file has another type than it should."""
+    if not isinstance(content, dict):
+        raise damaged(path, f"it has a {type(content).__name__} in place of a dictionary")
+    for name, kind in types.items():
+        if name in content and not isinstance(content[name], kind):
+            raise damaged(path, f"{name} is a {type(content[name]).__name__}")
 
 
 def is_number(value: object) -> bool:

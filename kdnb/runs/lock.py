@@ -20,7 +20,8 @@ from pathlib import Path
 from kdnb.errors import InputError
 
 LEASE_SECONDS = 180  # until a lease expires; network folders show times that are up to 60 s old
-HOLDER = re.compile(r"(.+),(\d+),(\d+),([0-9a-f]{8})")  # the name of a lease, see `new_holder`
+# The name of a lease, see `new_holder`.
+HOLDER = re.compile(r"(.+),(\d{1,19}),(\d{1,9}),([0-9a-f]{8})")
 HELD: dict[Path, Path] = {}  # {folder that this process has locked: its lease}
 
 
@@ -71,7 +72,8 @@ def new_holder() -> str:
 
 def leases(folder: Path) -> list[Path]:
     """The lease of a folder: one or none. What file managers and network disks add is none."""
-    return [path for path in (folder / ".lease").glob("*,*") if HOLDER.fullmatch(path.name)]
+    found = (folder / ".lease").glob("*,*")
+    return [path for path in found if HOLDER.fullmatch(path.name) and path.is_dir()]
 
 
 def acquire(lease: Path) -> None:

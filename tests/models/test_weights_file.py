@@ -5,6 +5,8 @@ import collections
 import datetime
 import decimal
 import io
+import json
+import math
 import pickle
 import tarfile
 import zipfile
@@ -15,7 +17,7 @@ import torch
 from safetensors.torch import save
 
 from kdnb import InputError, create_model, load_weights
-from kdnb.models import fingerprint, read_state_dict
+from kdnb.models import Preprocessing, fingerprint, read_metadata, read_state_dict
 from kdnb.models.state_dicts import WRAPPERS
 
 NETWORK = "wrn_10_1"
@@ -236,3 +238,35 @@ def test_weights_that_are_none_are_refused_when_they_are_read(model, tmp_path, c
     state["fc.weight"] = change(state["fc.weight"])
     with pytest.raises(InputError, match=why):
         load_weights(NETWORK, saved(tmp_path, state))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"classes": 5},
+        {"classes": ["a", 5]},
+        {"dataset": ["<b>"]},
+        {"top1": float("nan")},
+        {"top1": "50"},
+        {"overrides": {"lr": [1]}},
+        {"overrides": ["lr"]},
+        {"changes": {"lr": 1}},
+        "[" * 100_000,
+        [],
+    ],
+)
+def test_metadata_of_other_types_are_left_out(model, tmp_path, told):
+    text = told if isinstance(told, str) else json.dumps(told)
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(save(model.state_dict(), {"kdnb": text}))
+    assert read_metadata(path) == {}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mean": [math.nan] * 3}, {"std": [0, 1, 1]}, {"image_size": math.inf}, {"crop": "x"}]
+)
+def test_a_preprocessing_that_cannot_be_is_none(wrong):
+    metadata = {"mean": [0.5] * 3, "std": [1] * 3, "image_size": 32, "crop": 1}
+    assert Preprocessing.from_metadata(metadata) and not Preprocessing.from_metadata(
+        metadata | wrong
+    )

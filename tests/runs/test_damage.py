@@ -3,6 +3,7 @@
 Either the results are the same, or a sentence or warning names the file.
 """
 
+import json
 import shutil
 import warnings
 from dataclasses import replace
@@ -21,17 +22,16 @@ from kdnb.runs.folder import RunFolder
 
 FINISHED = [*SMALL, "result.json", *WEIGHTS]
 UNFINISHED = [*SMALL, CHECKPOINT, PREVIOUS]
-FLIPS = 12  # bits of a file
 
 
-def damages(path, other):
+def damages(path, other, flips):
     """Contents that a file might have: cut, with a flipped bit, and that of another run."""
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
     yield b""
     yield whole[: len(whole) // 2]
     yield whole[:-1]
-    for place in rng.integers(len(whole), size=FLIPS):
+    for place in rng.integers(len(whole), size=flips):
         yield whole[:place] + bytes([whole[place] ^ 1 << rng.integers(8)]) + whole[place + 1 :]
     yield other.read_bytes()
 
@@ -82,7 +82,7 @@ def test_a_damaged_file_of_a_finished_run_changes_no_result(runs, tmp_path, name
     (run, other), _ = runs
     folder = shutil.copytree(run.folder, tmp_path / "runs" / run.name)
     expected = results(folder), frame_rows(folder)
-    for content in damages(folder / name, other.folder / name):
+    for content in damages(folder / name, other.folder / name, flips=12):
         (folder / name).write_bytes(content)
         assert outcome(lambda: results(folder), name) in ("named", expected[0])
         assert outcome(lambda: frame_rows(folder), name) in ("named", expected[1])
@@ -94,7 +94,7 @@ def test_a_damaged_file_of_a_finished_run_changes_no_result(runs, tmp_path, name
 def test_a_damaged_file_of_an_unfinished_run_changes_no_bit(runs, tmp_path, name):
     (whole, _), (run, other) = runs
     expected = weights(whole)
-    for content in damages(run.folder / name, other.folder / name):
+    for content in damages(run.folder / name, other.folder / name, flips=4):
         again = replace(run, outputs=str(tmp_path))
         shutil.copytree(run.folder, again.folder)
         (again.folder / name).write_bytes(content)
@@ -105,6 +105,43 @@ def test_a_damaged_file_of_an_unfinished_run_changes_no_bit(runs, tmp_path, name
             except InputError as error:
                 assert name in str(error)
         shutil.rmtree(again.folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"run": "x"},
+        {"label": 5},
+        {"label": None},
+        {"machines": [{"started": 4}]},
+        {"machines": {}},
+        {"code": 5},
+        {"options": 5},
+        {"teacher": "x"},
+        {"where": 5},
+    ],
+)
+def test_a_config_of_other_types_is_named(runs, tmp_path, change):
+    """As files of other versions may be, which have no digests."""
+    (run, _), _ = runs
+    folder = shutil.copytree(run.folder, tmp_path / "runs" / run.name)
+    for name, content in (("config.json", change), ("result.json", {})):
+        stored = json.loads((folder / name).read_text()) | content
+        kept = {key: value for key, value in stored.items() if key not in ("sha256", "files")}
+        (folder / name).write_text(json.dumps(kept))
+    for read in (lambda: results(folder), lambda: frame_rows(folder)):
+        assert outcome(read, "config.json is damaged (") == "named"
+
+
+@pytest.mark.parametrize("change", [lambda links: links.astype(str), lambda links: links * np.nan])
+def test_links_that_are_no_numbers_are_named(runs, tmp_path, change):
+    (run, _), _ = runs
+    folder = RunFolder(shutil.copytree(run.folder, tmp_path / "runs" / run.name))
+    arrays = {k: change(v) if k.endswith("links") else v for k, v in folder.history.items()}
+    (folder.folder / "result.json").unlink()
+    np.savez(folder.folder / "history.npz", **arrays)
+    with pytest.raises(InputError, match=r"history\.npz is damaged \(its links are not finite"):
+        _ = folder.links_by_epoch
 
 
 def test_another_runs_checkpoint_is_refused(runs, tmp_path):

@@ -169,3 +169,11 @@ def test_answers_of_teachers_are_counted_and_pruned_when_no_run_used_them(
     assert call(outputs, "prune", "--yes", name) == 0 and len(left_in(folder)) == 2
     assert call(outputs, "prune", "--yes") == 0
     assert left_in(folder) == ["new.answers"]
+
+
+def test_a_damaged_run_does_not_end_the_list_of_the_others(outputs, capsys):
+    (config,) = (run.path / "config.json" for run in disk.stored_runs(outputs, ["*-kd-*"]))
+    config.write_text('{"run": 5}')
+    assert call(outputs, "show", "*") == 2
+    out, err = capsys.readouterr()
+    assert f"{config} is damaged (" in err and out.count("state ") == 2
