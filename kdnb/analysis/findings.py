@@ -14,41 +14,14 @@ from scipy import stats
 from kdnb.analysis.boxes import BoxEnergy
 from kdnb.analysis.compare import Predictions
 from kdnb.analysis.survey import LinksByClass, Survey
+from kdnb.analysis.wording import mean_interval, plural, sentence, versus
+from kdnb.link_rows import attention_that_differs, link_rows
 from kdnb.models import Block
-from kdnb.plots.link_rows import attention_that_differs, link_rows
 from kdnb.results.frame import LABELS_ONLY
 from kdnb.results.intervals import difference, share
 
 CLEAR = 0.5  # attention above which a teacher block is said to be linked with one student block
 SETTLED = 0.1  # share of attention that differs, below which links count as those of the last epoch
-
-
-def versus(
-    name: str, other: str, gain: float, low: float, high: float, unit: str, digits: int = 1
-) -> str:
-    """Whether a value of `name` is above or below that of `other`, by its 95 % interval."""
-    ends = f"[{low:+.{digits}f}, {high:+.{digits}f}]"
-    if low <= 0 <= high or np.isnan(low):
-        return (
-            f"no difference between {name} and {other} can be seen: {gain:+.{digits}f} {unit}, "
-            f"interval {ends}"
-        )
-    word = "above" if gain > 0 else "below"
-    return f"{name} is {word} {other} by {abs(gain):.{digits}f} {unit}, interval {ends}"
-
-
-def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """The mean of values and the ends of its 95 % interval (Student's t)."""
-    mean = float(np.mean(values))
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return mean, float(mean - half), float(mean + half)
-
-
-def sentence(text: str) -> str:
-    """The text with a full stop, and a capital unless it begins with the name of a method."""
-    if text.startswith(("the ", "no ")):
-        text = text[0].upper() + text[1:]
-    return f"{text}."
 
 
 def accuracies(predictions: Predictions) -> str:
@@ -79,10 +52,6 @@ def links(
         text += f"every group of the {rows.attended} is the first choice of some block"
         return sentence(text)
     return sentence(text + f"no block's first choice is in {plural('group', free)}")
-
-
-def plural(noun: str, names: Sequence[str]) -> str:
-    return f"{noun}{'s' * (len(names) > 1)} {', '.join(names)}"
 
 
 def link_history(by_epoch: np.ndarray) -> str:

@@ -19,7 +19,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdnb.device import system_errors
 from kdnb.errors import InputError, quote, to_number
 from kdnb.paths import answers_folder, cache_folder, output_folder
 from kdnb.progress import percent, tolerant_output
@@ -180,6 +179,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = make_parser()
     options = parser.parse_intermixed_args(argv)  # options may come before names
+    # Here: it imports torch, which takes seconds, and --help does not need it.
+    from kdnb.device import system_errors
+
     try:
         with system_errors():
             return run_command(options)
