@@ -86,6 +86,14 @@ def registries():
             del table[name]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def session_cache(tmp_path_factory):
+    """A cache for all tests: what runs of before left in the user's is not read, nor added to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDNB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def cache_folder(tmp_path, monkeypatch):
     """A cache in the test's own folder: never the user's."""

@@ -122,7 +122,7 @@ class TeacherCache:
         self.files = open_files(paths, keys, rows, examples, run.teacher_cache == "on")
         for kind, file in self.files.items():
             size = f"{file.nbytes / 1e6:,.2f} MB when full"
-            log(f"its teacher's {KINDS[kind]} are kept for other runs in {file.path}, {size}")
+            log(f"its teacher's {KINDS[kind]} are stored for other runs in {file.path}, {size}")
         self.can_write = True
 
     def probe(self) -> dict[str, Tensor]:
