@@ -159,5 +159,7 @@ def plain(tensors: Mapping[str, Tensor], path: Path, known: Collection[str] = ()
         value = value.float() if value.is_floating_point() else value
         if not value.isfinite().all():
             raise InputError(f"{path}: {key} is not finite: it has nan or infinite values")
+        if key.endswith("running_var") and (value < 0).any():
+            raise InputError(f"{path}: {key} is a variance and has negative values")
         state[key] = value
     return state

@@ -240,6 +240,15 @@ def test_weights_that_are_none_are_refused_when_they_are_read(model, tmp_path, c
         load_weights(NETWORK, saved(tmp_path, state))
 
 
+def test_a_negative_variance_is_refused(model, tmp_path):
+    """Batch norm takes its square root."""
+    state = dict(model.state_dict())
+    key = next(key for key in state if key.endswith("running_var"))
+    state[key] = -state[key]
+    with pytest.raises(InputError, match=f"{key} is a variance and has negative values"):
+        load_weights(NETWORK, saved(tmp_path, state))
+
+
 @pytest.mark.parametrize(
     "told",
     [
