@@ -117,6 +117,7 @@ def links_by_class(
     bars.scatter(chance, range(len(classes)), marker="|", s=90, color="black", zorder=3)
     bars.invert_yaxis()
     bars.tick_params(axis="y", labelsize=8)
+    bars.locator_params(axis="x", nbins=4)
     bars.set_xlabel("attention that differs\nfrom the mean's (%)\nblack marks: chance (95 %)")
     differences = by_class.links[classes[:2]] - by_class.mean
     limit = max(np.abs(differences).max(), 1e-6)
