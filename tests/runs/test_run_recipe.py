@@ -66,7 +66,10 @@ def test_a_loss_that_compares_two_views_gets_them(registries):
 
     run = Run(method="two")
     assert run.view_count == 2 and "views" not in run.name
-    assert run == Run(method="two", views=2) and run.baseline.view_count == 1
+    assert run.baseline.view_count == 1
+    compared = Run(method="two", views=2)
+    assert compared.overrides == Run(method="kd", views=2).overrides != run.overrides
+    assert compared.baseline == Run(method="none", views=2)
     with pytest.raises(InputError, match="views is 1: two compares 2 views of each image"):
         Run(method="two", views=1)
 
