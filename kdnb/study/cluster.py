@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 
@@ -68,7 +69,7 @@ def run_all(client, runs: list[Run], study: Study) -> dict[str, str]:
     failed = {}
     with bar(len(runs), "study", "run") as progress:
         report = Report(names, progress)
-        client.subscribe_topic(study.name, report.run_started)
+        client.subscribe_topic(study.name, report.run_event)
         client.subscribe_topic("all", report.worker_removed)
         try:
             for key, run in zip(names, runs, strict=True):
@@ -142,9 +143,14 @@ class Report:
         self.states[name] = word
         self.print(f"{word:<9} {name}{details}")
 
-    def run_started(self, event: tuple) -> None:
-        """Handle the message of `make_run`, which Dask sends as (time, message)."""
+    def run_event(self, event: tuple) -> None:
+        """Handle a message of `make_run`, which Dask sends as (time, message)."""
         _, message = event
+        if "epoch" in message:
+            accuracy = "" if math.isnan(message["top1"]) else f", test {message['top1']:.1f} %"
+            place = f"{message['epoch']}/{message['epochs']}"
+            self.print(f"{'epoch':<9} {message['run']}: {place}{accuracy}")
+            return
         if message["waits_passively"] and not self.says_passive:
             self.says_passive = True
             self.print("runs side by side: threads wait without spinning")

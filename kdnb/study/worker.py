@@ -11,13 +11,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from queue import PriorityQueue
 from typing import NamedTuple
 
 import torch
 
+from kdnb.errors import InputError
 from kdnb.paths import project_root
 from kdnb.runs.files import write_atomically
 from kdnb.runs.lock import busy_message
@@ -27,6 +28,7 @@ from kdnb.study.fingerprints import NOTEBOOK, Study
 POLL_SECONDS = 1  # between checks of whether the study was stopped, or a folder was unlocked
 STOP_SECONDS = 60  # that an interrupted run has to write its checkpoint
 KILL_SECONDS = 10  # that it has after a second interrupt
+REPORT_SECONDS = 10  # between two reports of a run's epochs
 
 
 class Outcome(NamedTuple):
@@ -35,6 +37,34 @@ class Outcome(NamedTuple):
     error: str
     top1: float = 0.0
     seconds: float = 0.0
+
+
+class EpochReport:
+    """Reports the last finished epoch of a run in training, at most once in REPORT_SECONDS.
+
+    Args:
+        run: its metrics.csv is read.
+        send: called with a message {"run", "epoch", "epochs", "top1"}, top1 in percent.
+    """
+
+    def __init__(self, run: Run, send: Callable[[dict], None]):
+        self.run = run
+        self.send = send
+        self.epoch = 0
+        self.reported = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self.reported < REPORT_SECONDS:
+            return
+        self.reported = time.monotonic()
+        try:
+            row = self.run.metrics.iloc[-1]
+        except (InputError, IndexError):  # no epoch is finished
+            return
+        if row["epoch"] > self.epoch:
+            self.epoch = int(row["epoch"])
+            facts = {"epoch": self.epoch, "epochs": self.run.epochs, "top1": row["test_top1"]}
+            self.send({"run": self.run.name, **facts})
 
 
 def papermill_command(notebook: str, output: Path, parameters: Mapping[str, object]) -> list[str]:
@@ -130,8 +160,10 @@ def make_run(run: Run, study: Study, *teachers: Outcome) -> Outcome:
             if error:
                 return Outcome(error)
             message = {"run": run.name, "waits_passively": "OMP_WAIT_POLICY" in env}
-            get_worker().log_event(study.name, message)
-            error = execute_notebook(run, env, is_stopped)
+            send = partial(get_worker().log_event, study.name)
+            send(message)
+            report = EpochReport(run, send)
+            error = execute_notebook(run, env, lambda report=report: report() or is_stopped())
             run = refresh(run)
             if not (error or run.done):
                 return Outcome(f"its notebook made another run, not {run.name}")

@@ -13,8 +13,9 @@ from test_study import planned
 
 from kdnb import InputError, Run, train
 from kdnb.data import DATASETS
+from kdnb.progress import bar
 from kdnb.study import worker
-from kdnb.study.cluster import cluster, run_all
+from kdnb.study.cluster import Report, cluster, run_all
 from kdnb.study.fingerprints import MARKER, Study
 from kdnb.study.worker import execute
 
@@ -206,3 +207,27 @@ def test_a_command_that_is_killed_says_so(tmp_path):
     code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     error = execute([sys.executable, "-c", code], tmp_path / "log", {})
     assert error == f"killed by SIGKILL (see {tmp_path / 'log'})"
+
+
+def test_epochs_of_a_run_are_reported(tmp_path, monkeypatch, capsys):
+    """Only new ones, and those that are not tested without an accuracy."""
+    monkeypatch.setattr(worker, "REPORT_SECONDS", 0)
+    run = Run(dataset="digits", method="none", outputs=str(tmp_path))
+    messages = []
+    report = worker.EpochReport(run, messages.append)
+    report()
+    assert messages == []
+    run.folder.mkdir(parents=True)
+    rows = ["epoch,train_top1,test_top1,seconds", "1,50.0,nan,2.0", "2,60.0,54.16,2.0"]
+    for lines in (2, 2, 3):
+        (run.folder / "metrics.csv").write_text("\n".join(rows[:lines]) + "\n")
+        report()
+    assert [message["epoch"] for message in messages] == [1, 2]
+    with bar(1, "study", "run") as progress:
+        printer = Report({}, progress)
+        for message in messages:
+            printer.run_event((0, message))
+    assert capsys.readouterr().out.splitlines() == [
+        f"epoch     {run.name}: 1/40",
+        f"epoch     {run.name}: 2/40, test 54.2 %",
+    ]
