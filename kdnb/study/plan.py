@@ -81,6 +81,6 @@ def run_command(run: Run) -> str:
     words = ["python", "-m", "kdnb"]
     for name, default in Run.parameters().items():
         value = getattr(run, name)
-        if value != default:
+        if value not in (default, run.defaults.get(name)):
             words += ["-p", name, str(value)]
     return shlex.join(words)

@@ -63,7 +63,11 @@ class EpochReport:
             return
         if row["epoch"] > self.epoch:
             self.epoch = int(row["epoch"])
-            facts = {"epoch": self.epoch, "epochs": self.run.epochs, "top1": row["test_top1"]}
+            facts = {
+                "epoch": self.epoch,
+                "epochs": self.run.epochs,
+                "top1": float(row["test_top1"]),
+            }
             self.send({"run": self.run.name, **facts})
 
 
