@@ -73,9 +73,14 @@ def fits(nbytes: int, device: torch.device) -> bool:
 
 
 def fits_in_memory(nbytes: int) -> bool:
-    """Whether data take at most a quarter of the free main memory, or of a container's limit."""
-    import psutil  # here: a deployed network does not need it
+    """Whether data take at most a quarter of the free main memory, or of a container's limit.
 
+    False without psutil, which comes with Jupyter.
+    """
+    try:
+        import psutil  # here: neither a deployed network nor `python -m kdnb` needs it
+    except ImportError:
+        return False
     free = psutil.virtual_memory().available
     with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
         group = Path("/sys/fs/cgroup")
