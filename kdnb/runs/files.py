@@ -23,7 +23,8 @@ from kdnb.errors import InputError
 from kdnb.runs.lock import HELD, LEASE_SECONDS
 from kdnb.runs.stored_names import CHECKPOINT
 
-UNSEALED = ("sha256", "where")  # of a JSON file: its digest, and what a record leaves out
+# Of a JSON file: its digest, what a record leaves out, and what is set by hand (docs/results.md).
+UNSEALED = ("sha256", "where", "shared")
 
 
 def write_atomically(path: Path, data: bytes | str, keep: Path | None = None) -> None:

@@ -595,7 +595,7 @@ def test_no_runs_have_no_curves():
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_own_runs_beside_the_records_make_all_pages(tmp_path, precision):
     """Two trainings of one method, such as one's own and the study's, are no two methods."""
-    (own,) = (ROOT / "outputs/records").glob("digits-wrn_16_1-kd-*seed=0-*")
+    (own,) = (ROOT / "outputs/records").glob("digits-wrn_16_1-kd-from=wrn_16_2-seed=0-*")
     folder = shutil.copytree(own, tmp_path / "runs" / own.name.replace("seed=0", "seed=9"))
     config = json.loads((folder / "config.json").read_text())
     config["run"] |= {"seed": 9, "precision": precision}
