@@ -165,7 +165,7 @@ def test_the_readme_is_one_page():
 def test_the_first_screen_of_the_readme_has_the_two_commands():
     first_screen = README.splitlines()[:40]
     assert (
-        "pip install -e . && papermill --log-output notebooks/distill.ipynb outputs/distill.ipynb"
+        "pip install -e . && papermill notebooks/distill.ipynb outputs/distill.ipynb --log-output"
         in first_screen
     )
     assert 'pip install -e ".[test]" && pytest' in first_screen

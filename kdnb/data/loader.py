@@ -14,9 +14,9 @@ from torch import Tensor
 
 from kdnb.data.augment import augment
 from kdnb.data.choices import Choices, views_of
+from kdnb.data.crop_cache import CropCache
 from kdnb.data.crops import TEST_CROP, copy_windows, crop_each, gather_windows, resize_windows
 from kdnb.data.images import Batch, Images, concatenate
-from kdnb.data.kept_crops import KeptCrops
 from kdnb.data.mixing import with_targets
 from kdnb.data.normalise import Normalise
 from kdnb.data.ragged import Ragged
@@ -33,7 +33,7 @@ class Loader:
     compute its variance. For testing the images come in order and are not augmented.
 
     Photographs (a Ragged) are cropped and resized: by random-resized crops for training, by a
-    centre square for testing. Test crops that were cut on a CPU are kept for the next epoch.
+    centre square for testing. Test crops that were cut on a CPU are cached for the next epoch.
 
     A teacher may see the same crops in another size and normalisation: then the batches have
     `teacher_images`, too. Photographs are cut anew from the stored pixels, other images and those
@@ -109,8 +109,8 @@ class Loader:
         if self.on_device and not is_cpu:
             self.stored = self.stored.to(self.device)
         self.crops_each = self.has_photographs and self.on_device and is_cpu
-        self.kept_crops = (
-            KeptCrops(self.stored, self.size) if self.crops_each and not self.train else None
+        self.crop_cache = (
+            CropCache(self.stored, self.size) if self.crops_each and not self.train else None
         )
         self.labels = images.labels.to(self.device)
         own_stats = images.mean, images.std
@@ -186,8 +186,8 @@ class Loader:
     def crop(self, part: dict[str, Tensor], size: int) -> Tensor:
         """Returns the cropped pixels 0..255 of what `read` returns, (batch, 3, size, size)."""
         if self.crops_each:
-            if self.kept_crops and size == self.size:
-                return self.kept_crops(part["index"], part["box"])
+            if self.crop_cache and size == self.size:
+                return self.crop_cache(part["index"], part["box"])
             return crop_each(self.stored, part["index"], part["box"], size)
         if self.has_photographs:
             return resize_windows(part["pixels"], part["box"], size)

@@ -61,7 +61,7 @@ class Loss(nn.Module):
         needs_teacher: whether the loss reads the teacher's Output, which may be None if not.
         teacher_outputs: the fields of the teacher's Output that the loss reads. One that reads
             "logits" or "pooled" alone gets an Output with nothing else where the teacher's answers
-            are kept from earlier epochs and runs.
+            are stored from earlier epochs and runs.
         same_classes: whether the loss compares predictions, so that student and teacher have to
             predict the same classes.
         needs_labels: whether the loss reads the labels. The label of an image without one is -1;

@@ -1,4 +1,4 @@
-"""The teacher's answers to training images, kept in files that all runs with this teacher share.
+"""The teacher's answers to training images, stored in files that all runs with this teacher share.
 
 Flips and crops give a small image few variants: 162 for CIFAR's. A method that needs the teacher's
 logits or pooled features alone need not run the teacher on a variant that it has seen before.
@@ -31,7 +31,7 @@ from kdnb.training.distiller import Distiller
 from kdnb.training.loss_terms import Teachers
 
 LAYOUT = 1  # of the files
-KINDS = {"logits": "logits", "pooled": "pooled features"}  # fields of an Output that can be kept
+KINDS = {"logits": "logits", "pooled": "pooled features"}  # fields of an Output that can be stored
 FEW = {"index", "corner", "flip"}  # the choices of a Loader's plan that have few values
 
 
@@ -42,14 +42,14 @@ def fields_read(distiller: Distiller) -> dict[str, frozenset[str]]:
 
 
 def obstacle(distiller: Distiller, loader: Loader) -> str:
-    """Why the teacher's answers cannot be kept; "" if they can, or no loss needs a teacher.
+    """Why the teacher's answers cannot be stored; "" if they can, or no loss needs a teacher.
 
     Every random choice of a batch has to be in the Loader's plan. One that is added there ends the
     use of the cache, until `TeacherCache.rows` numbers its values.
     """
     read = fields_read(distiller)
     if isinstance(distiller.teacher, Teachers):
-        return "the answers of several teachers are not kept"
+        return "the answers of several teachers are not stored"
     if distiller.teacher_grad:
         return "a loss takes gradients of the teacher's answers"
     if names := [name for name, fields in read.items() if fields - KINDS.keys()]:
@@ -91,7 +91,7 @@ def open_cache(
         reason = str(error)
     if run.teacher_cache == "on":
         raise InputError(f"teacher_cache is on, but {reason}")
-    log(f"the teacher's answers are not kept: {reason}")
+    log(f"the teacher's answers are not stored: {reason}")
     return None
 
 
@@ -220,7 +220,7 @@ class TeacherCache:
                 file.write(rows[chosen], computed[kind][: len(chosen)])
         except OSError as error:  # such as a full disk
             self.can_write = False
-            self.log(f"no more of the teacher's answers are kept: {error.strerror}")
+            self.log(f"no more of the teacher's answers are stored: {error.strerror}")
         return computed
 
     def send(self, answers: Tensor) -> Tensor:

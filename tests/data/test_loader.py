@@ -89,7 +89,7 @@ def test_test_images_are_whole_and_in_order():
 def test_test_crops_are_cut_once_where_memory_allows(monkeypatch):
     images = image_set(10, 20, aspect=torch.linspace(0.5, 2, 10))
     cuts = []
-    module = sys.modules["kdnb.data.kept_crops"]
+    module = sys.modules["kdnb.data.crop_cache"]
     cut = module.crop_each
     monkeypatch.setattr(module, "crop_each", lambda *each: cuts.append(each[1]) or cut(*each))
     first = Loader(images, 4, 16)

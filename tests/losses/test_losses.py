@@ -82,7 +82,7 @@ def pair(networks):
     "name", [name for name in LOSSES if LOSSES[name].teacher_outputs != {*Output._fields}]
 )
 def test_a_loss_reads_no_more_of_the_teacher_than_it_declares(name, pair):
-    """Else a loss would find an empty Output where the teacher's answers are kept."""
+    """Else a loss would find an empty Output where the teacher's answers are stored."""
     student, teacher = pair
     fields = LOSSES[name].teacher_outputs
     rest = {field: getattr(teacher, field) for field in fields}

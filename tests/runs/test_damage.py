@@ -127,8 +127,8 @@ def test_a_config_of_other_types_is_named(runs, tmp_path, change):
     folder = shutil.copytree(run.folder, tmp_path / "runs" / run.name)
     for name, content in (("config.json", change), ("result.json", {})):
         stored = json.loads((folder / name).read_text()) | content
-        kept = {key: value for key, value in stored.items() if key not in ("sha256", "files")}
-        (folder / name).write_text(json.dumps(kept))
+        unsealed = {key: value for key, value in stored.items() if key not in ("sha256", "files")}
+        (folder / name).write_text(json.dumps(unsealed))
     for read in (lambda: results(folder), lambda: frame_rows(folder)):
         assert outcome(read, "config.json is damaged (") == "named"
 

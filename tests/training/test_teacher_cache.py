@@ -124,7 +124,7 @@ def test_unknown_answers_are_computed_in_full_batches(fields, monkeypatch):
     assert [batch.teacher_logits is None for batch in batches] == [False] * FULL + [True]
 
 
-@pytest.mark.parametrize("lost", [False, True], ids=["kept", "lost"])
+@pytest.mark.parametrize("lost", [False, True], ids=["present", "lost"])
 def test_an_interrupted_run_resumes_to_the_same_bits(fields, cache_folder, lost):
     without = trained(fields, teacher_cache="off")
     run = tiny_run(**fields, teacher_cache="on")
@@ -236,7 +236,7 @@ def test_what_cannot_be_kept_is_refused_or_left_out(fields, monkeypatch, cache_f
             trained(fields, **changes)
         lines = []
         assert trained(fields, lines.append, **changes, teacher_cache="auto", epochs=1).done
-        return any("are not kept" in line for line in lines)
+        return any("are not stored" in line for line in lines)
 
     assert not refused("^|afd needs more of a teacher", method="afd")
     assert trained(fields, method="none").done  # there is no teacher

@@ -1,4 +1,4 @@
-"""Test crops of photographs that are kept in memory for the next pass over them."""
+"""Test crops of photographs that are cached in memory for the next pass over them."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,10 @@ from kdnb.data.ragged import Ragged
 from kdnb.device import fits_in_memory
 
 
-class KeptCrops:
-    """Crops of photographs on the CPU. Each is cut when it is first asked for, and kept.
+class CropCache:
+    """Crops of photographs on the CPU. Each is cut when it is first asked for, and cached.
 
-    They are not kept if all of them would take too much of the free memory.
+    They are not cached if all of them would take too much of the free memory.
 
     Args:
         images: the photographs, each of which has one crop.

@@ -1,12 +1,12 @@
-"""The survey of a run is kept, and read only for the same weights and images."""
+"""The survey of a run is saved, and read only for the same weights and images."""
 
 import numpy as np
 import torch
 from helpers import quiet, tiny, tiny_run
 
 from kdnb import analysis, train
-from kdnb.analysis import kept_survey
-from kdnb.analysis.kept_survey import FILE, survey_of_run
+from kdnb.analysis import saved_survey
+from kdnb.analysis.saved_survey import FILE, survey_of_run
 
 
 def test_a_survey_is_made_once_for_the_same_weights_and_images(tiny, tmp_path, monkeypatch):
@@ -15,7 +15,7 @@ def test_a_survey_is_made_once_for_the_same_weights_and_images(tiny, tmp_path, m
     networks = analysis.load_run(run)
     first = survey_of_run(run, networks)
     with monkeypatch.context() as patch:
-        patch.setattr(kept_survey, "survey_images", None)
+        patch.setattr(saved_survey, "survey_images", None)
         second = survey_of_run(run, networks)
         np.testing.assert_array_equal(second.links, first.links)
         for name in ("baseline", "distilled"):

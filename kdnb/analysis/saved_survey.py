@@ -1,4 +1,4 @@
-"""The survey of a run's test images, kept in the run's folder and read the second time."""
+"""The survey of a run's test images, saved in the run's folder and read the second time."""
 
 import contextlib
 import hashlib
