@@ -12,7 +12,7 @@ import kdnb
 PACKAGE = Path(__file__).resolve().parent.parent / "kdnb"
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
-GROUND = {"errors", "paths", "progress", "device", "image_files", "link_rows", "sources"}
+GROUND = {"errors", "paths", "progress", "device", "image_files", "sources"}
 COMMANDS = {"__main__", "predict", "export"}
 FLOORS = [
     {"models", "data", "plots"},

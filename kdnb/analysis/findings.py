@@ -15,8 +15,8 @@ from kdnb.analysis.boxes import BoxEnergy
 from kdnb.analysis.compare import Predictions
 from kdnb.analysis.survey import LinksByClass, Survey
 from kdnb.analysis.wording import mean_interval, plural, sentence, versus
-from kdnb.link_rows import attention_that_differs, link_rows
 from kdnb.models import Block
+from kdnb.plots.link_rows import attention_that_differs, link_rows
 from kdnb.results.frame import LABELS_ONLY
 from kdnb.results.intervals import difference, share
 

@@ -11,7 +11,7 @@ from kdnb.analysis.compare import cka
 from kdnb.analysis.networks import STUDENTS, Networks, load_run
 from kdnb.analysis.replicates import method_variants
 from kdnb.analysis.survey import Survey
-from kdnb.link_rows import link_rows
+from kdnb.plots.link_rows import link_rows
 from kdnb.progress import ignore, with_progress
 from kdnb.results.frame import or_warn
 from kdnb.results.intervals import interval

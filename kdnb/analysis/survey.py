@@ -8,8 +8,8 @@ import torch
 
 from kdnb.analysis.compare import Predictions
 from kdnb.analysis.networks import STUDENTS, Networks
-from kdnb.link_rows import attention_that_differs
 from kdnb.models import Block
+from kdnb.plots.link_rows import attention_that_differs
 from kdnb.progress import with_progress
 
 MIN_LINK = 0.1  # mean attention from which on two blocks are shown as a pair

@@ -15,9 +15,9 @@ from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from kdnb.link_rows import attention_that_differs
 from kdnb.plots.display import ImageArtist, alt_text, display_image, encode_image
 from kdnb.plots.heatmaps import CellValues, heatmap
+from kdnb.plots.link_rows import attention_that_differs
 from kdnb.plots.maps import (
     MAX_LIMIT,
     ColourLimits,

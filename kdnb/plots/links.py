@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdnb.link_rows import attention_that_differs, link_rows
 from kdnb.plots.heatmaps import CellValues, heatmap, tick_labels
+from kdnb.plots.link_rows import attention_that_differs, link_rows
 from kdnb.plots.style import NEUTRAL, PALE, ROLES, Style, figure, legend_below, whole_epochs
 from kdnb.plots.text import wrap
 

@@ -5,7 +5,7 @@ import pytest
 from toy import blocks, random_links
 
 from kdnb import plots
-from kdnb.link_rows import attention_that_differs, link_rows
+from kdnb.plots.link_rows import attention_that_differs, link_rows
 
 
 def semckd_links(*shape, seed=0):
