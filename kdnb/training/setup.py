@@ -22,6 +22,11 @@ from kdnb.training.teacher import Teacher, load_teacher
 from kdnb.training.teacher_cache import obstacle
 from kdnb.training.teacher_images import TeacherImages, teacher_image_size, teacher_images
 
+TEST_PIXELS = 2**21, 2**19  # of a test batch on an accelerator: the first that fits in its memory
+# All maps that a network returns in float32, per pixel of an image, with room to compute them. The
+# most of CIFAR's networks is 2,689 bytes, of resnet32x4.
+MAP_BYTES = 4096
+
 
 class TrainingSetup(NamedTuple):
     """A run before its first step: initialised networks, and the batches of both splits."""
@@ -99,10 +104,16 @@ def loaders(
         **common,
         **(teacher_sees.loader_options if teacher_sees else {}),
     )
-    test_batch = max(run.batch_size, 250)
-    if device.type != "cpu":  # larger ones: launching a kernel takes as long as it computes
-        test_batch = max(test_batch, 2**19 // run.image_size**2)
-    return train, Loader(test_images, test_batch, run.image_size, **common)
+    return train, Loader(test_images, evaluation_batch_size(run, device), run.image_size, **common)
+
+
+def evaluation_batch_size(run: Run, device: torch.device) -> int:
+    """Images in a test batch: on an accelerator many, since it takes long to launch a kernel."""
+    size = max(run.batch_size, 250)
+    if device.type == "cpu":
+        return size
+    pixels = next(n for n in TEST_PIXELS if n == TEST_PIXELS[-1] or fits(n * MAP_BYTES, device))
+    return max(size, pixels // run.image_size**2)
 
 
 def batch_size(run: Run, images: int) -> int:

@@ -147,6 +147,23 @@ def test_a_killed_run_resumes_from_a_checkpoint_inside_an_epoch(run, monkeypatch
     assert f"{run.name}: resuming after epoch 0, step 3" in resume(run)
 
 
+def test_where_epochs_are_short_not_each_has_a_checkpoint(run, undisturbed, monkeypatch):
+    """As on a GPU. What is in the tables then follows the checkpoint again."""
+    loop = sys.modules["kdnb.training.loop"]
+    monkeypatch.setattr(loop, "EPOCH_CHECKPOINT_SECONDS", {"cpu": 1000})
+    break_off(run, 2 * STEPS + 2)
+    assert run.metrics["epoch"].tolist() == [1, 2]
+    assert load_checkpoint(run.folder) is None
+    with pytest.raises(Interrupted):
+        train(run, quiet, deadline=0)  # after a step of the first epoch
+    assert not [*run.folder.glob("metrics.csv"), *run.folder.glob("history.npz")]
+    monkeypatch.setattr(loop, "EPOCH_CHECKPOINT_SECONDS", {"cpu": 0})
+    break_off(run, 2 * STEPS)
+    assert load_checkpoint(run.folder)["epoch"] == 2
+    monkeypatch.setattr(loop, "EPOCH_CHECKPOINT_SECONDS", {"cpu": 1000})
+    assert equal_runs(train(run, quiet), undisturbed)
+
+
 def test_a_torn_checkpoint_costs_an_epoch(run):
     break_off(run, 2 * STEPS + 2)
     path = run.folder / CHECKPOINT
