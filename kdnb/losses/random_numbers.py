@@ -30,8 +30,9 @@ class RandomNumbers(nn.Module):
         n = math.prod(shape)
         bits = self.bits((n + 1) // 2)
         # The highest and the lowest 24 of 64 bits give a number each, which halves the work.
-        ends = (bits >> 40).bitwise_and_(2**24 - 1), bits.bitwise_and_(2**24 - 1)
-        return torch.cat([end.to(torch.float32) for end in ends])[:n].view(shape).mul_(2**-24)
+        highest = (bits >> 40).bitwise_and_(2**24 - 1).to(torch.float32)
+        lowest = bits.bitwise_and_(2**24 - 1).to(torch.float32)
+        return torch.cat([highest, lowest])[:n].view(shape).mul_(2**-24)
 
     def bits(self, n: int) -> Tensor:
         """Draws n numbers of 64 bits, int64 (n,), and advances the state in place."""
