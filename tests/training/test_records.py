@@ -45,7 +45,7 @@ def test_the_seconds_before_a_stop_count(tmp_path):
 
 
 def test_random_numbers_drawn_in_training_follow_the_seed(tmp_path):
-    """Those that a loss draws, such as CRD's negatives, or a network's dropout."""
+    """Those that a loss draws by torch.rand, or a network's dropout."""
 
     class Drawn(Loss, name="drawn"):
         needs_teacher = False

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from helpers import (
     STEPS,
     at_step,
     break_off,
+    edit,
     equal_runs,
     kill,
     press_stop,
@@ -235,6 +237,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_a_checkpoint(run, monkey
         train(run, log=quiet)
     assert load_checkpoint(run.folder)["epoch"] == 1
     assert not run.done
+
+
+def test_a_run_of_crd_from_before_it_had_a_random_state_goes_on(teacher, tmp_path):
+    """With other negatives than those that it would have had: no run is lost."""
+    run = tiny_run(tmp_path, method="ce + crd:0.8", teacher_weights=teacher)
+    break_off(run, MIDDLE, press_stop)
+    hashes = run.config["code"] | {"loss crd": "b3cf97fe9178"}
+    edit(run.folder / "config.json", code=hashes)
+    state = load_checkpoint(run.folder)
+    del state["trained"]["losses.crd.random.position"]
+    save_checkpoint(run.folder, state)
+    with warnings.catch_warnings(action="error"):  # that the checkpoint is damaged
+        lines = resume(run)
+    assert f"{run.name}: resuming after epoch 1, step 3" in lines
 
 
 @pytest.mark.parametrize("change", [{"epoch": 99}, {"rng": None}, {"rows": []}, {"trained": {}}])
