@@ -1,4 +1,4 @@
-"""kdnb.study.worker: processes of notebooks, GPU slots, and what workers share with the study."""
+"""kdnb.study.worker: processes of notebooks, and what workers share with the study."""
 
 import sys
 from dataclasses import replace
@@ -9,6 +9,7 @@ import pytest
 from dask.distributed import Client, LocalCluster
 from helpers import quiet
 from test_cluster import wait_for
+from test_gpus import client
 from test_study import planned
 
 from kdnb import InputError, Run, train
@@ -16,8 +17,8 @@ from kdnb.data import DATASETS
 from kdnb.progress import bar
 from kdnb.study import worker
 from kdnb.study.cluster import Report, cluster, run_all
+from kdnb.study.commands import execute
 from kdnb.study.fingerprints import MARKER, Study
-from kdnb.study.worker import execute
 
 # A kernel and a papermill, as a worker starts them: each starts the next, the last in a session of
 # its own.
@@ -41,7 +42,7 @@ sys.exit(code)
 WORKER = """
 import sys
 from pathlib import Path
-from kdnb.study.worker import execute
+from kdnb.study.commands import execute
 execute(sys.argv[2:], Path(sys.argv[1]), {})
 """
 
@@ -68,68 +69,6 @@ def test_a_notebook_ends_with_its_worker_even_if_that_is_killed(tmp_path):
     assert not (tmp_path / "stopped").exists()
 
 
-@pytest.fixture
-def no_slots():
-    """No GPU has slots before or after the test."""
-    worker.gpu_slots.cache_clear()
-    yield
-    worker.gpu_slots.cache_clear()
-
-
-def client(workers):
-    return Client(n_workers=workers, threads_per_worker=1, processes=False, dashboard_address=None)
-
-
-@pytest.mark.parametrize(
-    ("visible", "count", "per_gpu", "names"),
-    [
-        (None, 0, 1, []),
-        (None, 2, 1, ["0", "1"]),
-        (None, 2, 2, ["0", "1", "0", "1"]),
-        ("3,1", 2, 2, ["3", "1", "3", "1"]),  # as dask-cuda gives them: a worker's own first
-        ("GPU-5f,GPU-77", 1, 1, ["GPU-5f"]),
-    ],
-)
-def test_runs_are_spread_over_the_gpus_that_a_worker_sees(
-    monkeypatch, no_slots, visible, count, per_gpu, names
-):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(worker.torch.cuda, "device_count", lambda: count)
-    slots = worker.gpu_slots(per_gpu)
-    taken = [slots.get() for _ in range(slots.qsize())]
-    assert [name for *_, name in taken] == names
-    for slot in reversed(taken):
-        slots.put(slot)
-    assert not taken or slots.get() == taken[0]
-
-
-def test_a_run_gets_its_share_of_the_cores_and_a_gpu_if_it_may_use_any(
-    tmp_path, monkeypatch, no_slots
-):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("dask.system.CPU_COUNT", 8)
-    monkeypatch.setattr(worker, "visible_gpus", lambda: ["0", "1"])
-
-    def environment(run):
-        with worker.allocate(run, 1) as env:
-            return env
-
-    (run,) = planned(tmp_path, "teacher")
-    on_cpu = replace(run, device="cpu")
-    shared = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
-    with client(workers=3) as three:
-        assert three.submit(environment, on_cpu, pure=False).result() == shared
-        with_gpu = three.submit(environment, run, pure=False).result()
-        assert with_gpu == shared | {"CUDA_VISIBLE_DEVICES": "0"}
-        # As in a container, whose workers share what it has.
-        monkeypatch.setattr(worker.os, "cpu_count", lambda: 64)
-        assert three.submit(environment, on_cpu, pure=False).result() == shared
-    with client(workers=1) as alone:
-        assert alone.submit(environment, on_cpu, pure=False).result() == {"OMP_NUM_THREADS": "8"}
-
-
 def test_a_worker_with_other_folders_or_code_is_refused(tmp_path):
     (tmp_path / "data").mkdir()
     study = Study.create(1, tmp_path / "runs", {"digits": str(tmp_path / "data")})
@@ -148,7 +87,7 @@ def test_a_worker_with_other_folders_or_code_is_refused(tmp_path):
     assert not outcome.top1
     refused = pytest.raises(InputError, match="cannot make these runs: kdnb's code is")
     with cluster("", 1) as own, refused:
-        run_all(own, [run], study)
+        run_all(own, [[run]], study)
     assert not run.folder.exists()
 
 
@@ -200,7 +139,7 @@ def test_a_cluster_that_starts_workers_only_for_tasks_gets_one(tmp_path):
     ) as adaptive:
         adaptive.adapt(minimum=0, maximum=1, interval="100ms")
         with Client(adaptive) as own:
-            assert run_all(own, [run], study) == {}
+            assert run_all(own, [[run]], study) == {}
 
 
 def test_a_command_that_is_killed_says_so(tmp_path):
