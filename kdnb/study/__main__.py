@@ -68,7 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--jobs",
         type=count,
-        help="runs side by side on this machine (1, or as many as its GPUs have room for)",
+        help="processes side by side on this machine (1, or as many as its GPUs have room for)",
     )
     add(
         "--per-gpu",

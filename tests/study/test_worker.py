@@ -39,6 +39,11 @@ code = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], start_new_session
 print("it was", "stopped" if code == 3 else code)
 sys.exit(code)
 """
+# A training with a child, as the compiler starts them.
+PARENT = """
+import atexit, subprocess
+atexit.register(subprocess.Popen(["sleep", "60"]).kill)
+"""
 WORKER = """
 import sys
 from pathlib import Path
@@ -51,6 +56,12 @@ def test_a_kernel_is_interrupted_and_its_last_line_is_the_error(tmp_path):
     command = [sys.executable, "-c", PAPERMILL, KERNEL, str(tmp_path)]
     error = execute(command, tmp_path / "log", {}, (tmp_path / "running").exists)
     assert error == f"it was stopped (see {tmp_path}/log)"
+    assert (tmp_path / "stopped").exists()
+
+
+def test_a_command_is_interrupted_itself_and_not_its_children(tmp_path):
+    command = [sys.executable, "-c", PARENT + KERNEL, str(tmp_path)]
+    execute(command, tmp_path / "log", {}, (tmp_path / "running").exists, "command")
     assert (tmp_path / "stopped").exists()
 
 
