@@ -98,7 +98,8 @@ def make_run(
                 continue
             if error:
                 return Outcome(error)
-            report = begin(run, study, env, group_error or "")
+            reason = f"by itself; its group: {group_error}" if group_error else ""
+            report = begin(run, study, env, reason)
             error = execute_notebook(run, env, lambda report=report: report() or is_stopped(study))
             run = refresh(run)
             if not (error or run.done):
