@@ -33,9 +33,10 @@ def run_study(options: argparse.Namespace) -> int:
     rerun = check("rerun", parameters.pop("rerun", False), False)
     pairs = parse_pairs(options.pair)
     check_no_option(parameters, pairs)
+    gpus = len(visible_gpus())
     jobs = options.jobs
     if jobs is None:
-        jobs = max(1, options.per_gpu * len(visible_gpus()))
+        jobs = max(1, options.per_gpu * gpus)
     # A worker may have another default.
     data_root = data_folder(check("data_root", parameters.get("data_root", ""), "")).absolute()
     parameters["data_root"] = str(data_root)
@@ -55,7 +56,11 @@ def run_study(options: argparse.Namespace) -> int:
             if not options.dry_run:
                 check_config_matches(run, make_config(run))
             print(f"finished  {run.folder}", flush=True)
-    groups = group_runs([run for run in runs if not run.done], options.per_gpu)
+    unfinished = [run for run in runs if not run.done]
+    size = options.per_gpu
+    if gpus and not options.scheduler:  # a few runs are spread over all GPUs
+        size = min(size, max(1, math.ceil(len(unfinished) / gpus)))
+    groups = group_runs(unfinished, size)
     for group in groups:
         print(f"to run    {shlex.join(train_command(group))}", flush=True)
     if options.dry_run:

@@ -24,6 +24,13 @@ from kdnb.study.plan import group_runs
 from kdnb.study.worker import Outcome
 
 
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    """Neither this process nor its children see one, over which runs would be spread."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(plan, "visible_gpus", list)
+
+
 def test_runs_that_differ_in_their_seed_alone_are_grouped_teachers_first(tmp_path):
     runs = planned(tmp_path, "none", "kd", seed=[0, 1, 2, 3, 4], lr=[0.1, 0.2])
     groups = group_runs(runs, 4)
@@ -47,6 +54,14 @@ def test_a_dry_run_lists_one_command_for_a_group(tmp_path, capsys):
     for command, seeds in zip(commands, ("0, 1", "2, 3"), strict=True):
         assert f" -p seed '[{seeds}]' " in command
         assert command.endswith(" --together 2")
+
+
+def test_a_few_runs_are_spread_over_the_gpus_of_this_machine(tmp_path, capsys, monkeypatch):
+    argv = arguments(tmp_path, "--methods", "none", "--seeds", "0-3", "--per-gpu", "4", "--dry-run")
+    for gpus, commands in {1: 1, 2: 2, 8: 4}.items():
+        monkeypatch.setattr(plan, "visible_gpus", lambda gpus=gpus: [*map(str, range(gpus))])
+        assert study_command.main(argv) == 0
+        assert capsys.readouterr().out.count("to run") == commands
 
 
 def on_a_worker(function, *arguments):
@@ -131,11 +146,13 @@ def test_a_group_ends_with_the_bits_of_runs_alone_whatever_becomes_of_one_of_the
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(plan, "papermill_command", lambda *_: [sys.executable, "-c", ""])
-    first, second, failing = planned(tmp_path, "none", seed=[0, 1, 2])
+    first, second, failing = planned(tmp_path, "none", seed=[0, 1, 2], device="cpu")
     failing.folder.mkdir(parents=True)
     other = make_config(failing.with_changes(epochs=2))
     (failing.folder / "config.json").write_text(json.dumps(other))
-    argv = arguments(tmp_path, "--methods", "none", "--seeds", "0-2", "--per-gpu", "3")
+    argv = arguments(
+        tmp_path, "--methods", "none", "--seeds", "0-2", "--per-gpu", "3", device="cpu"
+    )
     assert study_command.main(argv) == 1
     out, err = capsys.readouterr()
     for run in (first, second):
