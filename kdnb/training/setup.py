@@ -1,5 +1,6 @@
 """What a run starts from: its images, batches, networks and teacher."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -36,23 +37,39 @@ class TrainingSetup(NamedTuple):
     student_head: str = ""  # where the classifier of student_weights comes from, as a sentence
 
 
-def load_images(run: Run) -> tuple[Images, Images]:
+def load_splits(
+    dataset: str,
+    data_root: str,
+    size: int,
+    skip_damaged: bool,
+    validation: float,
+    only_labelled: bool,
+    train_limit: int,
+    test_limit: int,
+) -> tuple[Images, Images]:
+    """The training and test images of runs with these parameters; see `load_images`."""
+    train, test = load_data(dataset, data_root, size, skip_damaged)
+    if validation:
+        train, test = train.split(validation)
+    if only_labelled:
+        train = train.labelled()
+    return train.limit(train_limit), test.limit(test_limit, "test")
+
+
+def load_images(run: Run, load: Callable = load_splits) -> tuple[Images, Images]:
     """The images that a run is trained on, and those that it is tested on.
 
     Images without a label are left out if all of its losses need labels, as a baseline's do.
     Photographs are stored for the larger of both networks' images.
 
-    Raises InputError if they are missing.
+    load: `load_splits`, or a cache of it. Raises InputError if they are missing.
     """
     preset = run.preset
     is_resized = bool(preset.stored_size)
     size = preset.stored(max(run.image_size, teacher_image_size(run) if is_resized else 0))
-    train, test = load_data(run.dataset, run.data_root, size, run.skip_damaged)
-    if run.validation:
-        train, test = train.split(run.validation)
-    if all(LOSSES[term.loss].needs_labels for term in run.terms):
-        train = train.labelled()
-    return train.limit(run.train_limit), test.limit(run.test_limit, "test")
+    only_labelled = all(LOSSES[term.loss].needs_labels for term in run.terms)
+    fixed = run.dataset, run.data_root, size, run.skip_damaged, run.validation, only_labelled
+    return load(*fixed, run.train_limit, run.test_limit)
 
 
 def loaders(

@@ -54,7 +54,7 @@ def test_streamed_batches_have_the_bits_of_those_on_the_gpu(kind):
             Loader(image_set(n=200, size=32), 20, 32, on_device=on_device, **how)
             for on_device in (True, False)
         )
-    assert streamed.stored is streamed.images.images
+    assert streamed.pixels.stored is streamed.images.images
     for due, batch in zip(held.epoch(1, 1), streamed.epoch(1, 1), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(due, batch, strict=True))
 

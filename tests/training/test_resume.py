@@ -16,6 +16,7 @@ from helpers import (
     kill,
     press_stop,
     quiet,
+    spoil,
     teacher,
     tiny,
     tiny_run,
@@ -210,7 +211,7 @@ def test_after_its_deadline_each_call_still_takes_a_step(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_a_checkpoint(run, monkeypatch):
-    poison = at_step(8, lambda batch: batch._replace(images=batch.images * float("nan")))
+    poison = at_step(8, spoil)
     monkeypatch.setattr(Engine, "__call__", poison)
     sentence = "epoch 2, step 3; the checkpoint after epoch 1, step 0 is available"
     with pytest.raises(InputError, match=sentence):
