@@ -10,6 +10,8 @@ import torch
 
 from kdnb.runs.run import Run
 
+ONE_BY_ONE = threading.Lock()  # or two threads that begin at once would each create the slots
+
 
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
@@ -79,5 +81,7 @@ def allocate(run: Run, per_gpu: int, slots: int = 1) -> Iterator[dict[str, str]]
     if not visible_gpus() or run.device not in ("auto", "cuda"):
         yield env
         return
-    with gpu_slots(per_gpu).take(slots) as gpu:
+    with ONE_BY_ONE:
+        of_all = gpu_slots(per_gpu)
+    with of_all.take(slots) as gpu:
         yield env | {"CUDA_VISIBLE_DEVICES": gpu}
