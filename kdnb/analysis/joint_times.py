@@ -85,11 +85,9 @@ def joint_times(groups: Sequence[Sequence[Run]], compiled: bool, repeats: int = 
             trial = Trial(runs, compiled)
             seconds = time_alternately({"steps": trial.make}, trial.device, repeats)["steps"]
             trial.close()
-        rate = len(runs) * STEPS / seconds
-        rows.append(
-            (len(runs), 1000 * seconds / STEPS, rate, rate / (rows[0][2] if rows else rate))
-        )
-    return pd.DataFrame(rows, columns=["runs", "ms", "steps/s", "gain"])
+        rows.append((len(runs), 1000 * seconds / STEPS, len(runs) * STEPS / seconds))
+    table = pd.DataFrame(rows, columns=["runs", "ms", "steps/s"])
+    return table.assign(gain=table["steps/s"] / table["steps/s"].iloc[0])
 
 
 def seeds(run: Run, count: int) -> list[Run]:
