@@ -149,7 +149,7 @@ def run_row(run: RunFolder) -> dict[str, object]:
             "left_out": ", ".join(config["left_out"]),
             "code": code.describe(config.get("code", {})),
             "classes": len(config["classes"]),
-            "shared": config.get("shared", False),
+            "shared": config.get("shared", False) or any("together" in each for each in machines),
             "device": join_unique(machine["device"] for machine in machines),
             "torch": join_unique(machine["versions"]["torch"] for machine in machines),
             "commit": join_unique(machine["commit"] for machine in machines),

@@ -37,12 +37,26 @@ class Interrupted(InputError):
 class Training:
     """A run in training; see `train_together`.
 
+    Args:
+        run: what is trained.
+        setup: of the run.
+        log: called with a line per epoch, and with what happens otherwise.
+        compiled: whether to compile its steps, if it was not begun otherwise.
+        together: number of runs that are trained in this process.
+
     Attributes:
         batches: the source of the inputs of its steps.
         engine: makes the steps.
     """
 
-    def __init__(self, run: Run, setup: TrainingSetup, log: Callable[[str], None], compiled: bool):
+    def __init__(
+        self,
+        run: Run,
+        setup: TrainingSetup,
+        log: Callable[[str], None],
+        compiled: bool,
+        together: int = 1,
+    ):
         self.run = run
         self.setup = setup
         self.log = log
@@ -52,6 +66,8 @@ class Training:
             "threads": torch.get_num_threads(),
             "compile": compiled,
         }
+        if together > 1:  # its seconds are also those of the others
+            machine["together"] = together
         compiled = write_config(run, setup, machine, log)
         distiller = setup.distiller.to(device, memory_format=torch.channels_last)
         self.batches = open_cache(run, distiller, setup.train, compiled, log) or setup.train

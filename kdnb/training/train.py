@@ -93,7 +93,7 @@ def train_together(
             stack = everything.enter_context(ExitStack())
             try:
                 with system_errors():
-                    training = start(prepared, parts, logs[i], stack)
+                    training = start(prepared, parts, logs[i], stack, len(waiting))
             except Exception as error:
                 outcomes[i] = error
                 stack.close()
@@ -139,7 +139,11 @@ def prepare(run: Run, load: Callable, log: Log, deadline: float) -> Prepared:
 
 
 def start(
-    prepared: Prepared, parts: dict[tuple, Loader | Teacher], log: Log, stack: ExitStack
+    prepared: Prepared,
+    parts: dict[tuple, Loader | Teacher],
+    log: Log,
+    stack: ExitStack,
+    together: int,
 ) -> Training | None:
     """Build the networks of a run and lock its folder; None if it has been finished meanwhile.
 
@@ -148,6 +152,7 @@ def start(
         parts: what the runs have in common; what is missing is added.
         log: of `train`.
         stack: unlocks the folder when it is closed.
+        together: number of runs that are trained in this process.
     """
     run, images, device = prepared
     set_threads(run.threads)
@@ -168,7 +173,7 @@ def start(
     if run.rerun:
         run = set_aside(run, log)
     stack.enter_context(locked(run.folder))
-    return None if run.done else Training(run, setup, log, compiled)
+    return None if run.done else Training(run, setup, log, compiled, together)
 
 
 def log_for(run: Run, runs: Sequence[Run], log: Log, line: str) -> None:

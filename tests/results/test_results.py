@@ -230,6 +230,13 @@ def test_a_baseline_is_of_its_students_preset_even_where_the_teachers_is_nearer(
     assert alike.teacher_run.overrides and not alike.teacher_run.reported_overrides
 
 
+def test_the_seconds_of_runs_that_were_trained_together_are_left_out(outputs):
+    machine = {"device": "NVIDIA H200", "versions": {"torch": "2.11.0"}, "commit": "abc123"}
+    slow = {"epoch_seconds": 50.0}
+    make(outputs, 73.0, seed=3, machines=[machine | {"together": 5}], result=slow)
+    assert rows(outputs)["wrn_16_2", "labels only", "73.00 ± 0.82"]["s/epoch"] == "10.0"
+
+
 def test_another_device_is_said_and_changes_are_words(outputs):
     make(
         outputs,

@@ -53,6 +53,8 @@ def test_on_a_cpu_each_run_has_the_bits_that_it_has_alone(group, teacher, tmp_pa
         together, make_runs(tmp_path / "alone", teacher, *changes, **common), strict=True
     ):
         assert equal(run, train(alone, quiet))
+        machines = [each.config["machines"][0].get("together") for each in (run, alone)]
+        assert machines == [len(changes), None]
 
 
 def test_methods_of_one_seed_share_batch_and_teacher(teacher, tmp_path, monkeypatch):
