@@ -51,10 +51,10 @@ def groups(runs: Sequence, together: int) -> list[list]:
             return run.done and not run.rerun
         return True
 
-    finished = [[run] for run in runs if is_finished(run)]
-    others = [run for run in runs if [run] not in finished]
+    finished = dict.fromkeys(filter(is_finished, runs))
+    others = [run for run in runs if run not in finished]
     starts = range(0, len(others), together)
-    return finished + [others[start : start + together] for start in starts]
+    return [[run] for run in finished] + [others[start : start + together] for start in starts]
 
 
 @tolerant_output()

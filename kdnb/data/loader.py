@@ -133,8 +133,10 @@ class Loader:
     @property
     def key(self) -> tuple:
         """What the batches follow from: two loaders with equal keys have the same ones."""
-        values = (getattr(self, f.name) for f in fields(self))
-        return tuple(id(each) if isinstance(each, Images) else each for each in values)
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        if not self.teacher_differs:
+            values["teacher_stats"] = None
+        return tuple(id(each) if isinstance(each, Images) else each for each in values.values())
 
     def plan(self, epoch: int) -> dict[str, Tensor]:
         """Draws all choices of an epoch; see `Choices.draw`."""

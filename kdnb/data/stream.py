@@ -37,7 +37,9 @@ def stream(
         plans: its arguments.
         device: CUDA copies on a stream of its own, while the current stream computes.
     """
-    copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+    # Of another priority, so that it is no stream of a step: torch hands out 32 of each again and
+    # again, and what is copied while a step is captured must not become a part of it.
+    copies = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
 
     def send(plan: Tensors) -> tuple[Tensors, torch.cuda.Event | None]:
         tensors = read(plan)

@@ -47,6 +47,9 @@ class CUDAGraphStep:
         step: is called with a dictionary of tensors; it runs on the current stream, does not wait
             for the device, and returns nothing. It changes tensors in place.
         pool: memory that graphs share which are never replayed at the same time; see `graph_pool`.
+
+    Attributes:
+        fell_back: whether it cannot be captured.
     """
 
     def __init__(self, step: Callable[[dict], None], pool: tuple | None = None):
@@ -55,6 +58,7 @@ class CUDAGraphStep:
         self.calls = 0
         self.inputs: dict[Hashable, Tensor] = {}
         self.replay: Callable[[], None] | None = None
+        self.fell_back = False
 
     def __call__(self, inputs: dict[Hashable, Tensor]) -> None:
         self.calls += 1
@@ -65,6 +69,7 @@ class CUDAGraphStep:
             except torch.OutOfMemoryError:  # the step alone would not fit either
                 raise
             except RuntimeError as error:
+                self.fell_back = True
                 warnings.warn(
                     f"the step is not replayed as a CUDA graph, which costs time: {error}",
                     stacklevel=2,

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from kdnb.data import Batch
 from kdnb.device import system_errors
@@ -25,7 +26,8 @@ class JointStep:
     Runs with the same batch, as those of one seed have, share it. Runs with the same teacher run it
     once: on a GPU on the images of all of their batches, otherwise on each batch. On a GPU the
     steps of full batches are parallel branches of one CUDA graph; on a CPU they are made one after
-    the other, and each run computes the same bits as alone.
+    the other, and each run computes the same bits as alone. A run whose step changes a batch or an
+    answer in place shares them no longer.
 
     Args:
         engines: of the runs.
@@ -35,13 +37,14 @@ class JointStep:
     def __init__(self, engines: Sequence[Engine], sources: Sequence[int]):
         self.engines = engines
         self.sources = sources
-        devices = {engine.device for engine in engines}
-        self.is_joint = len(engines) > 1 and len(devices) == 1
-        self.is_cuda = next(iter(devices)).type == "cuda"
+        device = engines[0].device
+        self.is_joint = len(engines) > 1 and all(engine.device == device for engine in engines)
+        self.is_cuda = device.type == "cuda"
         self.captures = self.is_joint and all(engine.captures for engine in engines)
-        self.stream = torch.cuda.Stream() if self.captures and self.is_cuda else None
+        self.stream = torch.cuda.Stream(device) if self.captures and self.is_cuda else None
         self.captured = CUDAGraphStep(lambda tensors: self.make(by_source(tensors)))
         self.errors: dict[int, Exception] = {}
+        self.apart: set[int] = set()  # the runs that share nothing, by position
         self.compiled_teachers: dict[int, Callable] = {}  # by the first run that it is shared by
 
     def __call__(self, inputs: Sequence[Inputs]) -> dict[int, Exception]:
@@ -54,11 +57,12 @@ class JointStep:
                 if self.captures:
                     with on_side_stream(self.stream):
                         self.captured(as_one(needed))
+                    self.is_joint = not self.captured.fell_back  # it may be for one run alone
                 else:
                     self.make(needed)
                 return self.errors
-            except (torch.OutOfMemoryError, RuntimeError) as error:  # not of a run's own step
-                reason = str(error).splitlines()[0]
+            except Exception as error:  # not of a run's own step, which may raise it again
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
                 warnings.warn(f"the runs share nothing any more: {reason}", stacklevel=2)
                 self.is_joint = False
         for position, each in enumerate(inputs):
@@ -83,16 +87,27 @@ class JointStep:
 
     def make(self, inputs: Mapping[int, Inputs]) -> None:
         """Make the batches, then a step of each run; inputs: of each source."""
-        batches = {source: self.engines[source].batch_of(each) for source, each in inputs.items()}
-        answers = self.run_teachers(batches)
         here = torch.cuda.current_stream() if self.stream else None
-        if here:
-            for engine in self.engines:
+        batches = {}
+        for source, each in inputs.items():
+            with self.engines[source].turn():
+                batches[source] = self.engines[source].batch_of(copied(each))
+        answers = self.run_teachers(batches)
+        are_unchanged = True
+        for position, (engine, source) in enumerate(zip(self.engines, self.sources, strict=True)):
+            shared = batches[source], answers.get(position)
+            given = inputs[source]
+            if here:
                 engine.stream.wait_stream(here)
-        for position, engine in enumerate(self.engines):
-            arguments = batches[self.sources[position]], answers.get(position)
             with torch.cuda.stream(engine.stream) if here else nullcontext():
-                self.attempt(position, lambda engine, given=arguments: engine.step(*given))
+                if position in self.apart or not are_unchanged:
+                    self.attempt(position, lambda engine, x=given: engine.step_alone(copied(x)))
+                    continue
+                before = versions(shared)
+                self.attempt(position, lambda engine, given=shared: engine.step(*given))
+            if versions(shared) != before:
+                are_unchanged = False  # for the runs that follow
+                self.apart.add(position)
         if here:
             for engine in self.engines:
                 here.wait_stream(engine.stream)
@@ -106,7 +121,8 @@ class JointStep:
                 continue
             images = [batches[source].for_teacher for source in sources]
             images = images[0] if len(images) == 1 else torch.cat(images)
-            parts = split(self.answer(members[0], images), len(sources))
+            with self.engines[members[0]].turn():
+                parts = split(self.answer(members[0], images), len(sources))
             answers |= {member: parts[sources.index(self.sources[member])] for member in members}
         return answers
 
@@ -121,9 +137,10 @@ class JointStep:
             )
             # A compiled step on a CPU has the teacher in it, and other bits without.
             is_fused = engine.compiled and not self.is_cuda
-            if distiller.teacher is None or distiller.teacher_grad or is_stored or is_fused:
+            is_apart = is_stored or is_fused or position in self.apart
+            if distiller.teacher is None or distiller.teacher_grad or is_apart:
                 continue
-            key = id(distiller.teacher), engine.precision, batches[source].for_teacher.shape[2:]
+            key = id(distiller.teacher), engine.precision, batches[source].for_teacher.shape
             groups[key if self.is_cuda else (*key, source)].append(position)
         return list(groups.values())
 
@@ -143,6 +160,16 @@ class JointStep:
             return call(self.compiled_teachers[position])
         self.compiled_teachers[position], answer = compile_and_call(function, engine.device, call)
         return answer
+
+
+def copied(inputs: Inputs) -> dict[str, Tensor]:
+    """Inputs that a step may change in place: they may be the batch itself."""
+    return {name: tensor.clone() for name, tensor in inputs.items()}
+
+
+def versions(shared: tuple[Batch, Answer | None]) -> list[int]:
+    """How often each tensor of a batch and an answer was changed in place."""
+    return [each._version for each in tree_leaves(shared) if isinstance(each, Tensor)]
 
 
 def split(answer, count: int) -> list:

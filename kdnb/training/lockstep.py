@@ -1,6 +1,7 @@
 """Runs that are trained side by side in one process: a step of each, then the next step of each."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from torch import Tensor
 from tqdm import tqdm
@@ -32,23 +33,38 @@ def train_in_lockstep(
     trainings.clear()
     joint_step = None
 
-    def leave(ended: dict[Training, Exception | None]) -> None:
+    def disband() -> None:
         nonlocal joint_step
-        if ended and joint_step is not None:
+        if joint_step is not None:
             joint_step.close()
             joint_step = None
-        for training, error in ended.items():
-            steps.pop(training).close()
-            end(training, error)
 
-    while steps:
-        inputs, ended = advance(steps)
-        leave(ended)
-        if not inputs:
-            break
-        joint_step = joint_step or join([*inputs])
-        errors = joint_step([*inputs.values()])
-        leave({[*inputs][position]: error for position, error in errors.items()})
+    def leave(ended: dict[Training, Exception | None]) -> None:
+        if ended:
+            disband()
+        for training in [*ended]:
+            close(steps.pop(training))
+            end(training, ended.pop(training))
+
+    try:
+        while steps:
+            inputs, ended = advance(steps)
+            leave(ended)
+            if not inputs:
+                break
+            joint_step = joint_step or join([*inputs])
+            failed = joint_step([*inputs.values()])
+            leave({[*inputs][position]: failed.pop(position) for position in [*failed]})
+    finally:  # after a second interrupt, too
+        disband()
+        for each in steps.values():
+            close(each)
+
+
+def close(steps: Iterator) -> None:
+    """Close the steps of a run that has ended, whatever its tracker raises then."""
+    with suppress(Exception):
+        steps.close()
 
 
 def advance(
@@ -69,5 +85,5 @@ def advance(
 
 def join(trainings: list[Training]) -> JointStep:
     """The joint step of runs that are about to make their next one."""
-    places = [(id(each.batches), each.epoch, each.step) for each in trainings]
+    places = [(id(each.batches), each.epoch, each.step, each.engine.threads) for each in trainings]
     return JointStep([each.engine for each in trainings], [*map(places.index, places)])

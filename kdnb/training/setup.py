@@ -48,9 +48,9 @@ def load_splits(
     size: int,
     skip_damaged: bool,
     validation: float,
-    only_labelled: bool,
     train_limit: int,
     test_limit: int,
+    only_labelled: bool,
 ) -> tuple[Images, Images]:
     """The training and test images of runs with these parameters; see `load_images`."""
     train, test = load_data(dataset, data_root, size, skip_damaged)
@@ -72,9 +72,13 @@ def load_images(run: Run, load: Callable = load_splits) -> tuple[Images, Images]
     preset = run.preset
     is_resized = bool(preset.stored_size)
     size = preset.stored(max(run.image_size, teacher_image_size(run) if is_resized else 0))
+    which = run.dataset, run.data_root, size, run.skip_damaged
+    which += run.validation, run.train_limit, run.test_limit
+    images = load(*which, only_labelled=False)
     only_labelled = all(LOSSES[term.loss].needs_labels for term in run.terms)
-    fixed = run.dataset, run.data_root, size, run.skip_damaged, run.validation, only_labelled
-    return load(*fixed, run.train_limit, run.test_limit)
+    if only_labelled and images[0].unlabelled:  # else they are those of other methods, too
+        return load(*which, only_labelled=True)
+    return images
 
 
 def loaders(

@@ -2,17 +2,19 @@
 
 import math
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from kdnb.data import Images
 from kdnb.data.loader import Loader
 from kdnb.device import pick_compile, pick_device, set_threads, system_errors
+from kdnb.errors import InputError
 from kdnb.progress import StopButton, bar, count, percent
 from kdnb.runs.config import check_config_matches, make_config, set_aside
 from kdnb.runs.lock import locked
@@ -21,7 +23,7 @@ from kdnb.training.lockstep import train_in_lockstep
 from kdnb.training.log import log_setup
 from kdnb.training.loop import Interrupted, Training
 from kdnb.training.setup import build_setup, check, load_images, load_splits
-from kdnb.training.teacher import Teacher, load_teacher
+from kdnb.training.teacher import load_teacher
 
 Log = Callable[[str], None]
 
@@ -41,11 +43,26 @@ def train(run: Run, log: Log = print, deadline: float = math.inf) -> Run:
     and a folder that cannot be written or holds another run; Interrupted when it is stopped.
     """
     (outcome,) = train_together([run], log, deadline)
-    if isinstance(outcome, Exception):
+    if not isinstance(outcome, Exception):
+        return outcome
+    try:
         raise outcome
-    return outcome
+    finally:
+        del outcome  # its traceback refers to this frame: a cycle, which would keep the networks
 
 
+@contextmanager
+def settings_restored() -> Iterator[None]:
+    """A context that leaves torch's settings for the whole process as they were."""
+    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+@settings_restored()
 def train_together(
     runs: Sequence[Run], log: Log = print, deadline: float = math.inf
 ) -> list[Run | Exception]:
@@ -61,7 +78,14 @@ def train_together(
         For each run, the finished run or the error that ended it, of those that `train` raises.
     """
     outcomes: dict[int, Run | Exception] = {}
-    logs = [log] if len(runs) == 1 else [partial(log_for, run, runs, log) for run in runs]
+    logs = [log] if len(runs) == 1 else make_logs(runs, log)
+
+    def fail(i: int, error: Exception) -> None:
+        outcomes[i] = error
+        if len(runs) > 1 and not isinstance(error, Interrupted):
+            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            logs[i](f"failed: {kind}{error}")
+
     load = cache(load_splits)
     waiting: dict[int, Prepared] = {}
     for i, run in enumerate(runs):
@@ -69,45 +93,57 @@ def train_together(
             with system_errors():
                 prepared = prepare(run, load, logs[i], deadline)
         except Interrupted as stopped:  # while a teacher was trained
-            return [outcomes.get(i, stopped) for i in range(len(runs))]
+            return [outcomes.pop(i, stopped) for i in range(len(runs))]
         except Exception as error:
-            outcomes[i] = error
+            fail(i, error)
         else:
             if prepared.images is None:
                 outcomes[i] = prepared.run
             else:
                 waiting[i] = prepared
     devices = {each.device for each in waiting.values() if each.device.type == "cuda"}
-    parts: dict[tuple, Loader | Teacher] = {}
+    parts: dict[tuple, Loader | nn.Module] = {}
     members: dict[Training, tuple[int, ExitStack]] = {}
+
+    def begin(i: int, prepared: Prepared, stack: ExitStack) -> None:
+        try:
+            with system_errors():
+                training = start(prepared, parts, logs[i], stack, len(waiting))
+        except Exception as error:
+            stack.close()
+            fail(i, error)
+            clear_frames(error)
+        else:
+            if training is None:
+                stack.close()
+                outcomes[i] = prepared.run
+            else:
+                members[training] = i, stack
 
     def end(training: Training, error: Exception | None) -> None:
         i, stack = members.pop(training)
         stack.close()
-        outcomes[i] = error or training.run
-        if error and members:  # its frames hold memory that the others may need
-            traceback.clear_frames(error.__traceback__)
+        outcomes[i] = training.run
+        if error:
+            fail(i, error)
+            if members:
+                clear_frames(error)
 
     with torch.random.fork_rng(devices), ExitStack() as everything:
         for i, prepared in waiting.items():
-            stack = everything.enter_context(ExitStack())
-            try:
-                with system_errors():
-                    training = start(prepared, parts, logs[i], stack, len(waiting))
-            except Exception as error:
-                outcomes[i] = error
-                stack.close()
-            else:
-                if training is None:
-                    outcomes[i] = prepared.run
-                    stack.close()
-                else:
-                    members[training] = i, stack
+            begin(i, prepared, everything.enter_context(ExitStack()))
         total = sum(training.batch_count for training in members)
         unit = "batch of two views" if any(t.setup.train.views == 2 for t in members) else "batch"
         with StopButton(deadline) as stop, bar(total, "epoch", unit) as progress:
             train_in_lockstep([*members], stop, progress, end)
-    return [outcomes[i] for i in range(len(runs))]
+    return [outcomes.pop(i) for i in range(len(runs))]  # frames of an error may refer to outcomes
+
+
+def clear_frames(error: BaseException | None) -> None:
+    """Clear the frames of an error and of its causes: they hold memory that other runs may need."""
+    while error:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 class Prepared(NamedTuple):
@@ -140,7 +176,7 @@ def prepare(run: Run, load: Callable, log: Log, deadline: float) -> Prepared:
 
 def start(
     prepared: Prepared,
-    parts: dict[tuple, Loader | Teacher],
+    parts: dict[tuple, Loader | nn.Module],
     log: Log,
     stack: ExitStack,
     together: int,
@@ -161,7 +197,7 @@ def start(
     if run.teacher:
         teacher = load_teacher(run)
         key = teacher.about["network"], teacher.about["sha256"], run.image_size, run.teacher_size
-        teacher = parts.setdefault(key, teacher)
+        teacher = replace(teacher, model=parts.setdefault((*key, device), teacher.model))
     setup = build_setup(run, images, teacher)  # before the folder is made: it may fail
     train_batches, test_batches = (
         parts.setdefault(each.key, each) for each in (setup.train, setup.test)
@@ -176,8 +212,16 @@ def start(
     return None if run.done else Training(run, setup, log, compiled, together)
 
 
-def log_for(run: Run, runs: Sequence[Run], log: Log, line: str) -> None:
-    """Log a line of one of several runs, with its seed or, if they differ in more, its name."""
-    is_replicate = all(each == replace(run, seed=each.seed) for each in runs)
-    name = f"seed {run.seed}" if is_replicate else run.name
-    log(line if line.startswith(run.name) else f"{name}: {line}")
+def make_logs(runs: Sequence[Run], log: Log) -> list[Log]:
+    """A log of each of several runs, which begins its lines with its seed, or with its name.
+
+    It is the seed if the runs differ in nothing else.
+    """
+
+    def log_for(run_name: str, name: str, line: str) -> None:
+        log(line if line.startswith(run_name) else f"{name}: {line}")
+
+    without_seed = [{**run.identity, "seed": 0} for run in runs]
+    are_replicates = all(each == without_seed[0] for each in without_seed)
+    names = [f"seed {run.seed}" if are_replicates else run.name for run in runs]
+    return [partial(log_for, run.name, name) for run, name in zip(runs, names, strict=True)]

@@ -1,8 +1,13 @@
 """Several runs that are trained in lockstep, in one process."""
 
+import gc
+import itertools
 import sys
 import time
+import weakref
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +21,11 @@ from kdnb.runs.lock import busy_message
 from kdnb.training import cuda_graph, joint_step
 from kdnb.training import step as training_step
 from kdnb.training.distiller import Distiller
-from kdnb.training.loop import Interrupted
+from kdnb.training.loop import Interrupted, Training
 from kdnb.training.setup import build_setup
+from kdnb.training.step import Engine
+from kdnb.training.teacher import load_teacher
+from kdnb.training.tracking import TRACKERS, Tracker
 
 
 def equal(run, other) -> bool:
@@ -72,10 +80,52 @@ def test_methods_of_one_seed_share_batch_and_teacher(teacher, tmp_path, monkeypa
         "kdnb.data.loader.Loader.finish",
         lambda self, part: (self.train and made.append(self)) or finish(self, part),
     )
-    changes = [{"method": method, "seed": seed} for seed in (0, 1) for method in ("kd", "afd")]
+    methods = ("none", "kd", "afd")
+    changes = [{"method": method, "seed": seed} for seed in (0, 1) for method in methods]
     train_together(make_runs(tmp_path, teacher, *changes, epochs=1), quiet)
     assert len(answered) == 2 * STEPS  # not 4 x
-    assert len(made) == 2 * STEPS
+    assert len(made) == 2 * STEPS  # not 6 x
+
+
+def test_teachers_with_equal_weights_stay_apart_in_the_records(teacher, tmp_path):
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(Path(teacher).read_bytes())
+    runs = [
+        tiny_run(tmp_path / name, method="kd", epochs=1, teacher_weights=file)
+        for name, file in {"a": teacher, "b": str(copy)}.items()
+    ]
+    names = [run.config["teacher"]["weights"] for run in train_together(runs, quiet)]
+    assert names == [Path(teacher).name, "copy.safetensors"]
+
+
+def test_only_batches_of_one_size_go_through_a_teacher_together(teacher, tmp_path):
+    """On a GPU; it halves an answer to two batches."""
+    changes = [{"batch_size": size} for size in (16, 32, 16)]
+    runs = make_runs(tmp_path, teacher, *changes, method="kd")
+    model = load_teacher(runs[0])
+    setups = [build_setup(run, teacher=model) for run in runs]
+    engines = [
+        Engine(setup.distiller, run, torch.device("cpu"), False, setup.train)
+        for run, setup in zip(runs, setups, strict=True)
+    ]
+    joint = joint_step.JointStep(engines, [0, 1, 2])
+    joint.is_cuda = True
+    batches = {i: next(setup.train.epoch()) for i, setup in enumerate(setups)}
+    assert joint.groups(batches) == [[0, 2], [1]]
+
+
+def test_runs_with_other_threads_share_nothing(teacher, tmp_path, monkeypatch):
+    """An answer may depend on the number of threads, in its last bits."""
+    original, seen = Distiller.run_teacher, []
+
+    def run_teacher(self, images):
+        seen.append(torch.get_num_threads())
+        return original(self, images)
+
+    monkeypatch.setattr(Distiller, "run_teacher", run_teacher)
+    changes = [{"method": "kd", "threads": 2}, {"method": "afd", "threads": 1}]
+    train_together(make_runs(tmp_path, teacher, *changes, epochs=1), quiet)
+    assert seen == [2, 1] * STEPS
 
 
 def test_steps_of_several_runs_are_captured_as_one(teacher, tmp_path, monkeypatch):
@@ -98,6 +148,23 @@ def test_steps_of_several_runs_are_captured_as_one(teacher, tmp_path, monkeypatc
         assert rows == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_run_that_cannot_be_captured_leaves_the_graphs_to_the_others(tmp_path, monkeypatch):
+    captures = []
+
+    def refuse_the_joint_one(step, pool):
+        captures.append(1)
+        if len(captures) == 1:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return step
+
+    monkeypatch.setattr(cuda_graph, "capture", refuse_the_joint_one)
+    monkeypatch.setattr(training_step, "GRAPH_DEVICES", ("cpu",))
+    runs = make_runs(tmp_path, "", *SEEDS[:2], compile="auto", method="none")
+    with pytest.warns(UserWarning, match="not replayed"):
+        train_together(runs, quiet)
+    assert len(captures) == 3
+
+
 def test_a_shared_answer_is_split_as_it_was_joined(teacher, tmp_path):
     run = tiny_run(tmp_path, teacher_weights=teacher)
     setup = build_setup(run)
@@ -107,6 +174,34 @@ def test_a_shared_answer_is_split_as_it_was_joined(teacher, tmp_path):
         expected = setup.distiller.run_teacher(chunk)
         torch.testing.assert_close(tuple(part), tuple(expected))
     assert joint_step.split((whole, whole), 2)[1][0].logits.shape == (3, 4)
+
+
+@pytest.fixture
+def changing():
+    """A loss that changes the teacher's answer in place, and one that changes the batch."""
+
+    class ChangesAnswer(Loss, name="changes_answer"):
+        def forward(self, student, teacher, batch):
+            return (student.logits - teacher.logits.mul_(0.5)).square().mean()
+
+    class ChangesBatch(Loss, name="changes_batch"):
+        def forward(self, student, teacher, batch):
+            batch.index.zero_()
+            return student.logits.square().mean()
+
+    yield
+    del LOSSES["changes_answer"], LOSSES["changes_batch"]
+
+
+# RandAugment: then the inputs of a step are the batch itself.
+@pytest.mark.parametrize("augment", ["", "randaugment"])
+def test_what_a_loss_changes_in_place_is_not_shared(changing, augment, teacher, tmp_path):
+    methods = ["ce + changes_answer", "ce + changes_batch", "kd", "ce + crd:0.8(K=16)"]
+    changes = [{"method": method} for method in methods]
+    common = {"epochs": 1, "augment": augment}
+    together = train_together(make_runs(tmp_path / "a", teacher, *changes, **common), quiet)
+    alone = make_runs(tmp_path / "b", teacher, *changes, **common)
+    assert all(equal(run, train(other, quiet)) for run, other in zip(together, alone, strict=True))
 
 
 @pytest.fixture
@@ -138,13 +233,120 @@ def failing():
 def test_a_run_that_fails_leaves_the_others_going(failing, teacher, tmp_path):
     methods = ["ce + failing(T=2)", "none", "ce + failing(T=3)", "ce + failing"]
     runs = make_runs(tmp_path / "a", teacher, *({"method": method} for method in methods))
-    bug, done, memory, nonfinite = train_together(runs, quiet)
+    lines = []
+    bug, done, memory, nonfinite = train_together(runs, lines.append)
+    assert [line.partition(": ")[::2] for line in lines if "failed" in line] == [
+        (runs[0].name, "failed: ValueError: a bug"),
+        (runs[2].name, f"failed: {memory}"),
+        (runs[3].name, f"failed: {nonfinite}"),
+    ]
     assert isinstance(bug, ValueError)
     assert isinstance(memory, InputError) and "out of memory" in str(memory)
     assert "no longer finite in epoch 2, step 3" in str(nonfinite)
     assert equal(done, train(tiny_run(tmp_path / "b", method="none"), quiet))
     assert not any(busy_message(run.folder) for run in runs)
     assert load_checkpoint(runs[0].folder)["epoch"] == 1
+
+
+def test_a_teacher_that_fails_is_an_error_of_the_runs_that_have_it(teacher, tmp_path, monkeypatch):
+    original, count = Distiller.run_teacher, itertools.count()
+
+    def run_teacher(self, images):
+        if next(count) >= 3:
+            raise ValueError
+        return original(self, images)
+
+    monkeypatch.setattr(Distiller, "run_teacher", run_teacher)
+    runs = make_runs(tmp_path, teacher, *({"method": m} for m in ("kd", "afd", "none")), epochs=1)
+    with pytest.warns(UserWarning, match="share nothing any more: ValueError"):
+        kd, afd, none = train_together(runs, quiet)
+    assert isinstance(kd, ValueError) and isinstance(afd, ValueError) and none.done
+
+
+class FailingTracker(Tracker):
+    """The tracker of seed 1 cannot be closed, that of seed 2 cannot write its second epoch."""
+
+    def epoch(self, row):
+        if self.run.seed == 2 and row["epoch"] == 2:
+            raise OSError("no space left on device")
+
+    def close(self):
+        if self.run.seed == 1:
+            raise OSError("no space left on device")
+
+
+@pytest.fixture
+def references(monkeypatch):
+    """Weak references to trainings by seed. Seed 1 fails in the first step of its second epoch."""
+    references = {}
+    original_init, original_step = Training.__init__, Engine.step
+
+    def init(self, run, *others):
+        original_init(self, run, *others)
+        references[run.seed] = weakref.ref(self)
+
+    def step(self, *arguments):
+        failing = references[1]() if 1 in references else None
+        if failing and failing.engine is self and failing.epoch:
+            raise ValueError("a bug")
+        original_step(self, *arguments)
+
+    monkeypatch.setattr(Training, "__init__", init)
+    monkeypatch.setattr(Engine, "step", step)
+    gc.disable()
+    yield references
+    gc.enable()
+
+
+def test_runs_that_have_ended_leave_memory_while_others_go_on(references, tmp_path, monkeypatch):
+    monkeypatch.setitem(TRACKERS, "", FailingTracker)
+    changes = [*SEEDS, {"seed": 3, "epochs": 1}]
+    alive = []
+
+    def look(line):
+        if "epoch 3/3" in line:
+            alive.extend(seed for seed, reference in references.items() if reference())
+
+    done, bug, full, short = train_together(make_runs(tmp_path, "", *changes, method="none"), look)
+    assert done.done and short.done and isinstance(bug, ValueError)
+    assert "no space left" in str(full)
+    assert alive == [0]
+
+
+def test_a_run_that_failed_leaves_memory_with_its_error(references, tmp_path):
+    with suppress(ValueError):
+        train(tiny_run(tmp_path, method="none", seed=1), quiet)
+    assert references[1]() is None
+
+
+def test_a_plugin_may_be_edited_while_several_runs_train(registries, tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from kdnb import Loss\n\nclass Mine(Loss, name='mine'):\n    needs_teacher = False\n"
+        "    def forward(self, student, teacher, batch): return student.logits.square().mean()\n"
+    )
+    common = {"method": "ce + mine:0.1", "plugins": str(plugin), "epochs": 2}
+    runs = make_runs(tmp_path, "", *SEEDS[:2], **common)
+    outcomes = train_together(runs, lambda line: plugin.write_text("class Mine("))
+    assert not any(isinstance(each, Exception) for each in outcomes)
+
+
+def test_settings_of_torch_are_as_before(tmp_path, monkeypatch):
+    def settings():
+        rng = torch.get_rng_state().tolist()
+        return torch.get_num_threads(), torch.backends.cudnn.benchmark, rng
+
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    before = settings()
+    threads = before[0] % 2 + 1
+    train_together(make_runs(tmp_path, "", *SEEDS[:2], threads=threads, method="none"), quiet)
+    assert settings() == before
+
+
+def test_a_run_that_comes_twice_is_trained_once(tmp_path):
+    run = tiny_run(tmp_path, method="none", epochs=1)
+    done, refused = train_together([run, run], quiet)
+    assert done.done and "is being trained by this process already" in str(refused)
 
 
 def test_what_cannot_begin_leaves_the_others_going(teacher, tmp_path):
@@ -171,6 +373,26 @@ def test_one_stop_is_for_all_and_each_goes_on_alone(teacher, tmp_path):
     assert lines[-1].startswith("seed 1: epoch 1/3")
     for run, alone in zip(runs, make_runs(tmp_path / "b", teacher, *SEEDS[:2]), strict=True):
         assert equal(train(run, quiet), train(alone, quiet))
+
+
+def test_a_second_interrupt_stops_at_once_and_closes_all(tmp_path, monkeypatch):
+    closed = []
+
+    class ClosedTracker(Tracker):
+        def close(self):
+            closed.append((self.run.seed, bool(busy_message(self.run.folder))))
+
+    def stop_twice(line):
+        if "seed 1: epoch 1" in line:
+            press_stop()
+            press_stop()
+
+    monkeypatch.setitem(TRACKERS, "", ClosedTracker)
+    runs = make_runs(tmp_path, "", *SEEDS[:2], method="none")
+    with pytest.raises(KeyboardInterrupt):
+        train_together(runs, stop_twice)
+    assert sorted(closed) == [(0, True), (1, True)]  # while their folders are locked
+    assert not any(busy_message(run.folder) for run in runs)
 
 
 def test_runs_at_different_places_go_on_together(teacher, tmp_path):
