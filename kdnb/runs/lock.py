@@ -52,9 +52,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 def busy_message(folder: Path) -> str:
     """A sentence that names the process that holds the lock of a folder; "" if none does."""
-    if folder in HELD:
+    active = [lease for lease in leases(folder) if not has_expired(lease)]
+    if HELD.get(folder) in active:
         return f"{folder} is being trained by this process already"
-    active = (lease for lease in leases(folder) if not has_expired(lease))
     holders = [HOLDER.fullmatch(lease.name).groups() for lease in active]
     if not holders:
         return ""

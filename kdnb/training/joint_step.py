@@ -101,7 +101,7 @@ class JointStep:
                 engine.stream.wait_stream(here)
             with torch.cuda.stream(engine.stream) if here else nullcontext():
                 if position in self.apart or not are_unchanged:
-                    self.attempt(position, lambda engine, x=given: engine.step_alone(copied(x)))
+                    self.attempt(position, lambda engine, x=given: step_alone(engine, x))
                     continue
                 before = versions(shared)
                 self.attempt(position, lambda engine, given=shared: engine.step(*given))
@@ -160,6 +160,11 @@ class JointStep:
             return call(self.compiled_teachers[position])
         self.compiled_teachers[position], answer = compile_and_call(function, engine.device, call)
         return answer
+
+
+def step_alone(engine: Engine, inputs: Inputs) -> None:
+    """Make a step of a run that shares nothing; inputs: also of others."""
+    engine.step(engine.batch_of(copied(inputs)))
 
 
 def copied(inputs: Inputs) -> dict[str, Tensor]:

@@ -70,7 +70,7 @@ class Engine:
         self.forward: Callable | None = None if compiled else self._forward  # of a full batch
         if compiled:
             forget_other_runs(run)
-        self.full_step = self.last_step = self.step_alone
+        self.full_step = self.last_step = lambda inputs: self.step(self.batch_of(inputs))
         if self.captures:
             pool = graph_pool(device)  # one for both: no tensor of it outlives a step
             self.full_step = CUDAGraphStep(self.last_step, pool)
@@ -115,10 +115,6 @@ class Engine:
         """Make a step; inputs: what the source of the batches yields for it."""
         with on_side_stream(self.stream):
             (self.full_step if self.is_full(inputs) else self.last_step)(inputs)
-
-    def step_alone(self, inputs: dict[str, Tensor]) -> None:
-        """Make a step that is not captured, and shares nothing with other runs."""
-        self.step(self.batch_of(inputs))
 
     def step(self, batch: Batch, teacher: Output | tuple[Output, ...] | None = None) -> None:
         """Make a step that is not captured; teacher: what `Distiller.teach` returns, if known."""

@@ -206,7 +206,7 @@ def test_what_a_file_manager_adds_blocks_nobody(tmp_path):
     for _ in range(2):
         with locked(tmp_path):
             (lock.HELD[tmp_path] / ".DS_Store").write_text("")
-            with pytest.raises(InputError, match="being trained by another"), locked(tmp_path):
+            with pytest.raises(InputError, match="being trained by this"), locked(tmp_path):
                 raise AssertionError
     assert {"@eaDir", ".DS_Store"} < files(tmp_path / ".lease") and len(lock.leases(tmp_path)) == 0
 
