@@ -105,8 +105,9 @@ def train_together(
                     members[training] = i, stack
         total = sum(training.batch_count for training in members)
         unit = "batch of two views" if any(t.setup.train.views == 2 for t in members) else "batch"
-        with StopButton(deadline) as stop, bar(total, "epoch", unit) as progress:
-            train_in_lockstep([*members], stop, progress, end)
+        if members:
+            with StopButton(deadline) as stop, bar(total, "epoch", unit) as progress:
+                train_in_lockstep([*members], stop, progress, end)
     return [outcomes[i] for i in range(len(runs))]
 
 
