@@ -97,7 +97,9 @@ def test_a_run_with_a_larger_teacher_ends_and_is_analysed(tmp_path, teacher, com
     expected = networks.models["teacher"](batch.teacher_images).logits
     assert torch.equal(networks.outputs(batch)["teacher"].logits, expected)
     survey = analysis.survey_images(networks)
-    assert torch.equal(torch.from_numpy(survey.predictions.logits["teacher"][:2]), expected)
+    # The survey's batches are larger, for which some CPUs sum in another order.
+    surveyed = torch.from_numpy(survey.predictions.logits["teacher"][:2])
+    torch.testing.assert_close(surveyed, expected)
     assert networks.blocks[0][0].shape[1:] == (16, 16)
     assert run.history["teacher.shapes"][0, 1] == 16
 
