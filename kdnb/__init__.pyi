@@ -31,3 +31,4 @@ from .training.setup import load_images as load_images
 from .training.setup import loaders as loaders
 from .training.setup import photographs as photographs
 from .training.train import train as train
+from .training.train import train_together as train_together

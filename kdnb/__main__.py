@@ -2,9 +2,13 @@
 
     python -m kdnb -p dataset cifar100 -p method afd -p seed 3 --minutes 9
 
+    python -m kdnb -p dataset cifar100 -p method afd -p seed "[0, 1, 2, 3, 4]" --together 5
+
 -p sets a parameter of kdnb.Run, as in `papermill train.ipynb out.ipynb -p ...`. A list, "[0, 1,
 2]", gives a run for each value. A teacher that has to be trained is trained first. Finished runs
-are only read, interrupted ones continue; a run that fails does not stop those after it.
+are only read, interrupted ones continue; a run that fails does not stop the others.
+
+--together trains several runs in lockstep, in one process: a GPU makes their steps in parallel.
 
 Exit status: 0 finished; 2 a run failed, or bad arguments; 3 the time is over, and the same command
 continues; 130 after Ctrl-C.
@@ -16,11 +20,13 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 from kdnb.errors import InputError
 from kdnb.progress import tolerant_output
-from kdnb.runs.parameters import command_parser, minutes
+from kdnb.runs.parameters import command_parser, count, minutes
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -31,7 +37,24 @@ def make_parser() -> argparse.ArgumentParser:
         default=math.inf,
         help="stop after this time with a checkpoint, but not before one step",
     )
+    parser.add_argument(
+        "--together", default=1, type=count, metavar="K", help="runs that are trained together (1)"
+    )
     return parser
+
+
+def groups(runs: Sequence, together: int) -> list[list]:
+    """The runs in groups that are trained together; first those that are finished, one by one."""
+
+    def is_finished(run) -> bool:
+        with suppress(InputError):  # which it raises again when it is trained
+            return run.done and not run.rerun
+        return True
+
+    finished = [[run] for run in runs if is_finished(run)]
+    others = [run for run in runs if [run] not in finished]
+    starts = range(0, len(others), together)
+    return finished + [others[start : start + together] for start in starts]
 
 
 @tolerant_output()
@@ -42,23 +65,25 @@ def main(argv: list[str] | None = None) -> int:
     # Here: they import torch, which takes seconds, and --help needs none of them.
     from kdnb.runs.grid import grid
     from kdnb.training.loop import Interrupted
-    from kdnb.training.train import train
+    from kdnb.training.train import train_together
 
     # A shell starts background jobs with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     status = 0
     deadline = time.monotonic() + 60 * options.minutes
     try:
-        for run in grid(**{str(name): value for name, value in options.p}):
-            try:
-                train(run, partial(print, flush=True), deadline)
-            except Interrupted:
-                raise
-            except Exception as error:
-                if not isinstance(error, InputError):  # a bug, which the next run may not meet
-                    traceback.print_exc()
-                print(f"failed: {run.name}: {error}", file=sys.stderr)
-                status = 2
+        runs = grid(**{str(name): value for name, value in options.p})
+        for group in groups(runs, options.together):
+            outcomes = train_together(group, partial(print, flush=True), deadline)
+            for run, outcome in zip(group, outcomes, strict=True):
+                if isinstance(outcome, Exception) and not isinstance(outcome, Interrupted):
+                    if not isinstance(outcome, InputError):  # a bug, which others may not meet
+                        traceback.print_exception(outcome)
+                    print(f"failed: {run.name}: {outcome}", file=sys.stderr)
+                    status = 2
+            for outcome in outcomes:
+                if isinstance(outcome, Interrupted):
+                    raise outcome
     except (Interrupted, KeyboardInterrupt) as stopped:
         message = str(stopped) or "stopped; the same command goes on from here"
         print(message, file=sys.stderr)

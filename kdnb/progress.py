@@ -114,6 +114,12 @@ def bar(total: int, description: str, unit: str) -> Iterator:
             handle.update({}, raw=True)
 
 
+def skip(progress, count: int) -> None:
+    """Advance a bar by what was done before; it does not count for the speed."""
+    progress.n += count
+    progress.initial = progress.last_print_n = progress.n
+
+
 def with_progress(items: Iterable, total: int, description: str) -> Iterator:
     """Yield the items, under a bar."""
     with bar(total, description, "batch") as progress:

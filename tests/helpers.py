@@ -118,23 +118,28 @@ def press_stop():
 
 
 def at_step(number, change):
-    """A replacement of Engine.__call__ that calls `change(batch)` before the run's step `number`,
-    counted from 1; the step takes the batch that it returns, or the same one."""
+    """A replacement of Engine.__call__ that calls `change(engine)` before the run's step `number`,
+    counted from 1."""
     original = Engine.__call__
     count = itertools.count(1)
 
-    def step(self, batch):
+    def step(self, inputs):
         if next(count) == number:
-            batch = change(batch) or batch
-        return original(self, batch)
+            change(self)
+        return original(self, inputs)
 
     return step
+
+
+def spoil(engine):
+    """Make the losses of a run not finite, from the next step on."""
+    next(engine.trainable.parameters()).data.fill_(float("nan"))
 
 
 def break_off(run, step, how=kill):
     """Train a run until a step, at which it is killed or stopped; returns the error's message."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises((Killed, Interrupted)) as error:
-        patch.setattr(Engine, "__call__", at_step(step, lambda batch: how()))
+        patch.setattr(Engine, "__call__", at_step(step, lambda engine: how()))
         train(run, log=quiet)
     assert not run.done
     return str(error.value)

@@ -84,10 +84,10 @@ class StepTimer:
         return build_setup(run, self.images, teacher)
 
     def engine_step(self, run: Run, compiled: bool) -> Callable[[], None]:
-        """A training step of `Engine`, which takes some batches in turn."""
-        engine = Engine(self.build(run).distiller, run, self.device, compiled)
-        batches = cycle(self.batches)
-        return lambda: engine(next(batches))
+        """A training step of `Engine`, which takes some batches in turn that are made before."""
+        engine = Engine(self.build(run).distiller, run, self.device, compiled, self.loader)
+        inputs = cycle([batch.tensors() for batch in self.batches])
+        return lambda: engine(next(inputs))
 
     def reference_step(self, run: Run) -> Callable[[], None]:
         """A training step in plain PyTorch: float32, channels first, eager."""

@@ -46,6 +46,10 @@ class Batch(NamedTuple):
         """The images that a teacher gets."""
         return self.images if self.teacher_images is None else self.teacher_images
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are not None, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
 
 def concatenate(batches: Sequence[Batch]) -> Batch:
     """Returns one batch of the rows of several."""

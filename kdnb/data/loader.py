@@ -14,11 +14,11 @@ from torch import Tensor
 
 from kdnb.data.augment import augment
 from kdnb.data.choices import Choices, views_of
-from kdnb.data.crop_cache import CropCache
-from kdnb.data.crops import TEST_CROP, copy_windows, crop_each, gather_windows, resize_windows
+from kdnb.data.crops import TEST_CROP
 from kdnb.data.images import Batch, Images, concatenate
 from kdnb.data.mixing import with_targets
 from kdnb.data.normalise import Normalise
+from kdnb.data.pixels import Pixels
 from kdnb.data.ragged import Ragged
 from kdnb.data.stream import stream, to_device
 from kdnb.errors import InputError
@@ -104,14 +104,13 @@ class Loader:
             )
         self.device = torch.device(self.device)
         self.choices = Choices(**{f.name: getattr(self, f.name) for f in fields(Choices)})
-        is_cpu = self.device.type == "cpu"
-        self.stored = images.images
-        if self.on_device and not is_cpu:
-            self.stored = self.stored.to(self.device)
-        self.crops_each = self.has_photographs and self.on_device and is_cpu
-        self.crop_cache = (
-            CropCache(self.stored, self.size) if self.crops_each and not self.train else None
+        # Whether all batches of one size are made by the same kernels, without waiting for the
+        # device: the windows of photographs differ in size, and strong augmentation in its kernels.
+        self.has_fixed_kernels = (
+            self.on_device and not self.has_photographs and not self.choices.policy
         )
+        cached_size = 0 if self.train else self.size
+        self.pixels = Pixels(images.images, self.device, self.on_device, self.padding, cached_size)
         self.labels = images.labels.to(self.device)
         own_stats = images.mean, images.std
         teacher_stats = self.teacher_stats or own_stats
@@ -126,6 +125,17 @@ class Loader:
         smallest = 2 if self.train else 1
         return full + (rest >= smallest)
 
+    @property
+    def full_length(self) -> int:
+        """The number of rows of a full batch: one for each view of an image."""
+        return self.batch_size * (self.views if self.train else 1)
+
+    @property
+    def key(self) -> tuple:
+        """What the batches follow from: two loaders with equal keys have the same ones."""
+        values = (getattr(self, f.name) for f in fields(self))
+        return tuple(id(each) if isinstance(each, Images) else each for each in values)
+
     def plan(self, epoch: int) -> dict[str, Tensor]:
         """Draws all choices of an epoch; see `Choices.draw`."""
         return self.choices.draw(epoch)
@@ -137,6 +147,24 @@ class Loader:
             epoch: number of the epoch. For testing all epochs are the same.
             start: the batch to start with.
         """
+        with closing(self.inputs(epoch, start)) as inputs:
+            yield from map(self.batch_of, inputs)
+
+    def batch_of(self, inputs: dict[str, Tensor]) -> Batch:
+        """Returns the batch of what `inputs` yields.
+
+        A captured training step may call this for inputs of one shape.
+        """
+        if "images" in inputs:
+            return Batch(**inputs)
+        return self.finish(self.pixels.read(inputs))
+
+    def inputs(self, epoch: int = 0, start: int = 0) -> Iterator[dict[str, Tensor]]:
+        """Yields tensors on the device for each batch of an epoch, which `batch_of` makes it of.
+
+        With `has_fixed_kernels` they are the rows of the plan, otherwise the batch's own tensors.
+        Args: as of `epoch`.
+        """
         plan = self.plan(epoch)
         if self.on_device and not self.has_photographs:  # at once: each copy costs a launch
             plan = to_device(plan, self.device)
@@ -144,11 +172,15 @@ class Loader:
         parts = (
             {name: values[i : i + self.batch_size] for name, values in plan.items()} for i in steps
         )
-        if self.on_device:
-            yield from map(self.make, parts)
-            return
-        with closing(stream(self.read, parts, self.device)) as sent:
-            yield from map(self.finish, sent)
+        if self.has_fixed_kernels:
+            yield from parts
+        elif self.on_device:
+            for part in parts:
+                yield self.make(part).tensors()
+        else:
+            with closing(stream(self.pixels.read, parts, self.device)) as sent:
+                for part in sent:
+                    yield self.finish(part).tensors()
 
     def take(self, index) -> Batch:
         """Returns a batch of some rows of the plan of epoch 0.
@@ -160,55 +192,19 @@ class Loader:
 
     def make(self, plan: dict[str, Tensor]) -> Batch:
         """Returns the batch of some rows of a `plan`, in the memory format channels_last."""
-        return self.finish(to_device(self.read(plan), self.device))
-
-    def read(self, plan: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Returns some rows of a `plan` with the stored "pixels" that `crop` needs.
-
-        They are where all images are: on the device or on the CPU.
-        """
-        if self.crops_each:
-            return plan
-        names = [name for name in plan if name.endswith("box")]  # of each view of photographs
-        shapes = {name: plan[name][:, 2:].amax(0).tolist() for name in names}
-        if self.on_device:
-            # Not blocking, which would wait until the GPU has finished the steps before.
-            plan = to_device(plan, self.device, non_blocking=self.device.type == "cuda")
-        if not self.has_photographs:
-            return plan | {"pixels": self.stored[plan["index"]]}
-        windows = gather_windows if self.on_device else copy_windows
-        pixels = {
-            name.replace("box", "pixels"): windows(self.stored, plan["index"], plan[name], *shape)
-            for name, shape in shapes.items()
-        }
-        return plan | pixels
-
-    def crop(self, part: dict[str, Tensor], size: int) -> Tensor:
-        """Returns the cropped pixels 0..255 of what `read` returns, (batch, 3, size, size)."""
-        if self.crops_each:
-            if self.crop_cache and size == self.size:
-                return self.crop_cache(part["index"], part["box"])
-            return crop_each(self.stored, part["index"], part["box"], size)
-        if self.has_photographs:
-            return resize_windows(part["pixels"], part["box"], size)
-        if "corner" in part:
-            padded = F.pad(part["pixels"], [self.padding] * 4)  # black, before normalisation
-            windows = padded.unfold(2, size, 1).unfold(3, size, 1)  # a view: b 3 y x size size
-            rows, columns = part["corner"].unbind(1)
-            return windows[torch.arange(len(padded), device=self.device), :, rows, columns]
-        return part["pixels"]
+        return self.finish(to_device(self.pixels.read(plan), self.device))
 
     def finish(self, part: dict[str, Tensor]) -> Batch:
-        """Returns the batch of what `read` returns, which is on the device."""
+        """Returns the batch of what `Pixels.read` returns, which is on the device."""
         if not self.train or self.views == 1:
             return self.view(part)
         return concatenate([self.view(part) for part in views_of(part)])
 
     def view(self, part: dict[str, Tensor]) -> Batch:
-        """Returns the batch of one view; part: of what `read` returns, see `views_of`."""
+        """Returns the batch of one view; part: of what `Pixels.read` returns, see `views_of`."""
         index = part["index"]
         flip = part.get("flip")
-        pixels = self.crop(part, self.size)
+        pixels = self.pixels.crop(part, self.size)
         is_strong = "operation" in part
         if is_strong:
             if flip is not None:
@@ -231,13 +227,13 @@ class Loader:
         """Returns the pixels 0..255 of the crops in the teacher's size.
 
         Args:
-            part: of what `read` returns.
+            part: of what `Pixels.read` returns.
             pixels: the student's.
             is_strong: whether these are strongly augmented; then they are resized.
         """
         if self.teacher_size == self.size:
             return pixels
         if self.has_photographs and not is_strong:
-            return self.crop(part, self.teacher_size)
+            return self.pixels.crop(part, self.teacher_size)
         size = self.teacher_size, self.teacher_size
         return F.interpolate(pixels.float(), size=size, mode="bilinear", antialias=True)

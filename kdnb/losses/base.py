@@ -49,8 +49,9 @@ class Loss(nn.Module):
     saved in checkpoints. No gradient reaches the teacher.
 
     On a CUDA GPU a training step is captured once and replayed. So anything that changes from step
-    to step has to be a tensor (for example a buffer), random numbers have to come from torch, and
-    `forward` must not wait for the device (no `.item()`, no `if tensor`).
+    to step has to be a tensor (for example a buffer), random numbers have to come from torch or
+    from a state of the loss's own (`kdnb.losses.random_numbers`), which other runs in the process
+    do not change, and `forward` must not wait for the device (no `.item()`, no `if tensor`).
 
     Args of the class line:
         name: the name of the loss in a mix and in LOSSES.

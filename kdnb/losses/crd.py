@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kdnb.errors import InputError
 from kdnb.losses.base import Batch, Loss, Output, labelled_mean
+from kdnb.losses.random_numbers import RandomNumbers
 
 EPS = 1e-7
 
@@ -46,6 +47,7 @@ class CRD(Loss, name="crd", method="ce + crd:0.8"):
         self.T = T
         self.momentum = momentum
         self.embed_s, self.embed_t = (nn.Linear(output.pooled.shape[1], dim) for output in examples)
+        self.random = RandomNumbers()
         self.register_buffer("labels", None)
 
     def setup(self, labels: Tensor) -> None:
@@ -81,9 +83,9 @@ class CRD(Loss, name="crd", method="ce + crd:0.8"):
         is_negative = (self.labels != labels[:, None]) & (self.labels >= 0)  # b n
         if self.replacement:
             counts = is_negative.cumsum(1, dtype=torch.float32)
-            draws = torch.rand(len(labels), self.K, device=labels.device) * counts[:, -1:]
+            draws = self.random.uniform(len(labels), self.K) * counts[:, -1:]
             return torch.searchsorted(counts, draws, right=True)
-        keys = torch.rand(is_negative.shape, device=labels.device).masked_fill(~is_negative, -1)
+        keys = self.random.uniform(*is_negative.shape).masked_fill_(~is_negative, -1)
         return keys.topk(self.K, sorted=False).indices
 
     def contrast(self, student: Tensor, teacher: Tensor, index: Tensor, indices: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 A hash tells code apart that computes the same, such as a loss before and after a clean-up. The
 file code_versions.csv lists the hashes of what comes with kdnb: those with one name compute the
-same.
+same, up to the random numbers that they draw.
 """
 
 import csv

@@ -199,10 +199,13 @@ def is_number(value: object) -> bool:
 
 
 def write_history(folder: Path, rows: list[dict], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write metrics.csv and history.npz as they belong to a checkpoint, every epoch once."""
+    """Write metrics.csv and history.npz, every epoch once; without any, delete them."""
     import pandas as pd
 
-    if rows:
+    if not rows:
+        for name in ("metrics.csv", "history.npz"):
+            (folder / name).unlink(missing_ok=True)
+    else:
         table = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
         write_atomically(folder / "metrics.csv", table)
     if arrays:

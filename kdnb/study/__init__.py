@@ -1,1 +1,1 @@
-"""Many runs on a Dask cluster, one process per run: `python -m kdnb.study`."""
+"""Many runs on a Dask cluster, in processes of their own: `python -m kdnb.study`."""

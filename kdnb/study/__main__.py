@@ -1,4 +1,4 @@
-"""Train a grid of runs on Dask, one process per run, then execute results.ipynb.
+"""Train a grid of runs on Dask in processes of their own, then execute results.ipynb.
 
     python -m kdnb.study --dataset cifar100 --seeds 0-4 -p teacher_weights none
     python -m kdnb.study --dataset digits -p epochs 1 --dry-run    # only list the commands
@@ -68,9 +68,15 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--jobs",
         type=count,
-        help="runs side by side on this machine (1, or as many as its GPUs have room for)",
+        help="processes side by side on this machine (1, or as many as its GPUs have room for)",
     )
-    add("--per-gpu", default=1, type=count, help="runs side by side on a GPU (1)")
+    add(
+        "--per-gpu",
+        default=1,
+        type=count,
+        help="runs side by side on a GPU (1); those that differ in their seed alone share a "
+        "process",
+    )
     add(
         "--scheduler",
         default="",

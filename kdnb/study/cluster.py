@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 
 from tqdm import tqdm
@@ -12,7 +12,7 @@ from kdnb.errors import InputError
 from kdnb.progress import bar
 from kdnb.runs.run import Run
 from kdnb.study.fingerprints import Study
-from kdnb.study.worker import Outcome, make_run
+from kdnb.study.worker import Outcome, make_run, train_group
 
 
 @contextlib.contextmanager
@@ -55,26 +55,38 @@ def cluster(scheduler: str, jobs: int) -> Iterator:
         yield client
 
 
-def run_all(client, runs: list[Run], study: Study) -> dict[str, str]:
+def run_all(client, groups: Sequence[Sequence[Run]], study: Study) -> dict[str, str]:
     """Train runs on a cluster, a teacher before its students; returns {name: error} of failed runs.
 
+    groups: of one run, or of several that are trained together, teachers before their students.
     Raises InputError if a worker has other code or folders, ConnectionError if the scheduler is
     gone.
     """
     from dask.distributed import CancelledError, Event, as_completed, wait
 
     check_workers(client, study)
-    names = {f"{run.name}-{study.name}": run.name for run in runs}
-    tasks = {}
+    tasks = {}  # {run: its Dask task}
+    group_tasks = []
+    names = {}  # {key of a task: the names of its runs}
     failed = {}
-    with bar(len(runs), "study", "run") as progress:
+    with bar(sum(map(len, groups)), "study", "run") as progress:
         report = Report(names, progress)
         client.subscribe_topic(study.name, report.run_event)
         client.subscribe_topic("all", report.worker_removed)
         try:
-            for key, run in zip(names, runs, strict=True):
-                dependencies = [tasks[run.teacher_run]] if run.teacher_run in tasks else []
-                tasks[run] = client.submit(make_run, run, study, *dependencies, key=key)
+            for group in groups:
+                teachers = [tasks[run] for run in {group[0].teacher_run} & tasks.keys()]
+                arguments = [study, teachers]
+                if len(group) > 1:
+                    key = f"group-{group[0].name}-{study.name}"
+                    names[key] = [run.name for run in group]
+                    trained = client.submit(train_group, group, *arguments, key=key)
+                    group_tasks.append(trained)
+                    arguments.append(trained)
+                for run in group:
+                    key = f"{run.name}-{study.name}"
+                    names[key] = [run.name]
+                    tasks[run] = client.submit(make_run, run, *arguments, key=key)
             completed = as_completed(tasks.values(), with_results=True, raise_errors=False)
             for task, result in completed:
                 if task.cancelled():
@@ -84,7 +96,7 @@ def run_all(client, runs: list[Run], study: Study) -> dict[str, str]:
                 else:
                     error_type, error, *_ = result
                     outcome = Outcome(f"{error_type.__name__}: {error}")
-                name = names[task.key]
+                (name,) = names[task.key]
                 if outcome.error:
                     failed[name] = outcome.error
                 report.run_ended(name, outcome)
@@ -92,10 +104,11 @@ def run_all(client, runs: list[Run], study: Study) -> dict[str, str]:
             Event(study.name).set()
             running = {key for keys in client.processing().values() for key in keys}
             # Not what is finished, either: Dask cancels what depends on a cancelled task.
-            waiting = [t for t in tasks.values() if t.key not in running and not t.done()]
+            futures = [*group_tasks, *tasks.values()]
+            waiting = [t for t in futures if t.key not in running and not t.done()]
             client.cancel(waiting)
             with contextlib.suppress(CancelledError):  # one that began just now
-                wait([task for task in tasks.values() if task.key in running])
+                wait([task for task in futures if task.key in running])
             raise
         finally:
             for topic in (study.name, "all"):
@@ -125,11 +138,11 @@ class Report:
     """Prints a line for what happens to each run, above a bar of the finished ones.
 
     Args:
-        names: {key of a Dask task: name of its run}.
+        names: {key of a Dask task: names of its runs}.
         progress: the bar.
     """
 
-    def __init__(self, names: Mapping[str, str], progress: tqdm):
+    def __init__(self, names: Mapping[str, Sequence[str]], progress: tqdm):
         self.names = names
         self.progress = progress
         self.states: dict[str, str] = {}  # {name of a run: the last word about it}
@@ -144,7 +157,7 @@ class Report:
         self.print(f"{word:<9} {name}{details}")
 
     def run_event(self, event: tuple) -> None:
-        """Handle a message of `make_run`, which Dask sends as (time, message)."""
+        """Handle a message of a task, which Dask sends as (time, message)."""
         _, message = event
         if "epoch" in message:
             accuracy = "" if math.isnan(message["top1"]) else f", test {message['top1']:.1f} %"
@@ -155,15 +168,18 @@ class Report:
             self.says_passive = True
             self.print("runs side by side: threads wait without spinning")
         name = message["run"]
-        self.set_state("retried" if name in self.states else "started", name)
+        if name not in self.states:
+            self.set_state("started", name)
+        else:
+            self.set_state("retried", name, message["reason"] and f": {message['reason']}")
 
     def worker_removed(self, event: tuple) -> None:
         """Handle Dask's messages on workers; one that is removed names the tasks it was at."""
         _, message = event
         for key in message.get("processing-tasks", ()):
-            name = self.names.get(key)
-            if self.states.get(name) in ("started", "retried"):
-                self.set_state("lost", name, f": its worker {message['worker']} is gone")
+            for name in self.names.get(key, ()):
+                if self.states.get(name) in ("started", "retried"):
+                    self.set_state("lost", name, f": its worker {message['worker']} is gone")
 
     def run_ended(self, name: str, outcome: Outcome) -> None:
         if outcome.error:

@@ -1,8 +1,11 @@
 """A study: its runs are planned, trained on Dask, and put into results.ipynb."""
 
 import argparse
+import math
 import shlex
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
 
 from kdnb.device import system_errors
 from kdnb.errors import InputError
@@ -13,8 +16,9 @@ from kdnb.runs.parameters import check
 from kdnb.runs.plugins import load_plugins
 from kdnb.runs.run import Run
 from kdnb.study.cluster import cluster, run_all
+from kdnb.study.commands import execute, papermill_command, train_command
 from kdnb.study.fingerprints import Study
-from kdnb.study.worker import execute, papermill_command, visible_gpus
+from kdnb.study.gpus import visible_gpus
 
 
 @system_errors()
@@ -29,9 +33,10 @@ def run_study(options: argparse.Namespace) -> int:
     rerun = check("rerun", parameters.pop("rerun", False), False)
     pairs = parse_pairs(options.pair)
     check_no_option(parameters, pairs)
+    gpus = len(visible_gpus())
     jobs = options.jobs
     if jobs is None:
-        jobs = max(1, options.per_gpu * len(visible_gpus()))
+        jobs = max(1, options.per_gpu * gpus)
     # A worker may have another default.
     data_root = data_folder(check("data_root", parameters.get("data_root", ""), "")).absolute()
     parameters["data_root"] = str(data_root)
@@ -47,19 +52,25 @@ def run_study(options: argparse.Namespace) -> int:
         teachers = {run.teacher_run for run in runs}
         runs = [run if run in teachers else set_aside(run) for run in runs]
     for run in runs:
-        if run.done and not options.dry_run:
-            check_config_matches(run, make_config(run))
-        line = f"finished  {run.folder}" if run.done else f"to run    {run_command(run)}"
-        print(line, flush=True)
+        if run.done:
+            if not options.dry_run:
+                check_config_matches(run, make_config(run))
+            print(f"finished  {run.folder}", flush=True)
+    unfinished = [run for run in runs if not run.done]
+    size = options.per_gpu
+    if gpus and not options.scheduler:  # a few runs are spread over all GPUs
+        size = min(size, max(1, math.ceil(len(unfinished) / gpus)))
+    groups = group_runs(unfinished, size)
+    for group in groups:
+        print(f"to run    {shlex.join(train_command(group))}", flush=True)
     if options.dry_run:
         return 0
     failed = {}
-    unfinished = [run for run in runs if not run.done]
-    if unfinished:
+    if groups:
         with cluster(options.scheduler, jobs) as client:
             data = dict.fromkeys(options.dataset, str(data_root))
             study = Study.create(options.per_gpu, outputs / "runs", data, plugins)
-            failed = run_all(client, unfinished, study)
+            failed = run_all(client, groups, study)
     parameters = {"outputs": outputs, "plugins": plugins}
     summary = papermill_command("results.ipynb", outputs / "results.ipynb", parameters)
     if error := execute(summary, outputs / "results.log", {}):
@@ -76,11 +87,20 @@ def check_no_option(parameters: dict[str, object], pairs: list[dict[str, str]]) 
         raise InputError(f"-p {min(twice)}: it has an option of its own")
 
 
-def run_command(run: Run) -> str:
-    """The command that trains a run by itself."""
-    words = ["python", "-m", "kdnb"]
-    for name, default in Run.parameters().items():
-        value = getattr(run, name)
-        if value not in (default, run.defaults.get(name)):
-            words += ["-p", name, str(value)]
-    return shlex.join(words)
+def group_runs(runs: Sequence[Run], size: int) -> list[tuple[Run, ...]]:
+    """Groups of runs that differ in their seed alone, which one process can train together.
+
+    Each has at most `size` runs, and those of one kind are nearly equal. A group is in the place of
+    its first run, so that teachers still come before their students.
+    """
+    kinds: dict[tuple, list[Run]] = {}
+    for run in runs:
+        kind = tuple(getattr(run, name) for name in Run.parameters() if name != "seed")
+        kinds.setdefault(kind, []).append(run)
+    groups = []
+    for alike in kinds.values():
+        count = math.ceil(len(alike) / size)
+        ends = [len(alike) * i // count for i in range(count + 1)]
+        groups += [tuple(alike[start:end]) for start, end in pairwise(ends)]
+    places = {run: place for place, run in enumerate(runs)}
+    return sorted(groups, key=lambda group: places[group[0]])

@@ -1,33 +1,26 @@
-"""What a Dask worker does for a study: it executes the notebook of one run in a process of its own.
+"""What a Dask worker does for a study: it trains a run, or several together, in another process.
 
-A process per run, because notebooks that are executed in one process leak memory.
+A process per notebook, because notebooks that are executed in one process leak memory.
 """
 
 import contextlib
-import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from queue import PriorityQueue
 from typing import NamedTuple
 
-import torch
-
 from kdnb.errors import InputError
-from kdnb.paths import project_root
 from kdnb.runs.files import write_atomically
 from kdnb.runs.lock import busy_message
 from kdnb.runs.run import Run
+from kdnb.study.commands import POLL_SECONDS, execute, papermill_command, train_command
 from kdnb.study.fingerprints import NOTEBOOK, Study
+from kdnb.study.gpus import allocate
 
-POLL_SECONDS = 1  # between checks of whether the study was stopped, or a folder was unlocked
-STOP_SECONDS = 60  # that an interrupted run has to write its checkpoint
-KILL_SECONDS = 10  # that it has after a second interrupt
 REPORT_SECONDS = 10  # between two reports of a run's epochs
 
 
@@ -71,66 +64,9 @@ class EpochReport:
             self.send({"run": self.run.name, **facts})
 
 
-def papermill_command(notebook: str, output: Path, parameters: Mapping[str, object]) -> list[str]:
-    """The command that executes a notebook of the project and saves it, executed, as `output`."""
-    source = project_root() / "notebooks" / notebook
-    command = [sys.executable, "-m", "papermill", str(source), str(output)]
-    for name, value in parameters.items():
-        command += ["-p", name, str(value)]
-    return [*command, "--log-output", "--no-progress-bar"]
-
-
-def execute(
-    command: list[str],
-    log: Path,
-    env: Mapping[str, str],
-    is_stopped: Callable[[], bool] = lambda: False,
-) -> str:
-    """Run a command to its end; returns "", or the error that ended it as a sentence.
-
-    The command is killed when this process ends. Once `is_stopped()`, its kernel is interrupted.
-
-    Args:
-        command: its words.
-        log: file for what it prints; it is deleted if the command succeeds.
-        env: environment variables on top of this process's.
-        is_stopped: is called once in POLL_SECONDS.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.unlink(missing_ok=True)  # a process that was suspended may still write to it
-    watchdog = [sys.executable, "-P", str(Path(__file__).with_name("watchdog.py"))]
-    with (
-        open(log, "xb") as file,
-        subprocess.Popen(
-            [*watchdog, *command],
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=file,
-            bufsize=0,
-            cwd=project_root(),
-            env=os.environ | env,
-            start_new_session=True,  # Ctrl-C reaches it only through this process
-        ) as process,
-    ):
-        while process.poll() is None and not is_stopped():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(POLL_SECONDS)
-        # Interrupted twice, because a kernel between two cells ignores an interrupt.
-        for seconds in (STOP_SECONDS, KILL_SECONDS):
-            with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
-                if process.poll() is None:
-                    process.stdin.write(b"\n")
-                    process.wait(seconds)
-    if process.returncode:
-        last_line = log.read_text(errors="replace").strip().split("\n")[-1]
-        if process.returncode < 0:  # the watchdog, and the command with it
-            last_line = f"killed by signal {-process.returncode}"
-        return f"{last_line or f'it ended with status {process.returncode}'} (see {log})"
-    log.unlink(missing_ok=True)
-    return ""
-
-
-def make_run(run: Run, study: Study, *teachers: Outcome) -> Outcome:
+def make_run(
+    run: Run, study: Study, teachers: Sequence[Outcome] = (), group_error: str | None = None
+) -> Outcome:
     """Train a run that is not finished; the task that a Dask worker executes.
 
     If another process is training it, wait until that process finishes it or unlocks its folder.
@@ -138,24 +74,23 @@ def make_run(run: Run, study: Study, *teachers: Outcome) -> Outcome:
     Args:
         run: what to train.
         study: the study that it belongs to.
-        teachers: the outcomes of the tasks that it depends on.
+        teachers: the outcomes of the runs of its teachers.
+        group_error: what `train_group` returned for a group with this run; None without a group.
     """
-    from dask.distributed import Event, get_worker
-
-    def is_stopped() -> bool:
-        with contextlib.suppress(Exception):
-            return Event(study.name).is_set()
-        return True  # the scheduler is gone
-
     if any(teacher.error for teacher in teachers):
         return Outcome("not started: its teacher failed")
     if mismatch := study.mismatch():
         return Outcome(f"not started: {mismatch}")
+    run = refresh(run)
+    if run.done and group_error is not None:  # its notebook only reads it, which needs no GPU
+        with allocate(run, study.per_gpu, slots=0) as env:
+            execute_notebook(run, env, partial(is_stopped, study))
+        return Outcome("", run.result["top1"], run.result["total_seconds"])
     error = ""
     with allocate(run, study.per_gpu) as env:
         run = refresh(run)
         while not run.done:
-            if is_stopped():
+            if is_stopped(study):
                 return Outcome(error or "stopped before it began")
             if busy_message(run.folder):
                 error = ""
@@ -163,15 +98,66 @@ def make_run(run: Run, study: Study, *teachers: Outcome) -> Outcome:
                 continue
             if error:
                 return Outcome(error)
-            message = {"run": run.name, "waits_passively": "OMP_WAIT_POLICY" in env}
-            send = partial(get_worker().log_event, study.name)
-            send(message)
-            report = EpochReport(run, send)
-            error = execute_notebook(run, env, lambda report=report: report() or is_stopped())
+            reason = f"by itself; its group: {group_error}" if group_error else ""
+            report = begin(run, study, env, reason)
+            error = execute_notebook(run, env, lambda report=report: report() or is_stopped(study))
             run = refresh(run)
             if not (error or run.done):
                 return Outcome(f"its notebook made another run, not {run.name}")
     return Outcome("", run.result["top1"], run.result["total_seconds"])
+
+
+def train_group(runs: Sequence[Run], study: Study, teachers: Sequence[Outcome] = ()) -> str:
+    """Train runs that differ in their seed alone in one process; returns "", or what went wrong.
+
+    It is a task of its own, before the `make_run` of each of its runs. Runs that are finished or
+    that other processes are training are left out. What it leaves unfinished, `make_run` trains
+    alone and reports: one run that fails does not take the others along.
+
+    Args:
+        runs: at most `study.per_gpu` of them; they get as many slots of one GPU.
+        study: the study that they belong to.
+        teachers: the outcomes of the runs of their teachers.
+    """
+    if any(teacher.error for teacher in teachers) or study.mismatch():
+        return ""
+    try:
+        with allocate(runs[0], study.per_gpu, slots=len(runs)) as env:
+            runs = [
+                run for run in map(refresh, runs) if not run.done and not busy_message(run.folder)
+            ]
+            if len(runs) < 2 or is_stopped(study):
+                return ""
+            reports = [begin(run, study, env) for run in runs]
+
+            def report_and_check() -> bool:
+                for report in reports:
+                    report()
+                return is_stopped(study)
+
+            command = [sys.executable, *train_command(runs)[1:]]
+            return execute(command, runs[0].folder / "group.log", env, report_and_check, "command")
+    except Exception as error:  # Dask would not start what depends on a task that raises
+        return f"{type(error).__name__}: {error}"
+
+
+def is_stopped(study: Study) -> bool:
+    """Whether a study was stopped, or its scheduler is gone."""
+    from dask.distributed import Event
+
+    with contextlib.suppress(Exception):
+        return Event(study.name).is_set()
+    return True
+
+
+def begin(run: Run, study: Study, env: Mapping[str, str], reason: str = "") -> EpochReport:
+    """Report that a run is started, and why it is once more; returns the report of its epochs."""
+    from dask.distributed import get_worker
+
+    send = partial(get_worker().log_event, study.name)
+    passive = "OMP_WAIT_POLICY" in env
+    send({"run": run.name, "waits_passively": passive, "reason": reason})
+    return EpochReport(run, send)
 
 
 def refresh(run: Run) -> Run:
@@ -194,55 +180,3 @@ def execute_notebook(run: Run, env: Mapping[str, str], is_stopped: Callable[[], 
         if output.is_file() and not busy_message(run.folder):
             write_atomically(run.folder / output.name, output.read_bytes())
     return error
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    count = torch.cuda.device_count()
-    names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
-    return names.split(",")[:count]
-
-
-@cache
-def gpu_slots(per_gpu: int) -> PriorityQueue:
-    """The free slots of this worker's GPUs, `per_gpu` on each: (round, order, name of the GPU).
-
-    The first slot of each GPU comes before the second of any.
-    """
-    slots = PriorityQueue()
-    for round_ in range(per_gpu):
-        for order, name in enumerate(visible_gpus()):
-            slots.put((round_, order, name))
-    return slots
-
-
-@contextlib.contextmanager
-def allocate(run: Run, per_gpu: int) -> Iterator[dict[str, str]]:
-    """Environment variables that give a run its share of the cores and a free slot of a GPU.
-
-    A run whose device is not "auto" or "cuda" gets no slot. The context waits for a free one.
-    """
-    from dask.distributed import get_client, get_worker
-    from dask.system import CPU_COUNT
-
-    workers = get_client().scheduler_info(n_workers=-1)["workers"]
-    address = get_worker().address
-    host = workers[address]["host"]
-    # The worker of a batch job may have cores of its own, which no other worker of its host uses.
-    has_own_cores = (os.cpu_count() or 1) > CPU_COUNT and not address.startswith("inproc:")
-    if has_own_cores:
-        runs = workers[address]["nthreads"]
-    else:
-        runs = sum(worker["nthreads"] for worker in workers.values() if worker["host"] == host)
-    env = {"OMP_NUM_THREADS": str(max(1, CPU_COUNT // runs))}
-    if runs > 1:
-        env["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin slow down other runs
-    if not visible_gpus() or run.device not in ("auto", "cuda"):
-        yield env
-        return
-    slots = gpu_slots(per_gpu)
-    slot = slots.get()
-    try:
-        yield env | {"CUDA_VISIBLE_DEVICES": slot[-1]}
-    finally:
-        slots.put(slot)

@@ -6,7 +6,7 @@ changes between steps, such as the learning rate, has to be a tensor.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -37,28 +37,31 @@ def on_side_stream(stream: torch.cuda.Stream | None) -> Iterator[None]:
 
 
 class CUDAGraphStep:
-    """`step(*tensors)`, captured as a CUDA graph at its fourth call and replayed from then on.
+    """`step(tensors)`, captured as a CUDA graph at its fourth call and replayed from then on.
 
-    The inputs of later calls have the shapes of the fourth. A step that cannot be captured runs as
-    it is, with a warning. Raises torch.OutOfMemoryError if it does not fit in memory.
+    The inputs of later calls have the keys and shapes of the fourth. A step that cannot be
+    captured runs as it is, with a warning. Raises torch.OutOfMemoryError if it does not fit in
+    memory.
 
     Args:
-        step: runs on the current stream, does not wait for the device, and returns nothing. It
-            changes tensors in place.
+        step: is called with a dictionary of tensors; it runs on the current stream, does not wait
+            for the device, and returns nothing. It changes tensors in place.
+        pool: memory that graphs share which are never replayed at the same time; see `graph_pool`.
     """
 
-    def __init__(self, step: Callable[..., None]):
+    def __init__(self, step: Callable[[dict], None], pool: tuple | None = None):
         self.step = step
+        self.pool = pool
         self.calls = 0
-        self.inputs: list[Tensor] = []
+        self.inputs: dict[Hashable, Tensor] = {}
         self.replay: Callable[[], None] | None = None
 
-    def __call__(self, *inputs: Tensor) -> None:
+    def __call__(self, inputs: dict[Hashable, Tensor]) -> None:
         self.calls += 1
         if self.calls == WARM_UPS + 1:
-            self.inputs = [tensor.clone() for tensor in inputs]
+            self.inputs = {name: tensor.clone() for name, tensor in inputs.items()}
             try:
-                self.replay = capture(lambda: self.step(*self.inputs))
+                self.replay = capture(lambda: self.step(self.inputs), self.pool)
             except torch.OutOfMemoryError:  # the step alone would not fit either
                 raise
             except RuntimeError as error:
@@ -67,14 +70,19 @@ class CUDAGraphStep:
                     stacklevel=2,
                 )
         if self.replay is None:
-            self.step(*inputs)
+            self.step(inputs)
             return
-        for static, tensor in zip(self.inputs, inputs, strict=True):
-            static.copy_(tensor)
+        for name, static in self.inputs.items():
+            static.copy_(inputs[name])
         self.replay()
 
 
-def capture(step: Callable[[], None]) -> Callable[[], None]:
+def graph_pool(device: torch.device) -> tuple | None:
+    """A new memory pool for CUDA graphs; None on other devices."""
+    return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+
+def capture(step: Callable[[], None], pool: tuple | None = None) -> Callable[[], None]:
     """Capture what `step` launches on the current stream; returns a function that replays it.
 
     The step itself does not run.
@@ -82,6 +90,6 @@ def capture(step: Callable[[], None]) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
     # Thread-local, because another thread may allocate memory meanwhile for the next batches.
     mode = {"capture_error_mode": "thread_local"}
-    with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), **mode):
+    with torch.cuda.graph(graph, pool, stream=torch.cuda.current_stream(), **mode):
         step()
     return graph.replay

@@ -39,10 +39,7 @@ def check_maps(terms: Sequence[Term], student: Output, teacher: Output) -> None:
 
 
 def run_views(network: nn.Module, images: Tensor, views: int) -> Output:
-    """The Output of all images, one view of them after the other.
-
-    So batch norm in train mode has the statistics of one view, as in the published code.
-    """
+    """The Output of all images; batch norm has the statistics of one view, as in published code."""
     if views == 1:
         return network(images)
     outputs = [network(view) for view in images.chunk(views)]
@@ -166,6 +163,7 @@ class Distiller(nn.Module):
         targets: Tensor | None = None,
         teacher_logits: Tensor | None = None,
         teacher_pooled: Tensor | None = None,
+        teacher_output: Output | tuple[Output, ...] | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The losses of a batch before weighting, their weighted sum "total"; the student's logits.
 
@@ -179,12 +177,13 @@ class Distiller(nn.Module):
             teacher_logits: the teacher's answers if they are known: then it is not run, and the
                 losses get nothing else of it.
             teacher_pooled: its pooled features, likewise.
+            teacher_output: what `teach` returns, if it was called before.
         """
         batch = Batch(
             images, labels, index, teacher_images, targets, teacher_logits, teacher_pooled
         )
         student = run_views(self.model, images, self.views)
-        teacher = self.teach(batch)
+        teacher = self.teach(batch) if teacher_output is None else teacher_output
         terms = {
             name: loss(student, self.teacher_output(loss, teacher), batch)
             for name, loss in self.losses.items()
@@ -205,9 +204,10 @@ class Distiller(nn.Module):
         """The teacher's Output of a batch, or the Outputs of all teachers; None without one."""
         if batch.teacher_logits is not None or batch.teacher_pooled is not None:
             return Output(batch.teacher_logits, (), pooled=batch.teacher_pooled)
-        if self.teacher is None:
-            return None
-        images = batch.for_teacher
+        return None if self.teacher is None else self.run_teacher(batch.for_teacher)
+
+    def run_teacher(self, images: Tensor) -> Output | tuple[Output, ...]:
+        """The Output of the teacher, or those of all teachers, of images in its normalisation."""
         if self.teacher_grad:
             images = images.detach().requires_grad_()
         with nullcontext() if self.teacher_grad else torch.no_grad():

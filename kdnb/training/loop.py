@@ -2,15 +2,16 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from kdnb.device import environment
 from kdnb.errors import InputError
-from kdnb.progress import StopButton, bar
+from kdnb.progress import StopButton, skip
 from kdnb.runs.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from kdnb.runs.run import Run
 from kdnb.training.evaluation import evaluate
@@ -22,7 +23,10 @@ from kdnb.training.step import Engine
 from kdnb.training.teacher_cache import open_cache
 from kdnb.training.tracking import TRACKERS
 
-CHECKPOINT_SECONDS = 180  # between checkpoints inside an epoch; every epoch ends with one
+CHECKPOINT_SECONDS = 180  # between checkpoints inside an epoch
+# An epoch ends with a checkpoint if the last one is so old; on other devices in any case. A GPU
+# makes an epoch of CIFAR in a second.
+EPOCH_CHECKPOINT_SECONDS = {"cuda": 20}
 CHECK_SECONDS = 5  # between checks that the loss is finite: each waits for the device
 
 
@@ -31,7 +35,12 @@ class Interrupted(InputError):
 
 
 class Training:
-    """A run in training; see `train`."""
+    """A run in training; see `train_together`.
+
+    Attributes:
+        batches: the source of the inputs of its steps.
+        engine: makes the steps.
+    """
 
     def __init__(self, run: Run, setup: TrainingSetup, log: Callable[[str], None], compiled: bool):
         self.run = run
@@ -44,37 +53,39 @@ class Training:
             "compile": compiled,
         }
         compiled = write_config(run, setup, machine, log)
-        self.engine = Engine(setup.distiller, run, device, compiled, setup.train.batch_size)
-        self.batches = open_cache(run, setup.distiller, setup.train, compiled, log) or setup.train
+        distiller = setup.distiller.to(device, memory_format=torch.channels_last)
+        self.batches = open_cache(run, distiller, setup.train, compiled, log) or setup.train
+        self.engine = Engine(distiller, run, device, compiled, self.batches)
         self.epoch = 0  # finished epochs
         self.step = 0  # finished steps of the next epoch
         self.seconds = 0.0  # spent on these steps
         self.saved = "there is no checkpoint yet"
+        self.saved_at = time.perf_counter()
         self.history = History(run, setup)
 
-    def go(self, deadline: float) -> None:
-        """Train to the end, from the checkpoint if there is one. Raises Interrupted."""
+    @property
+    def batch_count(self) -> int:
+        """The number of training and test batches of the run."""
+        return self.batches_before(self.run.epochs)
+
+    def steps(self, stop: StopButton, progress: tqdm) -> Iterator[dict[str, Tensor]]:
+        """Yields the inputs of each step that is left, which the caller makes by the engine.
+
+        It begins from the checkpoint if there is one. Between steps it tests and saves, and at the
+        end it writes the results. Raises Interrupted.
+        """
         epochs = self.run.epochs
-        steps = len(self.setup.train)
-        tests = len(self.setup.test)
-        unit = "batch of two views" if self.setup.train.views == 2 else "batch"
-        with (
-            StopButton(deadline) as stop,
-            bar(epochs * steps + self.tests_before(epochs) * tests, "epoch", unit) as progress,
-            closing(self.engine),
-            closing(self.tracker),
-        ):
+        with closing(self.engine), closing(self.tracker):
             self.resume()
+            skip(progress, self.batches_before(self.epoch) + self.step)
             self.log(f"{self.run.name}: {cost_line(self.setup, epochs)}")
             while self.epoch < epochs:
-                done = self.epoch * steps + self.tests_before(self.epoch) * tests
-                progress.n = progress.last_print_n = done + self.step
                 progress.set_description(f"epoch {self.epoch + 1}/{epochs}")
-                self.train_epoch(stop, progress)
+                yield from self.train_epoch(stop, progress)
                 row = self.history.rows[-1]
                 self.log(epoch_line(row, epochs, self.setup))
                 self.tracker.epoch(row)
-        self.finish()
+            self.finish()
         if stop.requested:  # after the last epoch was tested
             raise Interrupted(
                 f"stopped; {self.run.name} is finished, and nothing that follows was begun"
@@ -84,10 +95,11 @@ class Training:
         """Whether the network is tested after an epoch, counted from 1."""
         return epoch % self.run.test_every == 0 or epoch == self.run.epochs
 
-    def tests_before(self, epochs: int) -> int:
-        """How many of the first epochs are tested."""
+    def batches_before(self, epochs: int) -> int:
+        """The number of batches of the first epochs, those of their tests included."""
         every = self.run.test_every
-        return epochs // every + (epochs == self.run.epochs and epochs % every > 0)
+        tests = epochs // every + (epochs == self.run.epochs and epochs % every > 0)
+        return epochs * len(self.setup.train) + tests * len(self.setup.test)
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step of the current epoch."""
@@ -95,26 +107,25 @@ class Training:
         run = self.run
         return run.preset.lr_at(epoch, run.epochs, run.lr, run.schedule, run.warmup_epochs)
 
-    def train_epoch(self, stop: StopButton, progress: tqdm) -> None:
-        """Train the rest of the current epoch, test, and save a checkpoint. Raises Interrupted."""
+    def train_epoch(self, stop: StopButton, progress: tqdm) -> Iterator[dict[str, Tensor]]:
+        """Yields the inputs of the rest of the current epoch; then tests, and saves the epoch."""
         if not self.step:
             self.engine.start_epoch(self.epoch)
         seconds_before = self.seconds
-        started = saved = checked = time.perf_counter()
-        for batch in self.batches.epoch(self.epoch, self.step):
+        started = checked = time.perf_counter()
+        for inputs in self.batches.inputs(self.epoch, self.step):
             self.engine.set_lr(self.lr_at(self.step))
-            self.engine(batch)
+            yield inputs
             self.step += 1
             progress.update()
             now = time.perf_counter()
             if now - checked > CHECK_SECONDS:
                 self.check_finite()
                 checked = now
-            if stop.pressed or now - saved > CHECKPOINT_SECONDS:
+            if stop.pressed or now - self.saved_at > CHECKPOINT_SECONDS:
                 self.check_finite()
                 self.seconds = seconds_before + now - started
                 self.save()
-                saved = time.perf_counter()
                 if stop.pressed:
                     raise Interrupted(
                         f"stopped after step {self.step} of epoch {self.epoch + 1}; "
@@ -132,7 +143,11 @@ class Training:
         self.epoch += 1
         self.step = 0
         self.seconds = 0.0
-        self.save()
+        pause = EPOCH_CHECKPOINT_SECONDS.get(self.engine.device.type, 0)
+        if self.epoch == self.run.epochs or time.perf_counter() - self.saved_at >= pause:
+            self.save()
+        else:
+            self.history.write(self.run.folder)
 
     def test(self, stop: StopButton, progress: tqdm, seconds: float) -> dict[str, float]:
         """Accuracies and loss on the test images; NaN after an epoch that is not tested.
@@ -175,6 +190,7 @@ class Training:
         place |= {"identity": self.run.identity}
         state = self.engine.state() | place | self.history.state()
         save_checkpoint(self.run.folder, state)
+        self.saved_at = time.perf_counter()
         self.write_history()
 
     def write_history(self) -> None:
@@ -185,6 +201,7 @@ class Training:
     def resume(self) -> None:
         """Continue from the checkpoint, if there is one."""
         if load_checkpoint(self.run.folder, self.run.identity, self.load) is None:
+            self.history.write(self.run.folder)  # epochs after the last checkpoint come again
             return
         if self.step:
             self.setup.distiller.start_epoch(self.epoch)

@@ -1,5 +1,6 @@
 """What a run starts from: its images, batches, networks and teacher."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -21,6 +22,11 @@ from kdnb.training.teacher import Teacher, load_teacher
 from kdnb.training.teacher_cache import obstacle
 from kdnb.training.teacher_images import TeacherImages, teacher_image_size, teacher_images
 
+TEST_PIXELS = 2**21, 2**19  # of a test batch on an accelerator: the first that fits in its memory
+# All maps that a network returns in float32, per pixel of an image, with room to compute them. The
+# most of CIFAR's networks is 2,689 bytes, of resnet32x4.
+MAP_BYTES = 4096
+
 
 class TrainingSetup(NamedTuple):
     """A run before its first step: initialised networks, and the batches of both splits."""
@@ -36,23 +42,39 @@ class TrainingSetup(NamedTuple):
     student_head: str = ""  # where the classifier of student_weights comes from, as a sentence
 
 
-def load_images(run: Run) -> tuple[Images, Images]:
+def load_splits(
+    dataset: str,
+    data_root: str,
+    size: int,
+    skip_damaged: bool,
+    validation: float,
+    only_labelled: bool,
+    train_limit: int,
+    test_limit: int,
+) -> tuple[Images, Images]:
+    """The training and test images of runs with these parameters; see `load_images`."""
+    train, test = load_data(dataset, data_root, size, skip_damaged)
+    if validation:
+        train, test = train.split(validation)
+    if only_labelled:
+        train = train.labelled()
+    return train.limit(train_limit), test.limit(test_limit, "test")
+
+
+def load_images(run: Run, load: Callable = load_splits) -> tuple[Images, Images]:
     """The images that a run is trained on, and those that it is tested on.
 
     Images without a label are left out if all of its losses need labels, as a baseline's do.
     Photographs are stored for the larger of both networks' images.
 
-    Raises InputError if they are missing.
+    load: `load_splits`, or a cache of it. Raises InputError if they are missing.
     """
     preset = run.preset
     is_resized = bool(preset.stored_size)
     size = preset.stored(max(run.image_size, teacher_image_size(run) if is_resized else 0))
-    train, test = load_data(run.dataset, run.data_root, size, run.skip_damaged)
-    if run.validation:
-        train, test = train.split(run.validation)
-    if all(LOSSES[term.loss].needs_labels for term in run.terms):
-        train = train.labelled()
-    return train.limit(run.train_limit), test.limit(run.test_limit, "test")
+    only_labelled = all(LOSSES[term.loss].needs_labels for term in run.terms)
+    fixed = run.dataset, run.data_root, size, run.skip_damaged, run.validation, only_labelled
+    return load(*fixed, run.train_limit, run.test_limit)
 
 
 def loaders(
@@ -82,10 +104,16 @@ def loaders(
         **common,
         **(teacher_sees.loader_options if teacher_sees else {}),
     )
-    test_batch = max(run.batch_size, 250)
-    if device.type != "cpu":  # larger ones: launching a kernel takes as long as it computes
-        test_batch = max(test_batch, 2**19 // run.image_size**2)
-    return train, Loader(test_images, test_batch, run.image_size, **common)
+    return train, Loader(test_images, evaluation_batch_size(run, device), run.image_size, **common)
+
+
+def evaluation_batch_size(run: Run, device: torch.device) -> int:
+    """Images in a test batch: on an accelerator many, since it takes long to launch a kernel."""
+    size = max(run.batch_size, 250)
+    if device.type == "cpu":
+        return size
+    pixels = next(n for n in TEST_PIXELS if n == TEST_PIXELS[-1] or fits(n * MAP_BYTES, device))
+    return max(size, pixels // run.image_size**2)
 
 
 def batch_size(run: Run, images: int) -> int:

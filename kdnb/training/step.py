@@ -2,34 +2,42 @@
 
 import copy
 import math
-import warnings
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from kdnb.data import Batch
+from kdnb.data.loader import Loader
+from kdnb.models import Output
 from kdnb.runs.run import Run
-from kdnb.training.cuda_graph import CUDAGraphStep, on_side_stream
+from kdnb.training.compiling import compile_and_call, forget_other_runs
+from kdnb.training.cuda_graph import CUDAGraphStep, graph_pool, on_side_stream
 from kdnb.training.distiller import Distiller
 from kdnb.training.recipe import Average, make_optimizer
+from kdnb.training.teacher_cache import TeacherCache
 
-GRAPH_DEVICES = ("cuda",)  # where full steps are replayed as a graph, unless compile is off
+GRAPH_DEVICES = ("cuda",)  # where steps are replayed as a graph, unless compile is off
 
 
 class Engine:
-    """The training step of a run: call it with a batch.
+    """The training step of a run: call it with the inputs of a batch.
 
     It sums up losses and accuracy on the device; nothing in a step waits for the device. The step
-    of a full batch may be compiled and captured; the last, smaller batch of an epoch runs eagerly.
+    of a full batch may be compiled. On a GPU it is captured with the making of the batch, and so is
+    that of the last, smaller batch of an epoch, which is not compiled.
 
     Args:
         distiller: is moved to the device.
         run: gives the recipe and the precision.
         device: where to compute.
         compiled: whether to compile the forward pass.
-        batch_size: images in a full batch; 0: the run's.
+        batches: the source of the inputs.
+
+    Attributes:
+        captures: whether steps are captured as CUDA graphs.
+        fell_back: whether compiling failed.
     """
 
     def __init__(
@@ -38,37 +46,35 @@ class Engine:
         run: Run,
         device: torch.device,
         compiled: bool,
-        batch_size: int = 0,
+        batches: Loader | TeacherCache,
     ):
         self.device = device
-        # Rows of a full batch: there is one for each view of an image.
-        self.batch_size = (batch_size or run.batch_size) * run.view_count
+        self.batch_of = batches.batch_of
+        self.full_length = batches.full_length
         self.precision = run.precision
         self.clip = run.clip
         self.distiller = distiller.to(device, memory_format=torch.channels_last).train()
         self.trainable = distiller.trainable()
         self.lr = run.lr
-        use_graph = device.type in GRAPH_DEVICES and run.compile != "off"
+        self.captures = device.type in GRAPH_DEVICES and run.compile != "off"
         self.optimizer = make_optimizer(
             run,
             self.trainable.parameters(),
             # A tensor in a captured step, which would keep a Python number for ever.
-            lr=torch.tensor(run.lr, device=device) if use_graph else run.lr,
+            lr=torch.tensor(run.lr, device=device) if self.captures else run.lr,
             fused=device.type in ("cpu", "cuda"),
         )
         self.average = Average(distiller.model, run.ema) if run.ema else None
-        self.fields: tuple[str, ...] = Batch._fields  # those that the batches have
-        self.eager_step = partial(self._step, self._forward)
-        self.full_step = self.eager_step
-        self.compiled_forward: Callable | None = None  # made in the first step
-        self.fell_back = False  # whether compiling failed
+        self.compiled = compiled
+        self.fell_back = False
+        self.forward: Callable | None = None if compiled else self._forward  # of a full batch
         if compiled:
-            # A notebook trains many networks, and torch keeps few compiled versions of one
-            # function.
-            torch.compiler.reset()
-            self.full_step = self._compiled_step
-        if use_graph:
-            self.full_step = CUDAGraphStep(self.full_step)
+            forget_other_runs(run)
+        self.full_step = self.last_step = lambda inputs: self.step(self.batch_of(inputs))
+        if self.captures:
+            pool = graph_pool(device)  # one for both: no tensor of it outlives a step
+            self.full_step = CUDAGraphStep(self.last_step, pool)
+            self.last_step = CUDAGraphStep(self.last_step, pool)
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         torch.backends.cudnn.benchmark = True  # all steps have the same shapes
         self.names = ["total", *(term.loss for term in distiller.terms)]
@@ -79,66 +85,81 @@ class Engine:
         dtype = torch.float64 if device.type != "mps" else None
         self.sums = torch.zeros(len(self.names) + 3, device=device, dtype=dtype)
         self.labelled = torch.zeros((), device=device, dtype=dtype)  # images with a label
+        self.rng = torch.get_rng_state()
+        self.threads = torch.get_num_threads()
 
-    def __call__(self, batch: Batch) -> None:
-        is_full = len(batch.labels) == self.batch_size
-        with on_side_stream(self.stream):
-            # A captured step takes tensors only. The same fields are None in all batches of a run.
-            given = {name: value for name, value in batch._asdict().items() if value is not None}
-            self.fields = tuple(given)
-            (self.full_step if is_full else self.eager_step)(*given.values())
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """A context with the CPU threads and random numbers of this run, also of its next steps.
 
-    def _forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a batch; its terms times the images, correct predictions, labelled images.
-
-        tensors: the fields of the batch, as `fields` names them.
+        Other runs of this process may train between two contexts. The random numbers of a GPU are
+        those of all.
         """
-        batch = dict(zip(self.fields, tensors, strict=True))
-        labels = batch["labels"]
+        rng, threads = torch.get_rng_state(), torch.get_num_threads()
+        torch.set_rng_state(self.rng)
+        if threads != self.threads:
+            torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            self.rng = torch.get_rng_state()
+            torch.set_rng_state(rng)
+            if threads != self.threads:
+                torch.set_num_threads(threads)
+
+    def is_full(self, inputs: dict[str, Tensor]) -> bool:
+        """Whether these are the inputs of a full batch."""
+        return len(inputs["index"]) == self.full_length
+
+    def __call__(self, inputs: dict[str, Tensor]) -> None:
+        """Make a step; inputs: what the source of the batches yields for it."""
+        with on_side_stream(self.stream):
+            (self.full_step if self.is_full(inputs) else self.last_step)(inputs)
+
+    def step(self, batch: Batch, teacher: Output | tuple[Output, ...] | None = None) -> None:
+        """Make a step that is not captured; teacher: what `Distiller.teach` returns, if known."""
+        if len(batch.labels) < self.full_length:
+            self._update(self._forward, batch, teacher)
+        elif self.forward is not None:
+            self._update(self.forward, batch, teacher)
+        else:
+            before = copy.deepcopy(self.state())
+            self.forward, _ = compile_and_call(
+                self._forward,
+                self.device,
+                lambda forward: self._update(forward, batch, teacher),
+                lambda: self.load(before),
+            )
+            self.fell_back = self.forward == self._forward
+
+    def _forward(self, batch: Batch, teacher: Output | tuple[Output, ...] | None) -> Tensor:
+        """The loss of a batch. It and its terms, times the images, are added to the sums.
+
+        All is in tensors that are always the same.
+        """
+        labels = batch.labels
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            terms, logits = self.distiller(**batch)
+            terms, logits = self.distiller(*batch, teacher)
         correct = (logits.detach().argmax(1) == labels).sum()  # never without a label, -1
         labelled = (labels >= 0).sum()
         counts = [labelled if name in self.of_labelled else len(labels) for name in self.names]
         losses = [terms[name].detach() * n for name, n in zip(self.names, counts, strict=True)]
-        return terms["total"], torch.stack([*losses, correct, labelled])
+        self.sums[:-2] += torch.stack([*losses, correct])
+        self.sums[-2] += len(labels)
+        self.labelled += labelled
+        is_first_nonfinite = (self.sums[-1] == 0) & ~torch.isfinite(losses[0])
+        self.sums[-1] += is_first_nonfinite * self.sums[-2]
+        return terms["total"]
 
-    def _compiled_step(self, *batch: Tensor) -> None:
-        """One step, compiled. If compiling fails in the first step, all steps run eagerly."""
-        if self.compiled_forward is None:
-            self.compiled_forward = torch.compile(self._forward, dynamic=False)
-            before = copy.deepcopy(self.state())
-            try:
-                self._step(self.compiled_forward, *batch)
-                return
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # compilers fail in many ways; the step's own error recurs
-                cause = getattr(error, "inner_exception", error)
-                warnings.warn(
-                    f"the step is not compiled, which costs time: {cause}".splitlines()[0],
-                    stacklevel=2,
-                )
-                self.compiled_forward = self._forward
-                self.fell_back = True
-                self.load(before)
-        self._step(self.compiled_forward, *batch)
-
-    def _step(self, forward: Callable, *batch: Tensor) -> None:
-        """One step. Its results stay on the device, in tensors that are always the same."""
+    def _update(self, forward: Callable, *arguments) -> None:
+        """Compute the gradients and change the weights; arguments: of `_forward`."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss, sums = forward(*batch)
-        loss.backward()
+        forward(*arguments).backward()
         if self.clip:
             nn.utils.clip_grad_norm_(self.trainable.parameters(), self.clip)
         self.optimizer.step()
         if self.average:
             self.average.update()
-        self.sums[:-2] += sums[:-1]
-        self.sums[-2] += len(batch[0])
-        self.labelled += sums[-1]
-        is_first_nonfinite = (self.sums[-1] == 0) & ~torch.isfinite(sums[0])
-        self.sums[-1] += is_first_nonfinite * self.sums[-2]
 
     @property
     def tested(self) -> nn.Module:
@@ -181,11 +202,11 @@ class Engine:
         parameters = [p.isfinite().all() for p in self.trainable.parameters()]
         if not images and not torch.stack(parameters).all():
             images = int(self.sums[-2])
-        return -(-images // self.batch_size)
+        return -(-images // self.full_length)
 
     def close(self) -> None:
         """Drop the steps: they refer to this object, a cycle that would keep a graph's memory."""
-        self.eager_step = self.full_step = self.compiled_forward = None
+        self.full_step = self.last_step = self.forward = None
 
     def state(self) -> dict:
         """What a checkpoint keeps, states of the random number generators included."""

@@ -113,6 +113,7 @@ class TeacherCache:
         self.full_batches.teacher_differs = False
         read = frozenset().union(*fields_read(distiller).values())
         self.kinds = [kind for kind in KINDS if kind in read]
+        self.fields = [f"teacher_{kind}" for kind in self.kinds]  # of a Batch
         examples = self.probe()
         keys = {kind: self.key(run, kind, examples[kind]) for kind in self.kinds}
         stems = {k: f"{run.teacher}-{run.dataset}-{k}-{key.hex()[:16]}" for k, key in keys.items()}
@@ -174,8 +175,20 @@ class TeacherCache:
             rows = rows * 2 + plan["flip"]
         return rows.numpy()
 
-    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """Yields the batches of `Loader.epoch`, the full ones with the teacher's answers.
+    @property
+    def full_length(self) -> int:
+        """The number of rows of a full batch."""
+        return self.loader.full_length
+
+    def batch_of(self, inputs: dict[str, Tensor]) -> Batch:
+        """Returns the batch of what `inputs` yields."""
+        answers = {name: inputs[name] for name in self.fields if name in inputs}
+        rest = {name: tensor for name, tensor in inputs.items() if name not in answers}
+        loader = self.full_batches if answers else self.loader
+        return loader.batch_of(rest)._replace(**answers)
+
+    def inputs(self, epoch: int = 0, start: int = 0) -> Iterator[dict[str, Tensor]]:
+        """Yields those of `Loader.inputs`, for full batches with the teacher's answers.
 
         A batch with unknown answers runs the teacher once, on a full batch: on its own unknown
         images, and on the next ones of the epoch.
@@ -190,10 +203,10 @@ class TeacherCache:
             if file.damaged:
                 self.log(f"{file.damaged:,} damaged answers in {file.path} are computed anew")
                 file.damaged = 0
-        for step, batch in enumerate(self.full_batches.epoch(epoch, start), start):
+        for step, inputs in enumerate(self.loader.inputs(epoch, start), start):
             first, end = step * size, (step + 1) * size
-            if len(batch.labels) < size:
-                yield self.loader.make({name: values[first:end] for name, values in plan.items()})
+            if end > len(rows):
+                yield inputs
                 continue
             answers, unknown = self.read(rows[first:end])
             later = later[later >= end]
@@ -201,7 +214,8 @@ class TeacherCache:
                 chosen, later = np.split(np.concatenate([first + unknown, later]), [size])
                 for kind, values in self.add(plan, rows, chosen).items():
                     answers[kind][unknown] = values[: len(unknown)]
-            yield batch._replace(**{f"teacher_{k}": self.send(a) for k, a in answers.items()})
+            sent = {f"teacher_{kind}": self.send(answer) for kind, answer in answers.items()}
+            yield inputs | sent
 
     def read(self, rows: np.ndarray) -> tuple[dict[str, Tensor], np.ndarray]:
         """The answers of some rows by kind, and the positions in `rows` of the unknown ones."""

@@ -1,23 +1,32 @@
-"""`train` starts or continues a run, on any device."""
+"""`train` starts or continues a run, on any device; `train_together` several, side by side."""
 
 import math
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache, partial
+from typing import NamedTuple
 
 import torch
 
+from kdnb.data import Images
+from kdnb.data.loader import Loader
 from kdnb.device import pick_compile, pick_device, set_threads, system_errors
-from kdnb.progress import count, percent
+from kdnb.progress import StopButton, bar, count, percent
 from kdnb.runs.config import check_config_matches, make_config, set_aside
 from kdnb.runs.lock import locked
 from kdnb.runs.run import Run
+from kdnb.training.lockstep import train_in_lockstep
 from kdnb.training.log import log_setup
-from kdnb.training.loop import Training
-from kdnb.training.setup import build_setup, check, load_images
+from kdnb.training.loop import Interrupted, Training
+from kdnb.training.setup import build_setup, check, load_images, load_splits
+from kdnb.training.teacher import Teacher, load_teacher
+
+Log = Callable[[str], None]
 
 
-@system_errors()
-def train(run: Run, log: Callable[[str], None] = print, deadline: float = math.inf) -> Run:
+def train(run: Run, log: Log = print, deadline: float = math.inf) -> Run:
     """Train a run, and first the teacher that it needs; returns the finished run.
 
     A finished run is only read. An interrupted one continues from its last checkpoint; on a CPU it
@@ -31,31 +40,139 @@ def train(run: Run, log: Callable[[str], None] = print, deadline: float = math.i
     Raises InputError for missing data or weights, a loss that is not finite, too little GPU memory,
     and a folder that cannot be written or holds another run; Interrupted when it is stopped.
     """
+    (outcome,) = train_together([run], log, deadline)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def train_together(
+    runs: Sequence[Run], log: Log = print, deadline: float = math.inf
+) -> list[Run | Exception]:
+    """Train several runs in one process, in lockstep, and first the teachers that they need.
+
+    Each has its own folder and checkpoints, and can be continued alone. On a CPU it writes what it
+    writes alone, to the bit. A GPU makes their steps in parallel, and runs a teacher that they have
+    in common once for all. A run that fails leaves the others going; a stop stops all.
+
+    Args: as of `train`, for each of the runs.
+
+    Returns:
+        For each run, the finished run or the error that ended it, of those that `train` raises.
+    """
+    outcomes: dict[int, Run | Exception] = {}
+    logs = [log] if len(runs) == 1 else [partial(log_for, run, runs, log) for run in runs]
+    load = cache(load_splits)
+    waiting: dict[int, Prepared] = {}
+    for i, run in enumerate(runs):
+        try:
+            with system_errors():
+                prepared = prepare(run, load, logs[i], deadline)
+        except Interrupted as stopped:  # while a teacher was trained
+            return [outcomes.get(i, stopped) for i in range(len(runs))]
+        except Exception as error:
+            outcomes[i] = error
+        else:
+            if prepared.images is None:
+                outcomes[i] = prepared.run
+            else:
+                waiting[i] = prepared
+    devices = {each.device for each in waiting.values() if each.device.type == "cuda"}
+    parts: dict[tuple, Loader | Teacher] = {}
+    members: dict[Training, tuple[int, ExitStack]] = {}
+
+    def end(training: Training, error: Exception | None) -> None:
+        i, stack = members.pop(training)
+        stack.close()
+        outcomes[i] = error or training.run
+        if error and members:  # its frames hold memory that the others may need
+            traceback.clear_frames(error.__traceback__)
+
+    with torch.random.fork_rng(devices), ExitStack() as everything:
+        for i, prepared in waiting.items():
+            stack = everything.enter_context(ExitStack())
+            try:
+                with system_errors():
+                    training = start(prepared, parts, logs[i], stack)
+            except Exception as error:
+                outcomes[i] = error
+                stack.close()
+            else:
+                if training is None:
+                    outcomes[i] = prepared.run
+                    stack.close()
+                else:
+                    members[training] = i, stack
+        total = sum(training.batch_count for training in members)
+        unit = "batch of two views" if any(t.setup.train.views == 2 for t in members) else "batch"
+        with StopButton(deadline) as stop, bar(total, "epoch", unit) as progress:
+            train_in_lockstep([*members], stop, progress, end)
+    return [outcomes[i] for i in range(len(runs))]
+
+
+class Prepared(NamedTuple):
+    """A run before its networks are built; images: None if it is finished."""
+
+    run: Run
+    images: tuple[Images, Images] | None
+    device: torch.device | None = None
+
+
+def prepare(run: Run, load: Callable, log: Log, deadline: float) -> Prepared:
+    """Load the images of a run, and train its teacher if that is to be trained first."""
     set_threads(run.threads)
     images = None
     if run.rerun or not run.done:
-        images = load_images(run)
+        images = load_images(run, load)
         run = replace(run, data_hash="")  # the data may have been downloaded, or changed, just now
     if run.done and not run.rerun:
         check_config_matches(run, make_config(run))
         top1 = percent(run.result["top1"], run.result["test_images"])
         log(f"{run.name}: finished before, top-1 {top1} %")
-        return run
+        return Prepared(run, None)
     if run.teacher_run is not None and not run.teacher_run.done:
         check(run, images)
         teacher = run.teacher_run
         log(f"its teacher is trained first, for {count(teacher.epochs, 'epoch')}: {teacher.name}")
         train(run.teacher_run, log, deadline)
-    device = pick_device(run.device)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(run.seed)
-        setup = build_setup(run, images)  # before the folder is made: it may fail
-        log_setup(run, setup, log)
-        pixels = run.epochs * len(setup.train.images) * run.image_size**2
-        compiled = pick_compile(run.compile, device, run.precision, pixels)
-        if run.rerun:
-            run = set_aside(run, log)
-        with locked(run.folder):
-            if not run.done:  # another process may have finished it just now
-                Training(run, setup, log, compiled).go(deadline)
-    return run
+    return Prepared(run, images, pick_device(run.device))
+
+
+def start(
+    prepared: Prepared, parts: dict[tuple, Loader | Teacher], log: Log, stack: ExitStack
+) -> Training | None:
+    """Build the networks of a run and lock its folder; None if it has been finished meanwhile.
+
+    Args:
+        prepared: the run.
+        parts: what the runs have in common; what is missing is added.
+        log: of `train`.
+        stack: unlocks the folder when it is closed.
+    """
+    run, images, device = prepared
+    set_threads(run.threads)
+    torch.manual_seed(run.seed)
+    teacher = None
+    if run.teacher:
+        teacher = load_teacher(run)
+        key = teacher.about["network"], teacher.about["sha256"], run.image_size, run.teacher_size
+        teacher = parts.setdefault(key, teacher)
+    setup = build_setup(run, images, teacher)  # before the folder is made: it may fail
+    train_batches, test_batches = (
+        parts.setdefault(each.key, each) for each in (setup.train, setup.test)
+    )
+    setup = setup._replace(train=train_batches, test=test_batches)
+    log_setup(run, setup, log)
+    pixels = run.epochs * len(setup.train.images) * run.image_size**2
+    compiled = pick_compile(run.compile, device, run.precision, pixels)
+    if run.rerun:
+        run = set_aside(run, log)
+    stack.enter_context(locked(run.folder))
+    return None if run.done else Training(run, setup, log, compiled)
+
+
+def log_for(run: Run, runs: Sequence[Run], log: Log, line: str) -> None:
+    """Log a line of one of several runs, with its seed or, if they differ in more, its name."""
+    is_replicate = all(each == replace(run, seed=each.seed) for each in runs)
+    name = f"seed {run.seed}" if is_replicate else run.name
+    log(line if line.startswith(run.name) else f"{name}: {line}")

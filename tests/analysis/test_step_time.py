@@ -80,7 +80,7 @@ def test_candidates_take_turns_and_warm_ups_are_not_counted(monkeypatch):
 def test_what_a_method_saves_is_counted_also_where_its_steps_are_replayed(monkeypatch):
     runs = {method: Run(method=method, **SMALL) for method in ("none", "kd")}
     eager = method_costs(runs)
-    monkeypatch.setattr(cuda_graph, "capture", lambda step: lambda: None)
+    monkeypatch.setattr(cuda_graph, "capture", lambda *_: lambda: None)
     monkeypatch.setattr(step, "GRAPH_DEVICES", ("cpu",))
     replayed = method_costs(runs)
     assert eager["MB saved"].equals(replayed["MB saved"]) and (eager["MB saved"] > 0.1).all()

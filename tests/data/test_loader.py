@@ -141,7 +141,7 @@ def loaders(kind, train=True):
         loader = Loader(
             **KINDS[kind], batch_size=10, size=8, train=train, flip=True, on_device=on_device
         )
-        loader.crops_each = False  # as on an accelerator
+        loader.pixels.crops_each = False  # as on an accelerator
         both.append(loader)
     return both
 
@@ -194,7 +194,7 @@ def test_without_augmentation_every_epoch_has_the_same_images():
 def test_a_loader_copies_no_images_of_a_set_that_is_streamed(kind):
     """A memory map larger than the memory: not even padding may copy it."""
     _, streamed = loaders(kind)
-    assert streamed.stored is KINDS[kind]["images"].images
+    assert streamed.pixels.stored is KINDS[kind]["images"].images
 
 
 def test_what_cannot_be_batched():

@@ -1,4 +1,4 @@
-"""kdnb.study.worker: processes of notebooks, GPU slots, and what workers share with the study."""
+"""kdnb.study.worker: processes of notebooks, and what workers share with the study."""
 
 import sys
 from dataclasses import replace
@@ -9,6 +9,7 @@ import pytest
 from dask.distributed import Client, LocalCluster
 from helpers import quiet
 from test_cluster import wait_for
+from test_gpus import client
 from test_study import planned
 
 from kdnb import InputError, Run, train
@@ -16,8 +17,8 @@ from kdnb.data import DATASETS
 from kdnb.progress import bar
 from kdnb.study import worker
 from kdnb.study.cluster import Report, cluster, run_all
+from kdnb.study.commands import execute
 from kdnb.study.fingerprints import MARKER, Study
-from kdnb.study.worker import execute
 
 # A kernel and a papermill, as a worker starts them: each starts the next, the last in a session of
 # its own.
@@ -38,10 +39,15 @@ code = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], start_new_session
 print("it was", "stopped" if code == 3 else code)
 sys.exit(code)
 """
+# A training with a child, as the compiler starts them.
+PARENT = """
+import atexit, subprocess
+atexit.register(subprocess.Popen(["sleep", "60"]).kill)
+"""
 WORKER = """
 import sys
 from pathlib import Path
-from kdnb.study.worker import execute
+from kdnb.study.commands import execute
 execute(sys.argv[2:], Path(sys.argv[1]), {})
 """
 
@@ -50,6 +56,12 @@ def test_a_kernel_is_interrupted_and_its_last_line_is_the_error(tmp_path):
     command = [sys.executable, "-c", PAPERMILL, KERNEL, str(tmp_path)]
     error = execute(command, tmp_path / "log", {}, (tmp_path / "running").exists)
     assert error == f"it was stopped (see {tmp_path}/log)"
+    assert (tmp_path / "stopped").exists()
+
+
+def test_a_command_is_interrupted_itself_and_not_its_children(tmp_path):
+    command = [sys.executable, "-c", PARENT + KERNEL, str(tmp_path)]
+    execute(command, tmp_path / "log", {}, (tmp_path / "running").exists, "command")
     assert (tmp_path / "stopped").exists()
 
 
@@ -66,68 +78,6 @@ def test_a_notebook_ends_with_its_worker_even_if_that_is_killed(tmp_path):
     assert alive == []
     assert killed.wait()
     assert not (tmp_path / "stopped").exists()
-
-
-@pytest.fixture
-def no_slots():
-    """No GPU has slots before or after the test."""
-    worker.gpu_slots.cache_clear()
-    yield
-    worker.gpu_slots.cache_clear()
-
-
-def client(workers):
-    return Client(n_workers=workers, threads_per_worker=1, processes=False, dashboard_address=None)
-
-
-@pytest.mark.parametrize(
-    ("visible", "count", "per_gpu", "names"),
-    [
-        (None, 0, 1, []),
-        (None, 2, 1, ["0", "1"]),
-        (None, 2, 2, ["0", "1", "0", "1"]),
-        ("3,1", 2, 2, ["3", "1", "3", "1"]),  # as dask-cuda gives them: a worker's own first
-        ("GPU-5f,GPU-77", 1, 1, ["GPU-5f"]),
-    ],
-)
-def test_runs_are_spread_over_the_gpus_that_a_worker_sees(
-    monkeypatch, no_slots, visible, count, per_gpu, names
-):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(worker.torch.cuda, "device_count", lambda: count)
-    slots = worker.gpu_slots(per_gpu)
-    taken = [slots.get() for _ in range(slots.qsize())]
-    assert [name for *_, name in taken] == names
-    for slot in reversed(taken):
-        slots.put(slot)
-    assert not taken or slots.get() == taken[0]
-
-
-def test_a_run_gets_its_share_of_the_cores_and_a_gpu_if_it_may_use_any(
-    tmp_path, monkeypatch, no_slots
-):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("dask.system.CPU_COUNT", 8)
-    monkeypatch.setattr(worker, "visible_gpus", lambda: ["0", "1"])
-
-    def environment(run):
-        with worker.allocate(run, 1) as env:
-            return env
-
-    (run,) = planned(tmp_path, "teacher")
-    on_cpu = replace(run, device="cpu")
-    shared = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
-    with client(workers=3) as three:
-        assert three.submit(environment, on_cpu, pure=False).result() == shared
-        with_gpu = three.submit(environment, run, pure=False).result()
-        assert with_gpu == shared | {"CUDA_VISIBLE_DEVICES": "0"}
-        # As in a container, whose workers share what it has.
-        monkeypatch.setattr(worker.os, "cpu_count", lambda: 64)
-        assert three.submit(environment, on_cpu, pure=False).result() == shared
-    with client(workers=1) as alone:
-        assert alone.submit(environment, on_cpu, pure=False).result() == {"OMP_NUM_THREADS": "8"}
 
 
 def test_a_worker_with_other_folders_or_code_is_refused(tmp_path):
@@ -148,7 +98,7 @@ def test_a_worker_with_other_folders_or_code_is_refused(tmp_path):
     assert not outcome.top1
     refused = pytest.raises(InputError, match="cannot make these runs: kdnb's code is")
     with cluster("", 1) as own, refused:
-        run_all(own, [run], study)
+        run_all(own, [[run]], study)
     assert not run.folder.exists()
 
 
@@ -200,7 +150,7 @@ def test_a_cluster_that_starts_workers_only_for_tasks_gets_one(tmp_path):
     ) as adaptive:
         adaptive.adapt(minimum=0, maximum=1, interval="100ms")
         with Client(adaptive) as own:
-            assert run_all(own, [run], study) == {}
+            assert run_all(own, [[run]], study) == {}
 
 
 def test_a_command_that_is_killed_says_so(tmp_path):

@@ -6,9 +6,11 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import break_off, equal_runs, quiet, teacher, tiny, tiny_run
+from helpers import break_off, equal_runs, quiet, teacher, tiny, tiny_run, weights
+from torch._dynamo.testing import CompileCounter
 
-from kdnb import InputError, train
+from kdnb import InputError, train, train_together
+from kdnb.training import compiling
 
 has_compiler = any(map(shutil.which, ("c++", "g++", "clang++")))
 
@@ -62,9 +64,8 @@ def test_a_step_that_cannot_be_compiled_runs_eagerly_with_the_same_bits(
     monkeypatch.setenv("CXX", "a compiler")
 
     def failing_compile(step, **_):
-        def compiled(*batch):
-            loss, sums = step(*batch)
-            return FailingBackward.apply(loss), sums
+        def compiled(*arguments):
+            return FailingBackward.apply(step(*arguments))
 
         return compiled
 
@@ -76,6 +77,49 @@ def test_a_step_that_cannot_be_compiled_runs_eagerly_with_the_same_bits(
     with warnings.catch_warnings(action="error"):  # nobody tries to compile it again
         assert equal_runs(train(run, log=quiet), eager)
     assert [machine["compile"] for machine in run.config["machines"]] == [False]
+
+
+def test_a_step_is_compiled_in_the_best_way_that_works(teacher, tmp_path, monkeypatch):
+    ways = []
+
+    def compile_without_options(step, dynamic, options):
+        ways.append(options)
+
+        def compiled(*arguments):
+            if options:
+                raise RuntimeError("no such option\nand a trace")
+            return step(*arguments)
+
+        return compiled
+
+    monkeypatch.setenv("CXX", "a compiler")
+    monkeypatch.setattr(torch, "compile", compile_without_options)
+    monkeypatch.setattr(compiling, "OPTIONS", {"cpu": ({"combo_kernels": True}, None)})
+    fields = {"method": "ce + crd:0.1(K=16)", "teacher_weights": teacher}
+    run = tiny_run(tmp_path / "a", **fields, compile="on")
+    with pytest.warns(UserWarning, match=r"not compiled with combo_kernels, .*: no such option$"):
+        train(run, log=quiet)
+    assert ways == [{"combo_kernels": True}, None]
+    assert [machine["compile"] for machine in run.config["machines"]] == [True]
+    eager = train(tiny_run(tmp_path / "b", **fields), log=quiet)
+    assert weights(run) == weights(eager)  # the failed step left nothing
+
+
+def test_only_other_networks_or_methods_are_compiled_anew(teacher, tmp_path, monkeypatch):
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    monkeypatch.setenv("CXX", "a compiler")
+    common = {"compile": "on", "epochs": 1, "teacher_weights": teacher}
+    torch.compiler.reset()
+    counts = []
+    for fields in ({}, {"seed": 1}, {"method": "kd"}, {"method": "kd", "seed": 1}, {}):
+        train(tiny_run(tmp_path / str(len(counts)), **common, **fields), log=quiet)
+        counts.append(counter.frame_count)
+    assert counts[0] == counts[1] < counts[2] == counts[3] < counts[4]
+    before = counter.frame_count
+    runs = [tiny_run(tmp_path / "together", **common, seed=seed) for seed in range(3)]
+    assert all(run.done for run in train_together(runs, quiet))
+    assert counter.frame_count == before
 
 
 def test_no_memory_for_a_compiled_step_is_no_failure_of_the_compiler(tmp_path, monkeypatch):

@@ -5,11 +5,12 @@ from itertools import product
 import pytest
 import torch
 from conftest import image_set
-from helpers import break_off, quiet, tiny, tiny_run, weights
+from helpers import break_off, quiet, teacher, tiny, tiny_run, weights
 from torch.testing import assert_close
 
-from kdnb import METHODS, Distiller, Run, create_model, train
+from kdnb import METHODS, Distiller, Run, create_model, train, train_together
 from kdnb.data.loader import Loader
+from kdnb.training.setup import build_setup
 from kdnb.training.step import Engine
 
 # Compiling each method would take many minutes.
@@ -54,7 +55,7 @@ def test_streamed_batches_have_the_bits_of_those_on_the_gpu(kind):
             Loader(image_set(n=200, size=32), 20, 32, on_device=on_device, **how)
             for on_device in (True, False)
         )
-    assert streamed.stored is streamed.images.images
+    assert streamed.pixels.stored is streamed.images.images
     for due, batch in zip(held.epoch(1, 1), streamed.epoch(1, 1), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(due, batch, strict=True))
 
@@ -70,29 +71,46 @@ def test_a_run_on_streamed_images_has_the_same_bits(tmp_path):
     assert weights(held) == weights(streamed)
 
 
-@pytest.mark.filterwarnings("error:.*not (replayed|compiled)")
-@pytest.mark.parametrize("compile", ["auto", "on"])  # auto: replayed, and too short to be compiled
-def test_a_replayed_run_computes_what_an_eager_one_does(tmp_path, compile):
-    fixed = {
-        "teacher": "wrn_16_1",
-        "student": "wrn_10_1",
-        "train_limit": 512,
-        "epochs": 2,
-        "device": "cuda",
-    }
-    # At the preset's, rounding alone moves the second epoch's losses by a tenth.
-    fixed["lr"] = 0.01
-    eager = train(Run(**fixed, precision="float32", compile="off", outputs=str(tmp_path / "eager")))
-    taught = {
-        "teacher_weights": str(eager.teacher_run.folder),
-        "outputs": str(tmp_path / "replayed"),
-    }
-    replayed = train(Run(**fixed, precision="float32", compile=compile, **taught))
-    for column in ("train_total", "train_afd"):
-        assert replayed.metrics[column].to_numpy() == pytest.approx(
-            eager.metrics[column].to_numpy(), rel=0.02
+@pytest.mark.filterwarnings("error:.*not replayed")
+def test_replayed_steps_have_the_bits_of_eager_ones(teacher, tmp_path, monkeypatch):
+    """Ten steps of kd in float32, each way by the same kernels."""
+
+    def weights_after_ten_steps(compile):
+        run = tiny_run(
+            tmp_path, device="cuda", compile=compile, method="kd", teacher_weights=teacher
         )
-    assert replayed.history["afd.links"] == pytest.approx(eager.history["afd.links"], abs=0.05)
+        torch.manual_seed(0)
+        setup = build_setup(run)
+        engine = Engine(setup.distiller, run, torch.device("cuda"), False, setup.train)
+        torch.backends.cudnn.benchmark = False  # which the engine sets; it may choose other kernels
+        engine.start_epoch(0)
+        full = [each for epoch in range(3) for each in setup.train.inputs(epoch)]
+        for inputs in [each for each in full if engine.is_full(each)][:10]:
+            engine(inputs)
+        assert (compile == "off") != bool(getattr(engine.full_step, "replay", None))
+        return [parameter.detach().clone() for parameter in engine.trainable.parameters()]
+
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    replayed, eager = map(weights_after_ten_steps, ("auto", "off"))
+    assert all(map(torch.equal, replayed, eager))
+
+
+@pytest.mark.filterwarnings("error:.*not (replayed|compiled)", "error:.*share nothing")
+@pytest.mark.parametrize("method", ["afd", "kd", "ce + crd:0.8(K=16)"])
+def test_runs_in_branches_of_one_graph_compute_what_each_does_alone(teacher, tmp_path, method):
+    fields = {"device": "cuda", "compile": "auto", "method": method, "teacher_weights": teacher}
+    # At the preset's lr, rounding alone moves the losses of later epochs by a tenth.
+    fields |= {"lr": 0.002}
+    runs = [
+        [tiny_run(tmp_path / how, **fields, seed=seed) for seed in range(3)]
+        for how in ("together", "alone")
+    ]
+    together = train_together(runs[0], quiet)
+    for run, alone in zip(together, runs[1], strict=True):
+        rows, expected = (
+            each.metrics.drop(columns="seconds").to_numpy() for each in (run, train(alone, quiet))
+        )
+        assert rows[:, 2:] == pytest.approx(expected[:, 2:], rel=0.02)
 
 
 def test_a_run_of_a_gpu_resumes_and_is_read_on_a_cpu(tmp_path):
@@ -110,20 +128,20 @@ def test_no_step_waits_for_the_gpu(tiny, tmp_path, method, how):
     teacher, student = (create_model(name, 4).cuda() for name in ("wrn_16_1", "wrn_10_1"))
     images, example = image_set(n=160), torch.randn(2, 3, 8, 8, device="cuda")
     distiller = Distiller(student, teacher, method, example, labels=images.labels)
-    loader = Loader(images, 16, 8, train=True, padding=1, device="cuda")
+    loader = Loader(images, 16, 8, train=True, padding=1, flip=True, device="cuda")
     run = tiny_run(
         tmp_path, device="cuda", precision="bfloat16", compile="off" if how == "eager" else "auto"
     )
-    engine = Engine(distiller, run, torch.device("cuda"), compiled=how == "compiled")
+    engine = Engine(distiller, run, torch.device("cuda"), how == "compiled", loader)
     engine.start_epoch(0)
-    batches = list(loader.epoch())
-    for batch in batches[:6]:  # compiled, warmed up and recorded
-        engine(batch)
+    batches = list(loader.inputs())
+    for inputs in batches[:6]:  # compiled, warmed up and captured
+        engine(inputs)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for batch in batches[6:]:
+        for inputs in batches[6:]:
             engine.set_lr(0.005)
-            engine(batch)
+            engine(inputs)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert not engine.first_nonfinite_step()

@@ -24,16 +24,16 @@ graph_run = partial(eager_run, compile="auto")
 def captures(monkeypatch):
     """Full steps are captured and replayed on the CPU; an entry for each capture."""
     calls = []
-    monkeypatch.setattr(cuda_graph, "capture", lambda step: calls.append(1) or step)
+    monkeypatch.setattr(cuda_graph, "capture", lambda step, pool: calls.append(1) or step)
     monkeypatch.setattr(training_step, "GRAPH_DEVICES", ("cpu",))
     return calls
 
 
 def test_replays_read_the_inputs_they_are_given_in_the_same_memory(captures):
     inputs = []
-    step = CUDAGraphStep(lambda x, y: inputs.append((x, x.item(), y.item())))
+    step = CUDAGraphStep(lambda given: inputs.append((given["x"], *map(float, given.values()))))
     for i in range(6):
-        step(torch.tensor(float(i)), torch.tensor(i))
+        step({"x": torch.tensor(float(i)), "y": torch.tensor(i)})
     assert [values for _, *values in inputs] == [[i, i] for i in range(6)]
     assert len({id(x) for x, *_ in inputs[WARM_UPS:]}) == 1
     assert captures == [1]
@@ -48,7 +48,7 @@ def test_a_replayed_run_has_the_bits_of_an_eager_one(captures, teacher, tmp_path
 
 
 def test_a_step_that_cannot_be_captured_runs_eagerly(captures, tmp_path, monkeypatch):
-    def refuse(step):
+    def refuse(step, pool):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(cuda_graph, "capture", refuse)
@@ -59,14 +59,14 @@ def test_a_step_that_cannot_be_captured_runs_eagerly(captures, tmp_path, monkeyp
 
 
 def test_too_little_memory_for_a_capture_is_no_reason_to_go_on(captures, monkeypatch):
-    def too_large(step):
+    def too_large(step, pool):
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(cuda_graph, "capture", too_large)
-    step = CUDAGraphStep(lambda x: None)
+    step = CUDAGraphStep(lambda inputs: None)
     with pytest.raises(torch.OutOfMemoryError):
         for _ in range(WARM_UPS + 1):
-            step(torch.zeros(1))
+            step({})
 
 
 class Tape(TorchDispatchMode):
@@ -102,7 +102,7 @@ class Tape(TorchDispatchMode):
 
 
 @torch.no_grad()
-def capture_on_tape(step):
+def capture_on_tape(step, pool=None):
     with torch.random.fork_rng(), Tape() as tape, torch.enable_grad():
         step()
     for place, value in reversed(tape.before.values()):
@@ -147,7 +147,8 @@ def test_a_captured_step_on_a_gpu():
     total = torch.zeros((), device="cuda")
     optimizer = torch.optim.SGD([weight], torch.tensor(0.1, device="cuda"), 0.9, fused=True)
 
-    def update(x):
+    def update(inputs):
+        x = inputs["x"]
         optimizer.zero_grad(set_to_none=True)
         loss = (weight * x).square().sum()
         loss.backward()
@@ -159,7 +160,7 @@ def test_a_captured_step_on_a_gpu():
     inputs = torch.linspace(0.1, 1, 10, device="cuda")
     for x in inputs:
         with on_side_stream(stream):
-            step(x.expand(3).contiguous())
+            step({"x": x.expand(3).contiguous()})
     assert step.replay is not None
     expected = torch.ones(3, requires_grad=True)
     reference = torch.optim.SGD([expected], 0.1, 0.9)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import STEPS, at_step, break_off, press_stop, quiet, tiny, tiny_run
+from helpers import STEPS, at_step, break_off, press_stop, quiet, spoil, tiny, tiny_run
 
 from kdnb import DATASETS, LOSSES, InputError, Loss, train
 from kdnb.models import read_metadata
@@ -45,7 +45,7 @@ def test_the_seconds_before_a_stop_count(tmp_path):
 
 
 def test_random_numbers_drawn_in_training_follow_the_seed(tmp_path):
-    """Those that a loss draws, such as CRD's negatives, or a network's dropout."""
+    """Those that a loss draws by torch.rand, or a network's dropout."""
 
     class Drawn(Loss, name="drawn"):
         needs_teacher = False
@@ -70,7 +70,7 @@ def test_random_numbers_drawn_in_training_follow_the_seed(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_in_the_smaller_last_batch_is_its_step(tmp_path, monkeypatch):
-    poison = at_step(STEPS, lambda batch: batch._replace(images=batch.images * float("nan")))
+    poison = at_step(STEPS, spoil)
     monkeypatch.setattr(Engine, "__call__", poison)
     with pytest.raises(InputError, match=f"no longer finite in epoch 1, step {STEPS}; there is no"):
         train(tiny_run(tmp_path, method="none"), quiet)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from helpers import (
     STEPS,
     at_step,
     break_off,
+    edit,
     equal_runs,
     kill,
     press_stop,
     quiet,
+    spoil,
     teacher,
     tiny,
     tiny_run,
@@ -146,6 +149,23 @@ def test_a_killed_run_resumes_from_a_checkpoint_inside_an_epoch(run, monkeypatch
     assert f"{run.name}: resuming after epoch 0, step 3" in resume(run)
 
 
+def test_where_epochs_are_short_not_each_has_a_checkpoint(run, undisturbed, monkeypatch):
+    """As on a GPU. What is in the tables then follows the checkpoint again."""
+    loop = sys.modules["kdnb.training.loop"]
+    monkeypatch.setattr(loop, "EPOCH_CHECKPOINT_SECONDS", {"cpu": 1000})
+    break_off(run, 2 * STEPS + 2)
+    assert run.metrics["epoch"].tolist() == [1, 2]
+    assert load_checkpoint(run.folder) is None
+    with pytest.raises(Interrupted):
+        train(run, quiet, deadline=0)  # after a step of the first epoch
+    assert not [*run.folder.glob("metrics.csv"), *run.folder.glob("history.npz")]
+    monkeypatch.setattr(loop, "EPOCH_CHECKPOINT_SECONDS", {"cpu": 0})
+    break_off(run, 2 * STEPS)
+    assert load_checkpoint(run.folder)["epoch"] == 2
+    monkeypatch.setattr(loop, "EPOCH_CHECKPOINT_SECONDS", {"cpu": 1000})
+    assert equal_runs(train(run, quiet), undisturbed)
+
+
 def test_a_torn_checkpoint_costs_an_epoch(run):
     break_off(run, 2 * STEPS + 2)
     path = run.folder / CHECKPOINT
@@ -210,13 +230,27 @@ def test_after_its_deadline_each_call_still_takes_a_step(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_a_checkpoint(run, monkeypatch):
-    poison = at_step(8, lambda batch: batch._replace(images=batch.images * float("nan")))
+    poison = at_step(8, spoil)
     monkeypatch.setattr(Engine, "__call__", poison)
     sentence = "epoch 2, step 3; the checkpoint after epoch 1, step 0 is available"
     with pytest.raises(InputError, match=sentence):
         train(run, log=quiet)
     assert load_checkpoint(run.folder)["epoch"] == 1
     assert not run.done
+
+
+def test_a_run_of_crd_from_before_it_had_a_random_state_goes_on(teacher, tmp_path):
+    """With other negatives than those that it would have had: no run is lost."""
+    run = tiny_run(tmp_path, method="ce + crd:0.8", teacher_weights=teacher)
+    break_off(run, MIDDLE, press_stop)
+    hashes = run.config["code"] | {"loss crd": "b3cf97fe9178"}
+    edit(run.folder / "config.json", code=hashes)
+    state = load_checkpoint(run.folder)
+    del state["trained"]["losses.crd.random.position"]
+    save_checkpoint(run.folder, state)
+    with warnings.catch_warnings(action="error"):  # that the checkpoint is damaged
+        lines = resume(run)
+    assert f"{run.name}: resuming after epoch 1, step 3" in lines
 
 
 @pytest.mark.parametrize("change", [{"epoch": 99}, {"rng": None}, {"rows": []}, {"trained": {}}])

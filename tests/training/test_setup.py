@@ -11,7 +11,13 @@ from helpers import TINY, edit, quiet, save_teacher, tiny, tiny_run
 from kdnb import InputError, Run, create_model, train
 from kdnb.data import DATASETS
 from kdnb.models import base, load_weights
-from kdnb.training.setup import build_setup, check_tensors_are_separate, holds_data, load_images
+from kdnb.training.setup import (
+    build_setup,
+    check_tensors_are_separate,
+    evaluation_batch_size,
+    holds_data,
+    load_images,
+)
 
 CLASSES = [f"class {i}" for i in range(4)]
 
@@ -40,6 +46,19 @@ def test_images_are_held_by_a_gpu_if_they_take_half_of_its_free_memory(
     assert holds_data(run, torch.device("cpu"), *images)
     with pytest.raises(InputError, match=r"data_on_device 'disk'.*auto, no, yes"):
         tiny_run(tmp_path, data_on_device="disk")
+
+
+@pytest.mark.parametrize(
+    ("free", "size", "images"),
+    [(20e9, 32, 2048), (10e9, 32, 512), (20e9, 224, 250), (10e9, 8, 8192)],
+)
+def test_a_gpu_tests_on_as_many_images_at_once_as_it_has_memory_for(
+    tmp_path, monkeypatch, free, size, images
+):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**11))
+    run = tiny_run(tmp_path, image_size=size)
+    assert evaluation_batch_size(run, torch.device("cuda")) == images
+    assert evaluation_batch_size(run, torch.device("cpu")) == 250
 
 
 # Teachers

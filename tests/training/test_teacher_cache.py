@@ -117,7 +117,7 @@ def test_unknown_answers_are_computed_in_full_batches(fields, monkeypatch):
     passes = []
     add = cache.add
     monkeypatch.setattr(cache, "add", lambda *args: passes.append([*args[-1]]) or add(*args))
-    batches = [*cache.epoch(0)]
+    batches = [*map(cache.batch_of, cache.inputs(0))]
     assert passes == [unknown]
     for batch, expected in zip(batches, setup.train.epoch(0), strict=True):
         assert all(map(torch.equal, batch[:3], expected[:3]))

@@ -53,10 +53,10 @@ def test_a_baseline_is_trained_on_the_labelled_images_only(tmp_path):
 def test_the_training_accuracy_is_that_of_labelled_images(tmp_path, teacher):
     run = half_run(tmp_path, method="ce + kd", teacher_weights=teacher)
     setup = build_setup(run)
-    engine = Engine(setup.distiller, run, torch.device("cpu"), compiled=False)
+    engine = Engine(setup.distiller, run, torch.device("cpu"), False, setup.train)
     images = setup.train.images.images[:4].float() / 255
     batch = Batch(images, torch.tensor([-1, 0, 1, -1]), torch.arange(4))
-    engine._step(engine._forward, *batch)
+    engine.step(batch)
     with torch.no_grad():
         terms, _ = setup.distiller(*batch)
     means = engine.epoch_means()

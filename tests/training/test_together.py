@@ -1,0 +1,213 @@
+"""Several runs that are trained in lockstep, in one process."""
+
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import STEPS, press_stop, quiet, teacher, tiny, tiny_run, weights
+from test_cuda_graph import capture_on_tape
+
+from kdnb import LOSSES, InputError, Loss, train, train_together
+from kdnb.__main__ import groups, main
+from kdnb.runs.checkpoint import load_checkpoint
+from kdnb.runs.lock import busy_message
+from kdnb.training import cuda_graph, joint_step
+from kdnb.training import step as training_step
+from kdnb.training.distiller import Distiller
+from kdnb.training.loop import Interrupted
+from kdnb.training.setup import build_setup
+
+
+def equal(run, other) -> bool:
+    """Whether two runs have written the same, but for the time they took."""
+    rows, other_rows = (each.metrics.drop(columns="seconds") for each in (run, other))
+    return weights(run) == weights(other) and rows.equals(other_rows)
+
+
+def make_runs(outputs, teacher, *changes, **common):
+    return [tiny_run(outputs, teacher_weights=teacher, **common | each) for each in changes]
+
+
+SEEDS = [{"seed": seed} for seed in range(3)]
+GROUPS = {
+    "seeds": (SEEDS, {"method": "afd"}),
+    "methods of one seed": ([{"method": m} for m in ("none", "kd", "afd", "crd")], {}),
+    "random losses and two views": (SEEDS[:2], {"method": "ce + crd:0.8(K=16)", "views": 2}),
+    "lengths, optimisers and batches": (
+        [{"epochs": 2}, {"epochs": 1, "optimizer": "adamw", "lr": 1e-3}, {"batch_size": 32}],
+        {"method": "kd", "ema": 0.9},
+    ),
+    "stored answers": ([{"method": "kd"}, {"method": "kd", "seed": 1}], {"teacher_cache": "on"}),
+}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_on_a_cpu_each_run_has_the_bits_that_it_has_alone(group, teacher, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDNB_CACHE", str(tmp_path / "cache"))
+    changes, common = GROUPS[group]
+    common = {"epochs": 2} | common
+    together = train_together(make_runs(tmp_path / "together", teacher, *changes, **common), quiet)
+    for run, alone in zip(
+        together, make_runs(tmp_path / "alone", teacher, *changes, **common), strict=True
+    ):
+        assert equal(run, train(alone, quiet))
+
+
+def test_methods_of_one_seed_share_batch_and_teacher(teacher, tmp_path, monkeypatch):
+    """Those of other seeds share the teacher, and on a CPU each gets its answer by itself."""
+    made, answered = [], []
+    original = Distiller.run_teacher
+
+    def counted(self, images):
+        answered.append(len(images))
+        return original(self, images)
+
+    monkeypatch.setattr(Distiller, "run_teacher", counted)
+    finish = sys.modules["kdnb.data.loader"].Loader.finish
+    monkeypatch.setattr(
+        "kdnb.data.loader.Loader.finish",
+        lambda self, part: (self.train and made.append(self)) or finish(self, part),
+    )
+    changes = [{"method": method, "seed": seed} for seed in (0, 1) for method in ("kd", "afd")]
+    train_together(make_runs(tmp_path, teacher, *changes, epochs=1), quiet)
+    assert len(answered) == 2 * STEPS  # not 4 x
+    assert len(made) == 2 * STEPS
+
+
+def test_steps_of_several_runs_are_captured_as_one(teacher, tmp_path, monkeypatch):
+    """On a CPU, with a stand-in for the graph."""
+    captures = []
+    monkeypatch.setattr(
+        cuda_graph, "capture", lambda step, pool: captures.append(1) or capture_on_tape(step)
+    )
+    monkeypatch.setattr(training_step, "GRAPH_DEVICES", ("cpu",))
+    changes = [{"method": "afd", "seed": 0}, {"method": "afd", "seed": 1}, {"method": "kd"}]
+    common = {"compile": "auto", "epochs": 2}
+    together = train_together(make_runs(tmp_path / "a", teacher, *changes, **common), quiet)
+    assert captures == [1]  # the last, smaller batch comes only twice
+    for run, alone in zip(
+        together, make_runs(tmp_path / "b", teacher, *changes, epochs=2), strict=True
+    ):
+        rows, expected = (
+            each.metrics.drop(columns="seconds").to_numpy() for each in (run, train(alone, quiet))
+        )
+        assert rows == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_shared_answer_is_split_as_it_was_joined(teacher, tmp_path):
+    run = tiny_run(tmp_path, teacher_weights=teacher)
+    setup = build_setup(run)
+    images = torch.randn(6, 3, 8, 8)
+    whole = setup.distiller.run_teacher(images)
+    for part, chunk in zip(joint_step.split(whole, 2), images.chunk(2), strict=True):
+        expected = setup.distiller.run_teacher(chunk)
+        torch.testing.assert_close(tuple(part), tuple(expected))
+    assert joint_step.split((whole, whole), 2)[1][0].logits.shape == (3, 4)
+
+
+@pytest.fixture
+def failing():
+    """A loss that fails in the third step of a run; how, its option says."""
+
+    class Failing(Loss, name="failing"):
+        needs_teacher = False
+
+        def __init__(self, *examples, T: float = 1.0):
+            super().__init__()
+            self.T = T
+            self.count = 0
+
+        def forward(self, student, teacher, batch):
+            self.count += 1
+            if self.count == 8:
+                if self.T == 2:
+                    raise ValueError("a bug")
+                if self.T == 3:
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+                return student.logits.sum() * float("nan")
+            return student.logits.sum() * 0
+
+    yield
+    del LOSSES["failing"]
+
+
+def test_a_run_that_fails_leaves_the_others_going(failing, teacher, tmp_path):
+    methods = ["ce + failing(T=2)", "none", "ce + failing(T=3)", "ce + failing"]
+    runs = make_runs(tmp_path / "a", teacher, *({"method": method} for method in methods))
+    bug, done, memory, nonfinite = train_together(runs, quiet)
+    assert isinstance(bug, ValueError)
+    assert isinstance(memory, InputError) and "out of memory" in str(memory)
+    assert "no longer finite in epoch 2, step 3" in str(nonfinite)
+    assert equal(done, train(tiny_run(tmp_path / "b", method="none"), quiet))
+    assert not any(busy_message(run.folder) for run in runs)
+    assert load_checkpoint(runs[0].folder)["epoch"] == 1
+
+
+def test_what_cannot_begin_leaves_the_others_going(teacher, tmp_path):
+    small = {"train_limit": 71}
+    runs = make_runs(tmp_path, teacher, small, {"method": "none", "epochs": 1})
+    refused, done = train_together(runs, quiet)
+    assert "train_limit is 71" in str(refused)
+    assert done.done and train_together(runs[1:], quiet) == [done]
+
+
+def test_one_stop_is_for_all_and_each_goes_on_alone(teacher, tmp_path):
+    runs = make_runs(tmp_path / "a", teacher, *SEEDS[:2])
+    lines = []
+
+    def stop_in_the_second_epoch(line):
+        lines.append(line)
+        if "epoch 1/3" in line and "seed 1" in line:
+            press_stop()
+
+    outcomes = train_together(runs, stop_in_the_second_epoch)
+    for run, stopped in zip(runs, outcomes, strict=True):
+        assert isinstance(stopped, Interrupted) and "epoch 2" in str(stopped)
+        assert load_checkpoint(run.folder)["epoch"] == 1
+    assert lines[-1].startswith("seed 1: epoch 1/3")
+    for run, alone in zip(runs, make_runs(tmp_path / "b", teacher, *SEEDS[:2]), strict=True):
+        assert equal(train(run, quiet), train(alone, quiet))
+
+
+def test_runs_at_different_places_go_on_together(teacher, tmp_path):
+    runs = make_runs(tmp_path / "a", teacher, {"method": "kd"}, {"method": "afd"})
+    with pytest.raises(Interrupted):
+        train(runs[1], quiet, deadline=0)  # after one step
+    together = train_together(runs, quiet)
+    alone = make_runs(tmp_path / "b", teacher, {"method": "kd"}, {"method": "afd"})
+    assert all(equal(run, train(other, quiet)) for run, other in zip(together, alone, strict=True))
+
+
+def test_the_command_trains_groups_and_tells_which_run_failed(tmp_path, capsys, teacher):
+    arguments = ["-p", "dataset", "tiny", "-p", "outputs", str(tmp_path), "-p", "method", "none"]
+    arguments += ["-p", "device", "cpu", "-p", "compile", "off", "-p", "epochs", "1"]
+    two = ["-p", "seed", "[0, 1]", "--together", "2"]
+    assert main([*arguments, *two, "-p", "train_limit", "[0, 71]"]) == 2
+    errors = capsys.readouterr()[1]
+    assert errors.count("failed: ") == 2 and "train_limit is 71" in errors
+    assert main([*arguments, *two]) == 0
+    assert capsys.readouterr()[0].count("finished before") == 2
+    more = ["-p", "seed", "[0, 1, 2, 3]", "--together", "3", "--minutes", "0"]
+    assert main([*arguments, *more]) == 3
+    finished = [*tmp_path.glob("runs/*/result.json")]
+    begun = [*tmp_path.glob("runs/*/checkpoint")]
+    assert len(finished) == 2 and len(begun) == 2
+    with pytest.raises(SystemExit):
+        main([*arguments, "--together", "0"])
+    assert "0 is not between 1 and 10,000" in capsys.readouterr()[1]
+
+
+def test_finished_runs_do_not_take_a_place_in_a_group(teacher, tmp_path):
+    runs = make_runs(tmp_path, teacher, *SEEDS, method="none", epochs=1)
+    train(runs[1], quiet)
+    assert groups(runs, 2) == [[runs[1]], [runs[0], runs[2]]]
+    assert groups([replace(run, rerun=True) for run in runs], 3) == [runs]
+
+
+def test_a_deadline_lets_each_run_take_a_step(teacher, tmp_path):
+    runs = make_runs(tmp_path, teacher, *SEEDS[:2], method="none")
+    for step in (1, 2):
+        outcomes = train_together(runs, quiet, time.monotonic())
+        assert [f"after step {step} of epoch 1" in str(each) for each in outcomes] == [True, True]
