@@ -61,7 +61,9 @@ def train_together(
         For each run, the finished run or the error that ended it, of those that `train` raises.
     """
     outcomes: dict[int, Run | Exception] = {}
-    logs = [log] if len(runs) == 1 else [partial(log_for, run, runs, log) for run in runs]
+    logs = [log]
+    if len(runs) > 1:
+        logs = [partial(log_with_name, name, log) for name in short_names(runs)]
     load = cache(load_splits)
     waiting: dict[int, Prepared] = {}
     for i, run in enumerate(runs):
@@ -177,8 +179,14 @@ def start(
     return None if run.done else Training(run, setup, log, compiled, together)
 
 
-def log_for(run: Run, runs: Sequence[Run], log: Log, line: str) -> None:
-    """Log a line of one of several runs, with its seed or, if they differ in more, its name."""
-    is_replicate = all(each == replace(run, seed=each.seed) for each in runs)
-    name = f"seed {run.seed}" if is_replicate else run.name
-    log(line if line.startswith(run.name) else f"{name}: {line}")
+def short_names(runs: Sequence[Run]) -> list[str]:
+    """Short names of some runs that tell them apart: seeds, methods, or both, otherwise `name`."""
+    for describe in ("seed {0.seed}", "{0.label}", "{0.label}, seed {0.seed}"):
+        names = [describe.format(run) for run in runs]
+        if len({*names}) == len(runs):
+            return names
+    return [run.name for run in runs]
+
+
+def log_with_name(name: str, log: Log, line: str) -> None:
+    log(f"{name}: {line}")
