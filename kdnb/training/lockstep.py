@@ -41,14 +41,18 @@ def train_in_lockstep(
             steps.pop(training).close()
             end(training, error)
 
-    while steps:
-        inputs, ended = advance(steps)
-        leave(ended)
-        if not inputs:
-            break
-        joint_step = joint_step or join([*inputs])
-        errors = joint_step([*inputs.values()])
-        leave({[*inputs][position]: error for position, error in errors.items()})
+    try:
+        while steps:
+            inputs, ended = advance(steps)
+            leave(ended)
+            if not inputs:
+                break
+            joint_step = joint_step or join([*inputs])
+            errors = joint_step([*inputs.values()])
+            leave({[*inputs][position]: error for position, error in errors.items()})
+    finally:  # also after a second Ctrl-C: the threads of their batches end
+        for each in steps.values():
+            each.close()
 
 
 def advance(
