@@ -32,18 +32,26 @@ def choose(what: str, name: str, known: Collection[str]) -> str:
 
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+SMALLEST = 5e-324  # of the floats above 0
 WHOLE_NUMBER = re.compile(r"[+-]?\d{1,20}", re.ASCII)
 
 
 def to_number(text: str, kind: type[int] | type[float] = float) -> int | float:
     """Return the finite number that a text spells: float("٣") and int("1_0") would be numbers, too.
 
-    Raises ValueError for another text.
+    Raises ValueError for another text, and for a number that a float cannot hold.
     """
     pattern = WHOLE_NUMBER if kind is int else NUMBER
     if not pattern.fullmatch(text.strip()) or not math.isfinite(float(text)):
         raise ValueError(f"{quote(text)} is not a number")
+    if underflows(text):
+        raise ValueError(f"{quote(text)} is too near to 0 ({SMALLEST} is the smallest number)")
     return kind(text)
+
+
+def underflows(text: str) -> bool:
+    """Return whether a text spells a number that is not 0, but is 0 as a float, such as 1e-400."""
+    return not float(text) and re.search("[1-9]", re.split("[eE]", text)[0]) is not None
 
 
 def shorten(text: str, most: int = 200) -> str:

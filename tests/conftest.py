@@ -37,6 +37,14 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def same_threads():
+    """A run's number of threads is not that of the tests after it: they would spin for a core."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 def image_set(n=40, size=8, classes=4, aspect=None, seed=0):
     """Random bytes whose brightness gives the class away, so that a network can learn it.
 
@@ -92,6 +100,12 @@ def session_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDNB_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def teacher_outputs(tmp_path_factory):
+    """The outputs folder in which `helpers.teacher` is trained, once for all test files."""
+    return tmp_path_factory.mktemp("teacher")
 
 
 @pytest.fixture

@@ -46,9 +46,9 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def teacher(tiny, tmp_path_factory):
+def teacher(tiny, teacher_outputs):
     """The file of a trained teacher: no run has to train it first."""
-    return str(train(tiny_run(tmp_path_factory.mktemp("teacher")).teacher_run, log=quiet).weights)
+    return str(train(tiny_run(teacher_outputs).teacher_run, log=quiet).weights)
 
 
 def tiny_run(outputs, **changes) -> Run:

@@ -5,6 +5,7 @@ commands' own parsers, their links lead somewhere, and their numbers are those o
 """
 
 import importlib
+import math
 import re
 import shlex
 import shutil
@@ -96,7 +97,7 @@ def planned(monkeypatch):
     """The runs that `python -m kdnb` would train. Nothing is trained, and no records are made."""
     runs = []
     module = importlib.import_module("kdnb.training.train")  # the command imports it when it runs
-    monkeypatch.setattr(module, "train", lambda run, *_: runs.append(run))
+    monkeypatch.setattr(module, "train_together", lambda group, *_: runs.extend(group) or group)
     monkeypatch.setattr("kdnb.results.records.gather", lambda *_: 0)
     monkeypatch.setattr(results_command, "print_differences", lambda _: None)
     return runs
@@ -310,16 +311,20 @@ def test_the_pieces_of_the_full_length_table_are_runs_of_full_length(
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     pieces = re.findall(
-        r"^\| \d+ \| `(-p .+?)` \| (\d+) \|", DOCUMENTS["docs/full-length.md"], re.M
+        r"^\| \d+ \| `(-p .+?)` \| (\d+) \| ([\d,]+) \|", DOCUMENTS["docs/full-length.md"], re.M
     )
+    images = {"cifar100": 50_000, "stanford40": 4_000}
     counts = []
-    for arguments, count in pieces:
+    for arguments, count, steps in pieces:
         planned.clear()
         assert run_command.main([*shlex.split(arguments), "-p", "outputs", "outputs"]) == 0
         assert len(planned) == int(count)
+        epochs = [math.ceil(images[run.dataset] / run.batch_size) for run in planned]
+        total = sum(run.epochs * epoch for run, epoch in zip(planned, epochs, strict=True))
+        assert total == int(steps.replace(",", ""))
         assert not any(run.overrides or run.teacher_run for run in planned)
         counts.append(len(planned))
-    assert counts == [1, 5, 4, 5, 5, 1, 1, 1, 1]
+    assert counts == [1, 5, 5, 4, 5, 5, 1, 2, 2]
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,12 @@ def loss_shares(run: Run) -> pd.DataFrame:
     return table.div(table.sum(axis=1), axis=0)
 
 
-def gradient_norms(run: Run, batches: int = 4) -> pd.DataFrame:
+def gradient_norms(run: Run, batches: int = 16) -> pd.DataFrame:
     """The norm of each weighted term's gradient with respect to the student's weights.
 
     There is a row for the weights before the first step and one for those after the last, and a
-    column per term. Values are means over the first training batches, in float32.
+    column per term. Values are means over the first training batches, in float32; there are at most
+    as many as an epoch has.
     """
     setup = build_setup(train(run, log=ignore))
     distiller = setup.distiller.train()

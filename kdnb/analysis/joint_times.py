@@ -16,7 +16,7 @@ from kdnb.training.setup import build_setup, load_images, load_splits
 from kdnb.training.step import Engine
 from kdnb.training.teacher import untrained_teacher
 
-STEPS = 20  # that are timed at a time: a GPU should have more to do than to be waited for
+STEPS = 10  # that are timed at a time: a GPU should have more to do than to be waited for
 
 
 class Trial:

@@ -29,6 +29,7 @@ class Dataset(NamedTuple):
     digest: Digest
     test_images: int
     cited_as: str
+    class_count: int
 
 
 DATASETS: dict[str, Dataset] = {}
@@ -40,6 +41,7 @@ def register(
     digest: Digest | None = None,
     test_images: int = 0,
     cited_as: str = "",
+    class_count: int = 0,
 ) -> Callable[[Load], Load]:
     """Returns a decorator that registers a load function as a data set.
 
@@ -61,12 +63,13 @@ def register(
         test_images: number of test images of the published data set; 0 if there is no such number.
         cited_as: name of the data set whose published results tables quote for this one, such as
             "cifar100" for its images with another preset; by default its own.
+        class_count: number of its classes, if that is known without the images; otherwise 0.
     """
 
     def add(load: Load) -> Load:
         claim("data set", name, load, getattr(DATASETS.get(name), "load", None))
         from_load = digest or digest_of_load(load, preset.stored())
-        DATASETS[name] = Dataset(preset, load, from_load, test_images, cited_as)
+        DATASETS[name] = Dataset(preset, load, from_load, test_images, cited_as, class_count)
         return load
 
     return add

@@ -37,7 +37,7 @@ def unpacked_in(root: Path) -> type[CIFAR100]:
     return CIFAR100
 
 
-@register("cifar100", PRESET, digest=no_digest, test_images=10_000)
+@register("cifar100", PRESET, digest=no_digest, test_images=10_000, class_count=100)
 def load(root: Path, size: int, **_) -> tuple[Images, Images]:
     """Returns 50,000 training and 10,000 test images of 32 x 32 pixels in 100 classes.
 

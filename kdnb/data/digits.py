@@ -26,7 +26,7 @@ PRESET = Preset(
 TEST_IMAGES = 360
 
 
-@register("digits", PRESET, digest=no_digest, test_images=TEST_IMAGES)
+@register("digits", PRESET, digest=no_digest, test_images=TEST_IMAGES, class_count=10)
 def load(root: Path, size: int, **_) -> tuple[Images, Images]:
     """Returns 1,437 training and 360 test images, grey in all channels.
 

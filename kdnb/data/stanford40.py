@@ -199,7 +199,13 @@ def files(root: Path, download: bool = False) -> Files:
     return Files(splits[0].folder, splits[0].classes, names, [split.targets for split in splits])
 
 
-@register("stanford40", PRESET, digest=partial(digest, files), test_images=Stanford40.official[1])
+@register(
+    "stanford40",
+    PRESET,
+    digest=partial(digest, files),
+    test_images=Stanford40.official[1],
+    class_count=40,
+)
 def load(root: Path, size: int, *, skip_damaged: bool) -> tuple[Images, Images]:
     """Returns 4,000 training and 5,532 test images.
 

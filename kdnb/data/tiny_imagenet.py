@@ -85,7 +85,13 @@ def read(path: Path) -> np.ndarray:
         ) from error
 
 
-@register("tiny_imagenet", PRESET, digest=once(partial(digest, files)), test_images=10_000)
+@register(
+    "tiny_imagenet",
+    PRESET,
+    digest=once(partial(digest, files)),
+    test_images=10_000,
+    class_count=200,
+)
 def load(root: Path, size: int, **_) -> tuple[Images, Images]:
     """Returns 100,000 training and 10,000 validation images of 64 x 64 pixels in 200 classes.
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdnb.errors import InputError, choose, quote, shorten, to_number
+from kdnb.errors import SMALLEST, InputError, choose, quote, shorten, to_number
 from kdnb.losses.base import LOSSES, METHODS
 
 TERM = re.compile(r"(\w+)\s*(?::\s*([^\s()]+))?\s*(?:\(([^()]*)\))?")  # loss:weight(options)
@@ -93,7 +93,7 @@ def parse_term(part: str, mix: str) -> Term:
     if not weight > 0:
         raise InputError(
             f"method {quote(mix)}: the weight of {loss} is {shorten(weight_text)}: it must "
-            "be a number above 0"
+            f"be a number above 0 (at least {SMALLEST})"
         )
     return Term(loss, weight, parse_options(loss, options_text or "", mix))
 
@@ -140,7 +140,8 @@ def parse_value(loss: str, name: str, value: str, default: object, mix: str) -> 
         if is_number:
             number = "a whole number" if kind is int else "a number"
             bound = "of 0 or more" if may_be_zero else "above 0"
-            expected = f"{number} {bound}, such as {default} (at most {MOST:g})"
+            nearest = "" if kind is int else f", and not nearer to 0 than {SMALLEST}"
+            expected = f"{number} {bound}, such as {default} (at most {MOST:g}{nearest})"
         raise InputError(
             f"method {quote(mix)}: {name} of {loss} is {value!r}: it must be {expected}"
         ) from None

@@ -1,6 +1,8 @@
 """What all figures share: a style per role and method, size, titles, legends and files."""
 
+import contextlib
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from io import BytesIO
@@ -189,28 +191,49 @@ def save(
 ) -> list[Path]:
     """Save {name: figure} as files in `folder`, and return their paths; None is skipped.
 
+    Files that cannot be written are left out with a warning: the figures are still displayed.
+
     Args:
         kind: png, or pdf or svg for a paper.
         width: inches. Wider figures shrink to it, for example to the column of a paper.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, fig in figures.items():
         if fig is None:
             continue
         fig.fit(width)
-        path = folder / f"{name}.{kind}"
+        path = Path(folder) / f"{name}.{kind}"
+        data = BytesIO()
         dpi = 150 if kind == "png" else 300
         # Journals reject Type 3 fonts, matplotlib's default in PDFs.
         with plt.rc_context({"pdf.fonttype": 42}):
-            fig.savefig(path, dpi=dpi, metadata={"Title": fig.title})
-        paths.append(path)
+            fig.savefig(data, format=kind, dpi=dpi, metadata={"Title": fig.title})
+        if write(path, data.getvalue()):
+            paths.append(path)
     return paths
 
 
+def write(path: Path, data: bytes) -> bool:
+    """Write a file whole; return False, with a warning, if it cannot be written."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        warnings.warn(f"{path} is not written: {error.strerror}", stacklevel=3)
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    return True
+
+
 def write_index(folder: str | Path) -> None:
-    """Write the README.md of a folder: all PNGs in it, their titles as alternative text."""
+    """Write the README.md of a folder: all PNGs in it, their titles as alternative text.
+
+    There is a warning instead if it cannot be written.
+    """
     folder = Path(folder)
     lines = ["# Figures"]
     for path in sorted(folder.glob("*.png")):
@@ -218,4 +241,4 @@ def write_index(folder: str | Path) -> None:
             title = image.info.get("Title", path.stem)
         text = escape(title, quote=False).replace("[", r"\[").replace("]", r"\]")
         lines.append(f"![{text}]({quote(path.name)})")
-    (folder / "README.md").write_text("\n\n".join(lines) + "\n", "utf-8")
+    write(folder / "README.md", ("\n\n".join(lines) + "\n").encode())

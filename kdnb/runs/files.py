@@ -56,9 +56,8 @@ def write_atomically(path: Path, data: bytes | str, keep: Path | None = None) ->
                 f"{path.parent} is no longer locked by this process: it gave no sign of life for "
                 f"{LEASE_SECONDS} s, and another process has continued the run"
             ) from None
-        raise InputError(
-            f"cannot write {path}: {error.strerror}; the previous file is unchanged"
-        ) from None
+        unchanged = "; the previous file is unchanged" if os.path.isfile(path) else ""
+        raise InputError(f"cannot write {path}: {error.strerror}{unchanged}") from None
     finally:
         with contextlib.suppress(OSError):  # an interrupt leaves nothing half-written either
             part.unlink(missing_ok=True)

@@ -6,12 +6,12 @@ import contextlib
 import math
 from collections.abc import Collection, Mapping
 
-from kdnb.errors import InputError, quote, to_number
+from kdnb.errors import SMALLEST, InputError, quote, to_number, underflows
 
 TYPES = {
     str: "text",
     int: "a whole number (below 2^63)",
-    float: "a finite number",
+    float: f"a finite number (0, or of at least {SMALLEST})",
     bool: "True or False",
 }
 
@@ -66,11 +66,25 @@ def check(name: str, value: object, default: object) -> object:
 
 
 def parse_value(text: str) -> object:
-    """The value that papermill reads from `text` in `-p name text`."""
+    """The value that papermill reads from `text` in `-p name text`.
+
+    A number that would become 0 stays text, which `check` refuses.
+    """
     # Python's parser gives up on deep nesting with a RecursionError or a MemoryError.
     with contextlib.suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text)
+        return text if has_underflow(text.strip()) else value
     return text
+
+
+def has_underflow(source: str) -> bool:
+    """Whether a Python expression contains a number that is not 0, but is 0 as a float."""
+    constants = [node for node in ast.walk(ast.parse(source, mode="eval")) if is_float(node)]
+    return any(underflows(ast.get_source_segment(source, node)) for node in constants)
+
+
+def is_float(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, float)
 
 
 def count(text: str) -> int:
@@ -127,25 +141,40 @@ def from_notebook(namespace: Mapping, known: Collection[str]) -> dict[str, objec
     """The values of the known parameters in a notebook's `globals()`.
 
     papermill only warns about a misspelt `-p`, and Python does not notice a misspelt assignment. So
-    the cells that set
-    parameters are parsed: the latest parameters cell and the one that papermill adds. Raises
-    InputError for a name in them that is not known.
+    the cells that set parameters are parsed: the latest parameters cell and the one that papermill
+    adds. A number that would become 0 is its text, which `check` refuses. Raises InputError for a
+    name in the cells that is not known.
     """
-    set_by_hand: set[str] = set()
-    set_by_papermill: set[str] = set()
+    set_by_hand: dict[str, str] = {}  # {name: the text of its value}
+    set_by_papermill: dict[str, str] = {}
     for cell in namespace.get("In", []):
         try:
             statements = ast.parse(cell).body
         except SyntaxError:  # a cell with magics
             continue
-        annotated = {node.target.id for node in statements if isinstance(node, ast.AnnAssign)}
-        targets = [t for node in statements if isinstance(node, ast.Assign) for t in node.targets]
-        assigned = {target.id for target in targets if isinstance(target, ast.Name)}
+        annotated = assigned_in(cell, [n for n in statements if isinstance(n, ast.AnnAssign)])
+        assigned = assigned_in(cell, [n for n in statements if isinstance(n, ast.Assign)])
         if cell.startswith("# Parameters\n"):
             set_by_papermill = assigned
-        elif annotated & set(known):
+        elif annotated.keys() & set(known):
             set_by_hand = annotated | assigned
     for name in [*sorted(set_by_hand), *sorted(set_by_papermill)]:
         if name not in known:
             raise InputError(f"unknown parameter {name!r}: choose from {', '.join(known)}")
-    return {name: namespace[name] for name in known if name in namespace}
+    lost = {
+        name: text
+        for name, text in (set_by_hand | set_by_papermill).items()
+        if namespace.get(name) == 0 and has_underflow(text)
+    }
+    values = {name: namespace[name] for name in known if name in namespace}
+    return values | lost
+
+
+def assigned_in(cell: str, statements: Collection[ast.Assign | ast.AnnAssign]) -> dict[str, str]:
+    """The names that statements of a cell assign to, with the text of each value."""
+    texts = {}
+    for node in statements:
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
+        text = ast.get_source_segment(cell, node.value) if node.value else "None"
+        texts |= {target.id: text for target in targets if isinstance(target, ast.Name)}
+    return texts

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
+from itertools import zip_longest
 from pathlib import Path
 
 from kdnb.data import DATASETS, Preset
@@ -17,6 +18,7 @@ from kdnb.runs.folder import RunFolder
 from kdnb.runs.identity import Identity
 from kdnb.runs.plugins import PluginError
 from kdnb.runs.resolve import resolve
+from kdnb.runs.weights import know_other_classes
 
 where = partial(field, compare=False)  # a field that says where or how, not what, is trained
 derived = partial(field, default="", metadata={"derived": True})  # a field that is no parameter
@@ -155,9 +157,10 @@ class Run(Identity):
 
     @property
     def teacher_knows_other_classes(self) -> bool:
-        """Whether the teacher is known, before it is loaded, to have ImageNet's classes or none."""
-        is_foreign = {"imagenet", "pretrained"} & {*self.teacher_weights_hash.split(",")}
-        return bool(is_foreign) and self.dataset != "imagenet"
+        """Whether a teacher is known, before images are loaded, to have other classes or none."""
+        sources = [each.split(",") for each in (self.teacher_weights, self.teacher_weights_hash)]
+        pairs = zip_longest(*sources, fillvalue="")  # an older run does not say where they were
+        return any(know_other_classes(self.dataset, *pair) for pair in pairs)
 
     @property
     def view_count(self) -> int:

@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdnb.data import Preset
+from kdnb.data import DATASETS, Preset
 from kdnb.errors import InputError, quote
-from kdnb.models import has_imagenet_weights, has_timm_weights
+from kdnb.models import has_imagenet_weights, has_timm_weights, read_metadata
 from kdnb.paths import resolve_path
 from kdnb.runs.digests import check_file, file_digest
 
@@ -126,6 +126,26 @@ def weights_file(weights: str, parameter: str) -> Path:
     if not path.is_file():
         raise InputError(f"{parameter} {weights!r}: no such file; {ALTERNATIVES[parameter]}")
     return check_file(Path(os.path.abspath(path)))
+
+
+def know_other_classes(dataset: str, weights: str, digest: str) -> bool:
+    """Whether a teacher's weights are known, without images, to be of other classes or of none.
+
+    The names of a data set's classes are read with its images. Where it is known how many they are,
+    a file from another data set that names more or fewer has others.
+
+    Args:
+        dataset: name of the data set.
+        weights: the source of the weights.
+        digest: its hash.
+    """
+    if digest in ("imagenet", "pretrained"):
+        return dataset != "imagenet"
+    expected = DATASETS[dataset].class_count
+    metadata = read_metadata(weights) if expected else {}
+    if metadata.get("dataset") == dataset:
+        return False
+    return len(metadata.get("classes", ())) not in (0, expected)
 
 
 def file_hash(path: Path) -> str:

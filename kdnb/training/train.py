@@ -78,7 +78,9 @@ def train_together(
         For each run, the finished run or the error that ended it, of those that `train` raises.
     """
     outcomes: dict[int, Run | Exception] = {}
-    logs = [log] if len(runs) == 1 else make_logs(runs, log)
+    logs = [log]
+    if len(runs) > 1:
+        logs = [partial(log_with_name, name, log) for name in short_names(runs)]
 
     def fail(i: int, error: Exception) -> None:
         outcomes[i] = error
@@ -134,8 +136,9 @@ def train_together(
             begin(i, prepared, everything.enter_context(ExitStack()))
         total = sum(training.batch_count for training in members)
         unit = "batch of two views" if any(t.setup.train.views == 2 for t in members) else "batch"
-        with StopButton(deadline) as stop, bar(total, "epoch", unit) as progress:
-            train_in_lockstep([*members], stop, progress, end)
+        if members:
+            with StopButton(deadline) as stop, bar(total, "epoch", unit) as progress:
+                train_in_lockstep([*members], stop, progress, end)
     return [outcomes.pop(i) for i in range(len(runs))]  # frames of an error may refer to outcomes
 
 
@@ -212,16 +215,14 @@ def start(
     return None if run.done else Training(run, setup, log, compiled, together)
 
 
-def make_logs(runs: Sequence[Run], log: Log) -> list[Log]:
-    """A log of each of several runs, which begins its lines with its seed, or with its name.
+def short_names(runs: Sequence[Run]) -> list[str]:
+    """Short names of some runs that tell them apart: seeds, methods, or both, otherwise `name`."""
+    for describe in ("seed {0.seed}", "{0.label}", "{0.label}, seed {0.seed}"):
+        names = [describe.format(run) for run in runs]
+        if len({*names}) == len(runs):
+            return names
+    return [run.name for run in runs]
 
-    It is the seed if the runs differ in nothing else.
-    """
 
-    def log_for(run_name: str, name: str, line: str) -> None:
-        log(line if line.startswith(run_name) else f"{name}: {line}")
-
-    without_seed = [{**run.identity, "seed": 0} for run in runs]
-    are_replicates = all(each == without_seed[0] for each in without_seed)
-    names = [f"seed {run.seed}" if are_replicates else run.name for run in runs]
-    return [partial(log_for, run.name, name) for run, name in zip(runs, names, strict=True)]
+def log_with_name(name: str, log: Log, line: str) -> None:
+    log(f"{name}: {line}")

@@ -16,14 +16,6 @@ SHORT = {"epochs": 1, "teacher_epochs": 1}
 CPU = {"device": "cpu", "precision": "float32", "compile": "off"}
 
 
-@pytest.fixture
-def threads():
-    """Restores the number of threads."""
-    number = torch.get_num_threads()
-    yield
-    torch.set_num_threads(number)
-
-
 def test_finished_runs_are_loaded_as_training_left_them(tmp_path):
     small = {"batch_size": 32, "train_limit": 96, "outputs": str(tmp_path)}
     run = Run(method="ce + afd:20(qk_dim=8)", **NETWORKS, **SHORT, **CPU, **small)
@@ -92,7 +84,7 @@ def test_a_run_whose_images_were_moved_says_what_to_set(tmp_path, cache_folder):
     assert len(analysis.load_run(opened).loader.images) == 4
 
 
-def test_finished_runs_are_analysed_with_the_threads_that_are_asked_for(tmp_path, threads):
+def test_finished_runs_are_analysed_with_the_threads_that_are_asked_for(tmp_path):
     fixed = {"student": "wrn_10_1", "teacher": "wrn_10_1", "epochs": 1, "teacher_epochs": 1}
     trained = train(tiny_run(tmp_path, threads=1, **fixed), quiet)
     run = Run.open(trained.folder, threads=2)

@@ -16,14 +16,6 @@ SMALL = NETWORKS | {"image_size": 8, "device": "cpu", "precision": "float32"}
 
 
 @pytest.fixture
-def threads():
-    """Restores the number of threads."""
-    number = torch.get_num_threads()
-    yield
-    torch.set_num_threads(number)
-
-
-@pytest.fixture
 def no_download(monkeypatch):
     def fail(network):
         raise AssertionError(f"the ImageNet weights of {network} are loaded")
@@ -95,7 +87,7 @@ def test_what_a_method_saves_is_counted_also_where_its_steps_are_replayed(monkey
     assert eager["method"].tolist() == ["none", "kd"] and eager["times"][0] == 1
 
 
-def test_a_timer_computes_with_the_threads_of_its_run(threads):
+def test_a_timer_computes_with_the_threads_of_its_run():
     torch.set_num_threads(1)
     timer = StepTimer(Run(method="none", threads=2, **SMALL))
     assert torch.get_num_threads() == 2 and timer.machine.startswith("2 threads, ")

@@ -296,7 +296,7 @@ def networks():
 @pytest.mark.parametrize("loss", [name for name in LOSSES if LOSSES[name].needs_teacher])
 def test_any_two_networks_distil(networks, loss):
     images, labels, distilled = torch.randn(4, 3, 64, 64), torch.arange(4), 0
-    some = [(SMALL[0], SMALL[1]), (SMALL[2], SMALL[3])]
+    some = [(SMALL[0], SMALL[1]), (SMALL[3], SMALL[2])]  # SemCKD is slow on wide teachers
     for teacher, student in permutations(SMALL, 2) if loss == "afd" else some:
         learner = networks[student].requires_grad_(True)
         learner.zero_grad()

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import image_set
+from conftest import image_set, left_in
 from drawing import crowded
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgba
@@ -302,6 +302,19 @@ def test_saved_figures_are_listed_in_the_index(tmp_path):
     plots.write_index(folder)
     page = (folder / "README.md").read_text()
     assert page == "# Figures\n\n![Test accuracy here and as published](published.png)\n"
+    assert left_in(folder) == ["README.md", "published.png"]
+
+
+def test_figures_that_cannot_be_written_end_nothing(tmp_path):
+    """The runs may lie in a folder that can only be read."""
+    (tmp_path / "figures").write_text("no folder")
+    fig = plots.accuracy_vs_published(
+        pd.DataFrame({"line": ["a"], "top1": 1.0, "study": "this study"})
+    )
+    with pytest.warns(UserWarning, match=r"figures/f.png is not written: "):
+        assert plots.save({"f": fig}, tmp_path / "figures") == []
+    with pytest.warns(UserWarning, match=r"README.md is not written: "):
+        plots.write_index(tmp_path / "figures")
 
 
 def test_step_times_stack_the_parts_and_mark_the_floor():

@@ -42,6 +42,7 @@ def test_the_words_of_yaml_are_understood(monkeypatch, name, given, meant):
         ({"device": "cuda:²"}, "device 'cuda:²' is not on this machine"),
         ({"lr": -(10**400)}, "it must be a finite number"),
         ({"lr": "٣"}, "lr is '٣': it must be a finite number"),
+        ({"lr": "1E-400"}, "lr is '1E-400': it must be a finite number (0, or of at least 5e-324)"),
         ({"seed": 16**5000}, "seed is a number of thousands of digits"),
         ({"image_size": 100_000}, "image_size is 100000: it must be 10,000 or less"),
         ({"threads": 2**40}, "it must be 1,024 or less"),
@@ -54,6 +55,8 @@ def test_the_words_of_yaml_are_understood(monkeypatch, name, given, meant):
         ({"student": "wrn_1٠_1"}, "unknown model"),
         ({"method": "ce + kd(T=1e300)"}, "T of kd is '1e300': it must be a number above 0"),
         ({"method": "ce:٣"}, "the weight of ce is ٣: it must be a number above 0"),
+        ({"method": "ce:1e-400"}, "the weight of ce is 1e-400: it must be a number above 0 (at l"),
+        ({"method": "ce + crd(momentum=1e-400)"}, "and not nearer to 0 than 5e-324"),
         ({"method": "+" * 5000}, "at most 4,096 letters"),
     ],
 )
@@ -81,6 +84,20 @@ def test_what_the_machine_refuses_is_a_sentence(tmp_path, parameters, sentence):
 @pytest.mark.parametrize("text", ["~" * 3000 + "1", "[1," * 1000, "9" * 5000])
 def test_what_python_cannot_parse_is_text(text):
     assert parse_value(text) == text
+
+
+@pytest.mark.parametrize("text", ["1e-400", "-0.1e-400", "1_0e-400", "(1e-400)"])
+def test_a_number_too_near_to_zero_is_refused(text):
+    """As 0 it would stand for the preset's value."""
+    cell = f'dataset: str = "digits"\nlr: float = {text}\n'
+    for make in (
+        lambda: Run(lr=parse_value(text)),
+        lambda: Run.from_notebook({"In": [cell], "lr": 0.0}),
+    ):
+        with pytest.raises(InputError, match="it must be a finite number"):
+            make()
+    assert parse_value("-0.0e-400") == 0 and parse_value("5e-324") > 0
+    assert Run.from_notebook({"In": [cell], "lr": 0.5}).lr == 0.5  # set in a later cell
 
 
 def test_all_pairs_may_be_asked_for_twice():

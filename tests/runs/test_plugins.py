@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -83,15 +84,32 @@ def test_a_study_with_two_workers_makes_notebooks_and_tables_with_it(tmp_path, m
     assert "mine" in (tmp_path / "o/runs/tables/short-runs.md").read_text()
 
 
+# In a process for each tree and first import, but torch is imported once for all of them.
+IMPORTS = """
+import os, sys
+import torch, torchvision
+for tree, first in zip(sys.argv[1::2], sys.argv[2::2]):
+    if not os.fork():
+        sys.path.insert(0, tree)
+        exec(f"import {first}, kdnb; run = kdnb.Run(dataset='noise', method='mine')")
+        assert kdnb.__file__.startswith(tree)
+        print(first, run.student, flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", ["losses", "models", "data"])
-def test_a_file_in_the_package_needs_no_parameter(tmp_path, folder):
-    shutil.copytree(ROOT / "kdnb", tmp_path / "kdnb")
-    (tmp_path / "kdnb" / folder / "mine.py").write_text(PLUGIN)
-    for first in ("kdnb", f"kdnb.{folder}.mine"):
-        code = f"import {first}, kdnb; run = kdnb.Run(dataset='noise', method='mine')"
-        done = python("-c", f"{code}; print(run.student)", cwd=tmp_path)
-        assert done.stdout == "small\n", done.stderr
+def test_a_file_in_the_package_needs_no_parameter(tmp_path):
+    """Whichever is imported first: the package, or the file."""
+    imports = []
+    for folder in ("losses", "models", "data"):
+        tree = tmp_path / folder
+        shutil.copytree(ROOT / "kdnb", tree / "kdnb")
+        (tree / "kdnb" / folder / "mine.py").write_text(PLUGIN)
+        imports += [(str(tree), "kdnb"), (str(tree), f"kdnb.{folder}.mine")]
+    done = python("-c", IMPORTS, *chain(*imports), cwd=tmp_path)
+    assert done.stdout.splitlines() == [f"{first} small" for _, first in imports], done.stderr
 
 
 def test_modules_and_installed_packages_are_taken(tmp_path, mine, monkeypatch):

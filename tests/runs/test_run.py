@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import image_set, picture
-from helpers import edit, quiet, tiny, tiny_run
+from helpers import edit, quiet, save_teacher, tiny, tiny_run
 
 from kdnb import DATASETS, InputError, Run, grid, load_data, load_images, paths, train
 from kdnb.runs.grid import plan_study
@@ -128,6 +128,25 @@ def test_the_preset_stands_where_parameters_are_empty():
     assert {type(default) for default in Run.parameters().values()} == {str, int, float, bool}
     assert Run().output_folder == Path(__file__).parents[2] / "outputs"
     assert str(Run(outputs="x").output_folder) == "x"
+
+
+def test_the_summary_has_what_a_teacher_of_other_classes_can_teach(tmp_path):
+    """Otherwise the notebooks show losses that are left out in training."""
+
+    def method(dataset, path):
+        run = Run(dataset=dataset, teacher="wrn_16_1", teacher_weights=path)
+        return run.summary().loc["method", "value"]
+
+    three, ten = (
+        save_teacher(tmp_path / f"{n}.safetensors", [f"class {i}" for i in range(n)])
+        for n in (3, 10)
+    )
+    nameless = save_teacher(tmp_path / "nameless.safetensors", None)
+    assert "kd" not in method("digits", three) and "afd" in method("digits", three)
+    for dataset, path in (("digits", ten), ("digits", nameless), ("tiny", three)):
+        assert "kd" in method(dataset, path)  # they may be the same: known with the images
+    with pytest.raises(InputError, match="kd compares predictions"):
+        Run(method="ce + kd:3", teacher="wrn_16_1", teacher_weights=three)
 
 
 @pytest.mark.parametrize(

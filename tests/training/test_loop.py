@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import image_set
 from helpers import (
+    STEPS,
     break_off,
     edit,
     equal_runs,
@@ -352,7 +353,8 @@ def test_a_last_step_that_diverges_is_no_finished_run(run):
 
 @pytest.mark.parametrize("asked", [0, 2])
 def test_a_run_that_goes_on_keeps_its_threads_or_says_so(run, monkeypatch, asked):
-    break_off(replace(run, threads=1), 7, press_stop)
+    run = replace(run, epochs=1)  # two threads spin where the cores are busy
+    break_off(replace(run, threads=1), STEPS - 1, press_stop)
     monkeypatch.setattr("kdnb.device.DEFAULT_THREADS", 2)  # as the share of another worker
     lines = []
     train(replace(run, threads=asked), log=lines.append)

@@ -189,7 +189,7 @@ PROCESS = """
 import sys
 from kdnb import Run, train
 train(Run(dataset="digits", method=sys.argv[1], seed=int(sys.argv[2]), teacher_weights=sys.argv[3],
-    outputs=sys.argv[4], teacher_cache="on", epochs=4, device="cpu", precision="float32"))
+    outputs=sys.argv[4], teacher_cache="on", epochs=2, device="cpu", precision="float32"))
 """
 
 
@@ -207,7 +207,7 @@ def test_two_processes_fill_one_file(tmp_path, cache_folder):
     ]
     assert [process.wait() for process in processes] == [0, 0]
     (file,) = answers(cache_folder)
-    common = {"dataset": "digits", "teacher_weights": str(path), "epochs": 4}
+    common = {"dataset": "digits", "teacher_weights": str(path), "epochs": 2}
     for method, seed in (("kd", 0), ("lskd", 1)):
         together = tiny_run(tmp_path / "together", **common, method=method, seed=seed)
         alone = train(tiny_run(tmp_path / "alone", **common, method=method, seed=seed), quiet)

@@ -26,6 +26,7 @@ from kdnb.training.setup import build_setup
 from kdnb.training.step import Engine
 from kdnb.training.teacher import load_teacher
 from kdnb.training.tracking import TRACKERS, Tracker
+from kdnb.training.train import short_names
 
 
 def equal(run, other) -> bool:
@@ -236,9 +237,9 @@ def test_a_run_that_fails_leaves_the_others_going(failing, teacher, tmp_path):
     lines = []
     bug, done, memory, nonfinite = train_together(runs, lines.append)
     assert [line.partition(": ")[::2] for line in lines if "failed" in line] == [
-        (runs[0].name, "failed: ValueError: a bug"),
-        (runs[2].name, f"failed: {memory}"),
-        (runs[3].name, f"failed: {nonfinite}"),
+        (runs[0].label, "failed: ValueError: a bug"),
+        (runs[2].label, f"failed: {memory}"),
+        (runs[3].label, f"failed: {nonfinite}"),
     ]
     assert isinstance(bug, ValueError)
     assert isinstance(memory, InputError) and "out of memory" in str(memory)
@@ -428,6 +429,16 @@ def test_finished_runs_do_not_take_a_place_in_a_group(teacher, tmp_path):
     train(runs[1], quiet)
     assert groups(runs, 2) == [[runs[1]], [runs[0], runs[2]]]
     assert groups([replace(run, rerun=True) for run in runs], 3) == [runs]
+
+
+def test_lines_begin_with_what_tells_the_runs_apart(teacher, tmp_path):
+    changes = [{"method": method, "seed": seed} for method in ("none", "kd") for seed in (0, 1)]
+    runs = make_runs(tmp_path, teacher, *changes)
+    assert short_names(runs) == ["none, seed 0", "none, seed 1", "kd, seed 0", "kd, seed 1"]
+    assert short_names(runs[:2]) == ["seed 0", "seed 1"]
+    assert short_names(runs[::2]) == ["none", "kd"]
+    others = make_runs(tmp_path, teacher, {"epochs": 1}, {"epochs": 2})
+    assert short_names(others) == [run.name for run in others]
 
 
 def test_a_deadline_lets_each_run_take_a_step(teacher, tmp_path):
