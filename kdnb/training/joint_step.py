@@ -168,8 +168,9 @@ def step_alone(engine: Engine, inputs: Inputs) -> None:
 
 
 def copied(inputs: Inputs) -> dict[str, Tensor]:
-    """Inputs that a step may change in place: they may be the batch itself."""
-    return {name: tensor.clone() for name, tensor in inputs.items()}
+    """Inputs whose batch a step may change in place: they may be the batch itself."""
+    names = inputs if "images" in inputs else ["index"]  # of a plan, a batch has the index alone
+    return {**inputs, **{name: inputs[name].clone() for name in names}}
 
 
 def versions(shared: tuple[Batch, Answer | None]) -> list[int]:
