@@ -173,7 +173,7 @@ def prepare(run: Run, load: Callable, log: Log, deadline: float) -> Prepared:
         check(run, images)
         teacher = run.teacher_run
         log(f"its teacher is trained first, for {count(teacher.epochs, 'epoch')}: {teacher.name}")
-        train(run.teacher_run, log, deadline)
+        train(run.teacher_run, partial(log_with_name, "teacher", log), deadline)
     return Prepared(run, images, pick_device(run.device))
 
 

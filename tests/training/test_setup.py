@@ -69,6 +69,7 @@ def test_a_teacher_is_trained_first_and_once(tmp_path):
     first = train(tiny_run(tmp_path, method="kd", epochs=1), lines.append)
     teacher_run = first.teacher_run
     assert lines[0] == f"its teacher is trained first, for 3 epochs: {teacher_run.name}"
+    assert any(line.startswith("teacher: epoch 3/3  ce ") for line in lines)
     assert teacher_run.done
     assert first.config["teacher"]["weights"] == teacher_run.name
     assert first.config["teacher"]["top1"] == teacher_run.result["top1"]
