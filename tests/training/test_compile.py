@@ -94,7 +94,7 @@ def test_a_step_is_compiled_in_the_best_way_that_works(teacher, tmp_path, monkey
 
     monkeypatch.setenv("CXX", "a compiler")
     monkeypatch.setattr(torch, "compile", compile_without_options)
-    monkeypatch.setattr(compiling, "OPTIONS", {"cpu": ({"combo_kernels": True}, None)})
+    monkeypatch.setattr(compiling, "OPTIONS", {"cpu": compiling.OPTIONS["cuda"]})
     fields = {"method": "ce + crd:0.1(K=16)", "teacher_weights": teacher}
     run = tiny_run(tmp_path / "a", **fields, compile="on")
     with pytest.warns(UserWarning, match=r"not compiled with combo_kernels, .*: no such option$"):

@@ -229,10 +229,11 @@ def test_after_its_deadline_each_call_still_takes_a_step(tmp_path):
     assert load_checkpoint(run.folder)["step"] == 1
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_a_checkpoint(run, monkeypatch):
-    poison = at_step(8, spoil)
+@pytest.mark.parametrize("step", [3, STEPS])  # the last batch is smaller
+def test_a_loss_that_is_not_finite_stops_the_run_before_a_checkpoint(run, monkeypatch, step):
+    poison = at_step(STEPS + step, spoil)
     monkeypatch.setattr(Engine, "__call__", poison)
-    sentence = "epoch 2, step 3; the checkpoint after epoch 1, step 0 is available"
+    sentence = f"epoch 2, step {step}; the checkpoint after epoch 1, step 0 is available"
     with pytest.raises(InputError, match=sentence):
         train(run, log=quiet)
     assert load_checkpoint(run.folder)["epoch"] == 1

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import json
 import sys
 import time
 import weakref
@@ -17,6 +18,7 @@ from test_cuda_graph import capture_on_tape
 from kdnb import LOSSES, InputError, Loss, train, train_together
 from kdnb.__main__ import groups, main
 from kdnb.runs.checkpoint import load_checkpoint
+from kdnb.runs.config import make_config
 from kdnb.runs.lock import busy_message
 from kdnb.training import cuda_graph, joint_step
 from kdnb.training import step as training_step
@@ -99,9 +101,9 @@ def test_teachers_with_equal_weights_stay_apart_in_the_records(teacher, tmp_path
     assert names == [Path(teacher).name, "copy.safetensors"]
 
 
-def test_only_batches_of_one_size_go_through_a_teacher_together(teacher, tmp_path):
+def test_only_batches_of_one_size_and_precision_go_through_a_teacher_together(teacher, tmp_path):
     """On a GPU; it halves an answer to two batches."""
-    changes = [{"batch_size": size} for size in (16, 32, 16)]
+    changes = [{"batch_size": size} for size in (16, 32, 16)] + [{"precision": "bfloat16"}]
     runs = make_runs(tmp_path, teacher, *changes, method="kd")
     model = load_teacher(runs[0])
     setups = [build_setup(run, teacher=model) for run in runs]
@@ -109,14 +111,14 @@ def test_only_batches_of_one_size_go_through_a_teacher_together(teacher, tmp_pat
         Engine(setup.distiller, run, torch.device("cpu"), False, setup.train)
         for run, setup in zip(runs, setups, strict=True)
     ]
-    joint = joint_step.JointStep(engines, [0, 1, 2])
+    joint = joint_step.JointStep(engines, [0, 1, 2, 3])
     joint.is_cuda = True
     batches = {i: next(setup.train.epoch()) for i, setup in enumerate(setups)}
-    assert joint.groups(batches) == [[0, 2], [1]]
+    assert joint.groups(batches) == [[0, 2], [1], [3]]
 
 
-def test_runs_with_other_threads_share_nothing(teacher, tmp_path, monkeypatch):
-    """An answer may depend on the number of threads, in its last bits."""
+def test_only_runs_with_as_many_threads_share_an_answer(teacher, tmp_path, monkeypatch):
+    """It may depend on the number of threads, in its last bits."""
     original, seen = Distiller.run_teacher, []
 
     def run_teacher(self, images):
@@ -124,7 +126,8 @@ def test_runs_with_other_threads_share_nothing(teacher, tmp_path, monkeypatch):
         return original(self, images)
 
     monkeypatch.setattr(Distiller, "run_teacher", run_teacher)
-    changes = [{"method": "kd", "threads": 2}, {"method": "afd", "threads": 1}]
+    methods = [("kd", 2), ("afd", 2), ("ce + kd:0.5", 1)]
+    changes = [{"method": method, "threads": threads} for method, threads in methods]
     train_together(make_runs(tmp_path, teacher, *changes, epochs=1), quiet)
     assert seen == [2, 1] * STEPS
 
@@ -188,6 +191,7 @@ def changing():
     class ChangesBatch(Loss, name="changes_batch"):
         def forward(self, student, teacher, batch):
             batch.index.zero_()
+            batch.labels.zero_()
             return student.logits.square().mean()
 
     yield
@@ -196,11 +200,19 @@ def changing():
 
 # RandAugment: then the inputs of a step are the batch itself.
 @pytest.mark.parametrize("augment", ["", "randaugment"])
-def test_what_a_loss_changes_in_place_is_not_shared(changing, augment, teacher, tmp_path):
-    methods = ["ce + changes_answer", "ce + changes_batch", "kd", "ce + crd:0.8(K=16)"]
+def test_what_a_loss_changes_in_place_is_not_shared(
+    changing, augment, teacher, tmp_path, monkeypatch
+):
+    methods = ["ce + changes_answer", "changes_batch", "kd", "ce + crd:0.8(K=16)"]
     changes = [{"method": method} for method in methods]
     common = {"epochs": 1, "augment": augment}
-    together = train_together(make_runs(tmp_path / "a", teacher, *changes, **common), quiet)
+    answered = []
+    with monkeypatch.context() as patch:
+        original = Distiller.run_teacher
+        patch.setattr(Distiller, "run_teacher", lambda *each: answered.append(1) or original(*each))
+        together = train_together(make_runs(tmp_path / "a", teacher, *changes, **common), quiet)
+    # After the two steps in which this was noticed, the last two runs share an answer again.
+    assert len(answered) == 2 * 4 + (STEPS - 2) * 3
     alone = make_runs(tmp_path / "b", teacher, *changes, **common)
     assert all(equal(run, train(other, quiet)) for run, other in zip(together, alone, strict=True))
 
@@ -278,16 +290,20 @@ class FailingTracker(Tracker):
 
 @pytest.fixture
 def references(monkeypatch):
-    """Weak references to trainings by seed. Seed 1 fails in the first step of its second epoch."""
-    references = {}
+    """Weak references to engines by seed. Seed 1 fails in the first step of its second epoch.
+
+    A training refers to its engine: it is gone if that is.
+    """
+    references, trainings = {}, {}
     original_init, original_step = Training.__init__, Engine.step
 
     def init(self, run, *others):
         original_init(self, run, *others)
-        references[run.seed] = weakref.ref(self)
+        references[run.seed] = weakref.ref(self.engine)
+        trainings[run.seed] = weakref.ref(self)
 
     def step(self, *arguments):
-        failing = references[1]() if 1 in references else None
+        failing = trainings[1]() if 1 in trainings else None
         if failing and failing.engine is self and failing.epoch:
             raise ValueError("a bug")
         original_step(self, *arguments)
@@ -355,7 +371,30 @@ def test_what_cannot_begin_leaves_the_others_going(teacher, tmp_path):
     runs = make_runs(tmp_path, teacher, small, {"method": "none", "epochs": 1})
     refused, done = train_together(runs, quiet)
     assert "train_limit is 71" in str(refused)
+    assert "together" not in done.config["machines"][0]  # it was alone
     assert done.done and train_together(runs[1:], quiet) == [done]
+
+
+def test_the_folder_of_a_run_that_has_ended_is_free_while_others_go_on(tmp_path):
+    changes = [*SEEDS[:2], {"seed": 2, "epochs": 2}]
+    runs = make_runs(tmp_path, "", *changes, **{"method": "none", "epochs": 1})
+    runs[0].folder.mkdir(parents=True)
+    other = make_config(runs[0].with_changes(lr=1.0))
+    (runs[0].folder / "config.json").write_text(json.dumps(other))
+    busy = []
+
+    def look(line):
+        if "epoch 2/2" in line:
+            busy.extend(bool(busy_message(run.folder)) for run in runs)
+
+    assert "holds another run" in str(train_together(runs, look)[0])
+    assert busy == [False, False, True]
+
+
+def test_a_stop_while_a_teacher_is_trained_leaves_what_is_finished(tmp_path):
+    finished = train(tiny_run(tmp_path, method="none", epochs=1), quiet)
+    outcomes = train_together([finished, tiny_run(tmp_path, method="kd")], quiet, time.monotonic())
+    assert outcomes[0] == finished and isinstance(outcomes[1], Interrupted)
 
 
 def test_one_stop_is_for_all_and_each_goes_on_alone(teacher, tmp_path):
