@@ -2,6 +2,7 @@
 capture."""
 
 import warnings
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -142,6 +143,24 @@ def test_every_loss_and_recipe_computes_the_same_in_a_captured_step(
     rows, expected = (run.metrics.drop(columns="seconds").to_numpy() for run in (taped, eager))
     # Copies may have other strides, and be summed in another order.
     assert rows == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_follows_a_failed_step_waits_for_its_kernels(monkeypatch):
+    """With stand-ins for streams."""
+    waits = []
+
+    class Stream:
+        device = None
+
+        def wait_stream(self, other):
+            waits.append((self, other))
+
+    current, side = Stream(), Stream()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    with pytest.raises(ValueError), on_side_stream(side):
+        raise ValueError
+    assert waits == [(side, current), (current, side)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
