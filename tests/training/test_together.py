@@ -115,6 +115,10 @@ def test_only_batches_of_one_size_and_precision_go_through_a_teacher_together(te
     joint.is_cuda = True
     batches = {i: next(setup.train.epoch()) for i, setup in enumerate(setups)}
     assert joint.groups(batches) == [[0, 2], [1], [3]]
+    # Nor is an answer shared that is stored, or whose gradients a loss takes.
+    batches[2] = batches[2]._replace(teacher_logits=torch.zeros(16, 4))
+    engines[3].distiller.teacher_grad = True
+    assert joint.groups(batches) == [[0], [1]]
 
 
 def test_only_runs_with_as_many_threads_share_an_answer(teacher, tmp_path, monkeypatch):
@@ -218,6 +222,33 @@ def test_what_a_loss_changes_in_place_is_not_shared(
 
 
 @pytest.fixture
+def drawn():
+    """What a loss draws from torch's global generator, in the order of the steps."""
+    numbers = []
+
+    class Draws(Loss, name="draws"):
+        needs_teacher = False
+
+        def forward(self, student, teacher, batch):
+            numbers.append(torch.rand(()).item())
+            return student.logits.square().mean()
+
+    yield numbers
+    del LOSSES["draws"]
+
+
+def test_each_run_draws_the_random_numbers_that_it_draws_alone(drawn, tmp_path):
+    changes = [{"method": "draws", "seed": seed, "epochs": 1} for seed in (0, 1)]
+    train_together(make_runs(tmp_path / "a", "", *changes), quiet)
+    together = drawn.copy()
+    drawn.clear()
+    for run in make_runs(tmp_path / "b", "", *changes):
+        train(run, quiet)
+    assert drawn == together[::2] + together[1::2]
+    assert len({*drawn}) == 2 * STEPS
+
+
+@pytest.fixture
 def failing():
     """A loss that fails in the third step of a run; how, its option says."""
 
@@ -274,6 +305,20 @@ def test_a_teacher_that_fails_is_an_error_of_the_runs_that_have_it(teacher, tmp_
     with pytest.warns(UserWarning, match="share nothing any more: ValueError"):
         kd, afd, none = train_together(runs, quiet)
     assert isinstance(kd, ValueError) and isinstance(afd, ValueError) and none.done
+
+
+def test_what_fails_only_together_is_tried_once(tmp_path, monkeypatch):
+    calls = []
+
+    def run_teachers(*_):
+        calls.append(1)
+        raise ValueError
+
+    monkeypatch.setattr(joint_step.JointStep, "run_teachers", run_teachers)
+    runs = make_runs(tmp_path, "", *SEEDS[:2], method="none", epochs=1)
+    with pytest.warns(UserWarning, match="share nothing any more: ValueError"):
+        assert train_together(runs, quiet) == runs
+    assert calls == [1] and all(run.done for run in runs)
 
 
 class FailingTracker(Tracker):
