@@ -119,6 +119,8 @@ def test_only_batches_of_one_size_and_precision_go_through_a_teacher_together(te
     batches[2] = batches[2]._replace(teacher_logits=torch.zeros(16, 4))
     engines[3].distiller.teacher_grad = True
     assert joint.groups(batches) == [[0], [1]]
+    joint.is_cuda, engines[0].compiled = False, True  # then its step has the teacher in it
+    assert joint.groups(batches) == [[1]]
 
 
 def test_only_runs_with_as_many_threads_share_an_answer(teacher, tmp_path, monkeypatch):
@@ -239,7 +241,9 @@ def drawn():
 
 def test_each_run_draws_the_random_numbers_that_it_draws_alone(drawn, tmp_path):
     changes = [{"method": "draws", "seed": seed, "epochs": 1} for seed in (0, 1)]
-    train_together(make_runs(tmp_path / "a", "", *changes), quiet)
+    runs = make_runs(tmp_path / "a", "", *changes)
+    train_together(runs, quiet, time.monotonic())  # a step, and a checkpoint
+    train_together(runs, quiet)
     together = drawn.copy()
     drawn.clear()
     for run in make_runs(tmp_path / "b", "", *changes):
