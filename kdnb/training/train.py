@@ -3,7 +3,7 @@
 import math
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cache, partial
 from typing import NamedTuple
@@ -143,9 +143,16 @@ def train_together(
 
 
 def clear_frames(error: BaseException | None) -> None:
-    """Clear the frames of an error and of its causes: they hold memory that other runs may need."""
+    """Clear the frames of an error and of its causes: they hold memory that other runs may need.
+
+    A frame refers to that of its caller, which is cleared, too.
+    """
     while error:
-        traceback.clear_frames(error.__traceback__)
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            with suppress(RuntimeError):  # of a function that has not returned
+                while frame:
+                    frame.clear()
+                    frame = frame.f_back
         error = error.__cause__ or error.__context__
 
 

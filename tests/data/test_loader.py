@@ -1,4 +1,5 @@
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -195,6 +196,19 @@ def test_a_loader_copies_no_images_of_a_set_that_is_streamed(kind):
     """A memory map larger than the memory: not even padding may copy it."""
     _, streamed = loaders(kind)
     assert streamed.pixels.stored is KINDS[kind]["images"].images
+
+
+def test_a_device_gets_one_copy_of_images_for_all_of_their_loaders():
+    """The copy lives as long as a loader, and the images as long as it: ids come again."""
+    images = image_set(aspect=None)
+    first, second = (Loader(images, 16, 8, train=True, seed=i, device="meta") for i in range(2))
+    assert first.pixels.stored is second.pixels.stored
+    assert first.pixels.stored.device.type == "meta"
+    assert Loader(images, 16, 8).pixels.stored is images.images
+    source = weakref.ref(images.images)
+    pixels = first.pixels
+    del images, first, second
+    assert source() is pixels.copy.source
 
 
 def test_what_cannot_be_batched():

@@ -56,6 +56,13 @@ def test_a_group_gets_the_emptiest_gpu_and_one_that_only_reads_waits_for_none():
             assert rest == "0"
 
 
+def test_the_slots_of_a_run_that_fails_are_free_again():
+    slots = gpus.Slots(["0"], 2)
+    with pytest.raises(OSError), slots.take(2):
+        raise OSError
+    assert slots.free == {"0": 2}
+
+
 def test_threads_that_take_one_or_all_slots_never_wait_for_each_other():
     """No GPU is overfull, and no thread is left with a part of the slots that it needs."""
     slots = gpus.Slots(["0", "1"], 2)

@@ -94,7 +94,7 @@ def test_a_step_is_compiled_in_the_best_way_that_works(teacher, tmp_path, monkey
 
     monkeypatch.setenv("CXX", "a compiler")
     monkeypatch.setattr(torch, "compile", compile_without_options)
-    monkeypatch.setattr(compiling, "OPTIONS", {"cpu": ({"combo_kernels": True}, None)})
+    monkeypatch.setattr(compiling, "OPTIONS", {"cpu": compiling.OPTIONS["cuda"]})
     fields = {"method": "ce + crd:0.1(K=16)", "teacher_weights": teacher}
     run = tiny_run(tmp_path / "a", **fields, compile="on")
     with pytest.warns(UserWarning, match=r"not compiled with combo_kernels, .*: no such option$"):
@@ -120,6 +120,20 @@ def test_only_other_networks_or_methods_are_compiled_anew(teacher, tmp_path, mon
     runs = [tiny_run(tmp_path / "together", **common, seed=seed) for seed in range(3)]
     assert all(run.done for run in train_together(runs, quiet))
     assert counter.frame_count == before
+
+
+@pytest.mark.filterwarnings("error:.*not compiled")
+def test_methods_that_are_trained_together_are_all_compiled(tmp_path, monkeypatch):
+    """However few versions of one function torch itself would hold."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=CompileCounter()))
+    monkeypatch.setenv("CXX", "a compiler")
+    torch.compiler.reset()
+    common = {"compile": "on", "epochs": 1, "method": "none"}
+    runs = [tiny_run(tmp_path, **common, **each) for each in ({}, {"batch_size": 32})]
+    limits = {"recompile_limit": 1, "fail_on_recompile_limit_hit": True}
+    with torch._dynamo.config.patch(**limits):
+        outcomes = train_together(runs, quiet)
+    assert [run.config["machines"][0]["compile"] for run in outcomes] == [True, True]
 
 
 def test_no_memory_for_a_compiled_step_is_no_failure_of_the_compiler(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 capture."""
 
 import warnings
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -30,10 +31,13 @@ def captures(monkeypatch):
 
 
 def test_replays_read_the_inputs_they_are_given_in_the_same_memory(captures):
+    """It is a memory of their own: the tensors of the caller stay as they are."""
     inputs = []
     step = CUDAGraphStep(lambda given: inputs.append((given["x"], *map(float, given.values()))))
-    for i in range(6):
-        step({"x": torch.tensor(float(i)), "y": torch.tensor(i)})
+    given = [{"x": torch.tensor(float(i)), "y": torch.tensor(i)} for i in range(6)]
+    for each in given:
+        step(each)
+    assert [each["y"] for each in given] == [*range(6)]
     assert [values for _, *values in inputs] == [[i, i] for i in range(6)]
     assert len({id(x) for x, *_ in inputs[WARM_UPS:]}) == 1
     assert captures == [1]
@@ -139,6 +143,24 @@ def test_every_loss_and_recipe_computes_the_same_in_a_captured_step(
     rows, expected = (run.metrics.drop(columns="seconds").to_numpy() for run in (taped, eager))
     # Copies may have other strides, and be summed in another order.
     assert rows == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_follows_a_failed_step_waits_for_its_kernels(monkeypatch):
+    """With stand-ins for streams."""
+    waits = []
+
+    class Stream:
+        device = None
+
+        def wait_stream(self, other):
+            waits.append((self, other))
+
+    current, side = Stream(), Stream()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    with pytest.raises(ValueError), on_side_stream(side):
+        raise ValueError
+    assert waits == [(side, current), (current, side)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

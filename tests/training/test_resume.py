@@ -29,6 +29,7 @@ from kdnb import METHODS, InputError, train
 from kdnb.data.loader import Loader
 from kdnb.progress import StopButton
 from kdnb.runs.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from kdnb.runs.stored_names import PREVIOUS
 from kdnb.training import setup
 from kdnb.training.evaluation import evaluate
 from kdnb.training.loop import Interrupted
@@ -229,10 +230,11 @@ def test_after_its_deadline_each_call_still_takes_a_step(tmp_path):
     assert load_checkpoint(run.folder)["step"] == 1
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_a_checkpoint(run, monkeypatch):
-    poison = at_step(8, spoil)
+@pytest.mark.parametrize("step", [3, STEPS])  # the last batch is smaller
+def test_a_loss_that_is_not_finite_stops_the_run_before_a_checkpoint(run, monkeypatch, step):
+    poison = at_step(STEPS + step, spoil)
     monkeypatch.setattr(Engine, "__call__", poison)
-    sentence = "epoch 2, step 3; the checkpoint after epoch 1, step 0 is available"
+    sentence = f"epoch 2, step {step}; the checkpoint after epoch 1, step 0 is available"
     with pytest.raises(InputError, match=sentence):
         train(run, log=quiet)
     assert load_checkpoint(run.folder)["epoch"] == 1
@@ -260,5 +262,15 @@ def test_a_checkpoint_of_another_version_falls_back(undisturbed, run, change):
     state = load_checkpoint(run.folder)
     save_checkpoint(run.folder, state | change)
     with pytest.warns(UserWarning, match="checkpoint is damaged .*going on from the one before it"):
+        train(run, log=quiet)
+    assert equal_runs(run, undisturbed)
+
+
+def test_a_run_without_a_usable_checkpoint_begins_anew(undisturbed, run):
+    """A part of it may have been loaded before this was noticed."""
+    break_off(run, 3, press_stop)
+    save_checkpoint(run.folder, load_checkpoint(run.folder) | {"rng": None})
+    (run.folder / PREVIOUS).unlink()
+    with pytest.warns(UserWarning, match="checkpoint is damaged"):
         train(run, log=quiet)
     assert equal_runs(run, undisturbed)

@@ -50,7 +50,7 @@ def test_images_are_held_by_a_gpu_if_they_take_half_of_its_free_memory(
 
 @pytest.mark.parametrize(
     ("free", "size", "images"),
-    [(20e9, 32, 2048), (10e9, 32, 512), (20e9, 224, 250), (10e9, 8, 8192)],
+    [(20e9, 32, 2048), (10e9, 32, 512), (1e9, 32, 512), (20e9, 224, 250), (10e9, 8, 8192)],
 )
 def test_a_gpu_tests_on_as_many_images_at_once_as_it_has_memory_for(
     tmp_path, monkeypatch, free, size, images

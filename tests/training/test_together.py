@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import json
 import sys
 import time
 import weakref
@@ -17,6 +18,7 @@ from test_cuda_graph import capture_on_tape
 from kdnb import LOSSES, InputError, Loss, train, train_together
 from kdnb.__main__ import groups, main
 from kdnb.runs.checkpoint import load_checkpoint
+from kdnb.runs.config import make_config
 from kdnb.runs.lock import busy_message
 from kdnb.training import cuda_graph, joint_step
 from kdnb.training import step as training_step
@@ -99,9 +101,9 @@ def test_teachers_with_equal_weights_stay_apart_in_the_records(teacher, tmp_path
     assert names == [Path(teacher).name, "copy.safetensors"]
 
 
-def test_only_batches_of_one_size_go_through_a_teacher_together(teacher, tmp_path):
+def test_only_batches_of_one_size_and_precision_go_through_a_teacher_together(teacher, tmp_path):
     """On a GPU; it halves an answer to two batches."""
-    changes = [{"batch_size": size} for size in (16, 32, 16)]
+    changes = [{"batch_size": size} for size in (16, 32, 16)] + [{"precision": "bfloat16"}]
     runs = make_runs(tmp_path, teacher, *changes, method="kd")
     model = load_teacher(runs[0])
     setups = [build_setup(run, teacher=model) for run in runs]
@@ -109,14 +111,20 @@ def test_only_batches_of_one_size_go_through_a_teacher_together(teacher, tmp_pat
         Engine(setup.distiller, run, torch.device("cpu"), False, setup.train)
         for run, setup in zip(runs, setups, strict=True)
     ]
-    joint = joint_step.JointStep(engines, [0, 1, 2])
+    joint = joint_step.JointStep(engines, [0, 1, 2, 3])
     joint.is_cuda = True
     batches = {i: next(setup.train.epoch()) for i, setup in enumerate(setups)}
-    assert joint.groups(batches) == [[0, 2], [1]]
+    assert joint.groups(batches) == [[0, 2], [1], [3]]
+    # Nor is an answer shared that is stored, or whose gradients a loss takes.
+    batches[2] = batches[2]._replace(teacher_logits=torch.zeros(16, 4))
+    engines[3].distiller.teacher_grad = True
+    assert joint.groups(batches) == [[0], [1]]
+    joint.is_cuda, engines[0].compiled = False, True  # then its step has the teacher in it
+    assert joint.groups(batches) == [[1]]
 
 
-def test_runs_with_other_threads_share_nothing(teacher, tmp_path, monkeypatch):
-    """An answer may depend on the number of threads, in its last bits."""
+def test_only_runs_with_as_many_threads_share_an_answer(teacher, tmp_path, monkeypatch):
+    """It may depend on the number of threads, in its last bits."""
     original, seen = Distiller.run_teacher, []
 
     def run_teacher(self, images):
@@ -124,7 +132,8 @@ def test_runs_with_other_threads_share_nothing(teacher, tmp_path, monkeypatch):
         return original(self, images)
 
     monkeypatch.setattr(Distiller, "run_teacher", run_teacher)
-    changes = [{"method": "kd", "threads": 2}, {"method": "afd", "threads": 1}]
+    methods = [("kd", 2), ("afd", 2), ("ce + kd:0.5", 1)]
+    changes = [{"method": method, "threads": threads} for method, threads in methods]
     train_together(make_runs(tmp_path, teacher, *changes, epochs=1), quiet)
     assert seen == [2, 1] * STEPS
 
@@ -188,6 +197,7 @@ def changing():
     class ChangesBatch(Loss, name="changes_batch"):
         def forward(self, student, teacher, batch):
             batch.index.zero_()
+            batch.labels.zero_()
             return student.logits.square().mean()
 
     yield
@@ -196,13 +206,50 @@ def changing():
 
 # RandAugment: then the inputs of a step are the batch itself.
 @pytest.mark.parametrize("augment", ["", "randaugment"])
-def test_what_a_loss_changes_in_place_is_not_shared(changing, augment, teacher, tmp_path):
-    methods = ["ce + changes_answer", "ce + changes_batch", "kd", "ce + crd:0.8(K=16)"]
+def test_what_a_loss_changes_in_place_is_not_shared(
+    changing, augment, teacher, tmp_path, monkeypatch
+):
+    methods = ["ce + changes_answer", "changes_batch", "kd", "ce + crd:0.8(K=16)"]
     changes = [{"method": method} for method in methods]
     common = {"epochs": 1, "augment": augment}
-    together = train_together(make_runs(tmp_path / "a", teacher, *changes, **common), quiet)
+    answered = []
+    with monkeypatch.context() as patch:
+        original = Distiller.run_teacher
+        patch.setattr(Distiller, "run_teacher", lambda *each: answered.append(1) or original(*each))
+        together = train_together(make_runs(tmp_path / "a", teacher, *changes, **common), quiet)
+    # After the two steps in which this was noticed, the last two runs share an answer again.
+    assert len(answered) == 2 * 4 + (STEPS - 2) * 3
     alone = make_runs(tmp_path / "b", teacher, *changes, **common)
     assert all(equal(run, train(other, quiet)) for run, other in zip(together, alone, strict=True))
+
+
+@pytest.fixture
+def drawn():
+    """What a loss draws from torch's global generator, in the order of the steps."""
+    numbers = []
+
+    class Draws(Loss, name="draws"):
+        needs_teacher = False
+
+        def forward(self, student, teacher, batch):
+            numbers.append(torch.rand(()).item())
+            return student.logits.square().mean()
+
+    yield numbers
+    del LOSSES["draws"]
+
+
+def test_each_run_draws_the_random_numbers_that_it_draws_alone(drawn, tmp_path):
+    changes = [{"method": "draws", "seed": seed, "epochs": 1} for seed in (0, 1)]
+    runs = make_runs(tmp_path / "a", "", *changes)
+    train_together(runs, quiet, time.monotonic())  # a step, and a checkpoint
+    train_together(runs, quiet)
+    together = drawn.copy()
+    drawn.clear()
+    for run in make_runs(tmp_path / "b", "", *changes):
+        train(run, quiet)
+    assert drawn == together[::2] + together[1::2]
+    assert len({*drawn}) == 2 * STEPS
 
 
 @pytest.fixture
@@ -264,6 +311,20 @@ def test_a_teacher_that_fails_is_an_error_of_the_runs_that_have_it(teacher, tmp_
     assert isinstance(kd, ValueError) and isinstance(afd, ValueError) and none.done
 
 
+def test_what_fails_only_together_is_tried_once(tmp_path, monkeypatch):
+    calls = []
+
+    def run_teachers(*_):
+        calls.append(1)
+        raise ValueError
+
+    monkeypatch.setattr(joint_step.JointStep, "run_teachers", run_teachers)
+    runs = make_runs(tmp_path, "", *SEEDS[:2], method="none", epochs=1)
+    with pytest.warns(UserWarning, match="share nothing any more: ValueError"):
+        assert train_together(runs, quiet) == runs
+    assert calls == [1] and all(run.done for run in runs)
+
+
 class FailingTracker(Tracker):
     """The tracker of seed 1 cannot be closed, that of seed 2 cannot write its second epoch."""
 
@@ -278,16 +339,20 @@ class FailingTracker(Tracker):
 
 @pytest.fixture
 def references(monkeypatch):
-    """Weak references to trainings by seed. Seed 1 fails in the first step of its second epoch."""
-    references = {}
+    """Weak references to engines by seed. Seed 1 fails in the first step of its second epoch.
+
+    A training refers to its engine: it is gone if that is.
+    """
+    references, trainings = {}, {}
     original_init, original_step = Training.__init__, Engine.step
 
     def init(self, run, *others):
         original_init(self, run, *others)
-        references[run.seed] = weakref.ref(self)
+        references[run.seed] = weakref.ref(self.engine)
+        trainings[run.seed] = weakref.ref(self)
 
     def step(self, *arguments):
-        failing = references[1]() if 1 in references else None
+        failing = trainings[1]() if 1 in trainings else None
         if failing and failing.engine is self and failing.epoch:
             raise ValueError("a bug")
         original_step(self, *arguments)
@@ -355,7 +420,30 @@ def test_what_cannot_begin_leaves_the_others_going(teacher, tmp_path):
     runs = make_runs(tmp_path, teacher, small, {"method": "none", "epochs": 1})
     refused, done = train_together(runs, quiet)
     assert "train_limit is 71" in str(refused)
+    assert "together" not in done.config["machines"][0]  # it was alone
     assert done.done and train_together(runs[1:], quiet) == [done]
+
+
+def test_the_folder_of_a_run_that_has_ended_is_free_while_others_go_on(tmp_path):
+    changes = [*SEEDS[:2], {"seed": 2, "epochs": 2}]
+    runs = make_runs(tmp_path, "", *changes, **{"method": "none", "epochs": 1})
+    runs[0].folder.mkdir(parents=True)
+    other = make_config(runs[0].with_changes(lr=1.0))
+    (runs[0].folder / "config.json").write_text(json.dumps(other))
+    busy = []
+
+    def look(line):
+        if "epoch 2/2" in line:
+            busy.extend(bool(busy_message(run.folder)) for run in runs)
+
+    assert "holds another run" in str(train_together(runs, look)[0])
+    assert busy == [False, False, True]
+
+
+def test_a_stop_while_a_teacher_is_trained_leaves_what_is_finished(tmp_path):
+    finished = train(tiny_run(tmp_path, method="none", epochs=1), quiet)
+    outcomes = train_together([finished, tiny_run(tmp_path, method="kd")], quiet, time.monotonic())
+    assert outcomes[0] == finished and isinstance(outcomes[1], Interrupted)
 
 
 def test_one_stop_is_for_all_and_each_goes_on_alone(teacher, tmp_path):

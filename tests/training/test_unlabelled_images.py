@@ -63,6 +63,9 @@ def test_the_training_accuracy_is_that_of_labelled_images(tmp_path, teacher):
     assert means["top1"] in (0, 50, 100)
     assert means["ce"] == pytest.approx(engine.sums[1].item() / 2) and terms["ce"] > 0
     assert means["kd"] == pytest.approx(engine.sums[2].item() / 4)
+    engine.start_epoch(1)
+    engine.step(batch)
+    assert engine.epoch_means()["ce"] == pytest.approx(engine.sums[1].item() / 2)
 
 
 def test_a_run_with_unlabelled_images_resumes_to_the_same_bits(teacher, tmp_path):
