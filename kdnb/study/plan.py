@@ -98,9 +98,9 @@ def group_runs(runs: Sequence[Run], size: int) -> list[tuple[Run, ...]]:
         kind = tuple(getattr(run, name) for name in Run.parameters() if name != "seed")
         kinds.setdefault(kind, []).append(run)
     groups = []
-    for alike in kinds.values():
-        count = math.ceil(len(alike) / size)
-        ends = [len(alike) * i // count for i in range(count + 1)]
-        groups += [tuple(alike[start:end]) for start, end in pairwise(ends)]
+    for replicates in kinds.values():
+        count = math.ceil(len(replicates) / size)
+        ends = [len(replicates) * i // count for i in range(count + 1)]
+        groups += [tuple(replicates[start:end]) for start, end in pairwise(ends)]
     places = {run: place for place, run in enumerate(runs)}
     return sorted(groups, key=lambda group: places[group[0]])

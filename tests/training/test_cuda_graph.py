@@ -51,6 +51,21 @@ def test_a_replayed_run_has_the_bits_of_an_eager_one(captures, teacher, tmp_path
     assert equal_runs(replayed, eager)
 
 
+def test_the_last_smaller_batch_has_a_captured_step_of_its_own(
+    captures, teacher, tmp_path, monkeypatch
+):
+    fields = {"teacher_weights": teacher, "epochs": WARM_UPS + 2}
+    tapes = []
+    monkeypatch.setattr(
+        cuda_graph, "capture", lambda step, pool: tapes.append(pool) or capture_on_tape(step)
+    )
+    taped = train(graph_run(tmp_path / "taped", **fields), log=quiet)
+    assert len(tapes) == 2  # it comes once an epoch: the second is captured in the fourth
+    eager = train(eager_run(tmp_path / "eager", **fields), log=quiet)
+    rows, expected = (run.metrics.drop(columns="seconds").to_numpy() for run in (taped, eager))
+    assert rows == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_step_that_cannot_be_captured_runs_eagerly(captures, tmp_path, monkeypatch):
     def refuse(step, pool):
         raise RuntimeError("operation not permitted when stream is capturing")
